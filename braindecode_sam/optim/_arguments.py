@@ -5,10 +5,11 @@ Every check returns its argument, so that it can stand where the value is used.
 
 import functools
 import inspect
-import math
-from numbers import Integral, Number, Real
+from numbers import Integral, Number
 
 import torch
+
+from braindecode_sam._arguments import check_non_negative
 
 BASE_PREFIX = "base_optimizer__"
 
@@ -38,7 +39,7 @@ def check_params(params):
         return params  # torch's own error is clear
     params = list(params)
     is_group = [isinstance(entry, dict) for entry in params]
-    if not params or all(is_group) and not any(group["params"] for group in params):
+    if not params or (all(is_group) and not any(group["params"] for group in params)):
         raise ValueError(
             f"params must hold at least one tensor, got {params!r}. Note that"
             " model.parameters() can be iterated over only once."
@@ -71,16 +72,6 @@ def check_interval(interval):
     if interval < 1:
         raise ValueError(f"interval must be an integer >= 1, got {interval!r}")
     return int(interval)
-
-
-def check_non_negative(name, value):
-    """Refuse all but finite numbers from 0 up."""
-    # Checked at every step, where asking for an abstract class would be slow.
-    if type(value) is not float and not isinstance(value, Real):
-        raise TypeError(f"{name} must be a finite number >= 0, got {value!r}")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
-    return value
 
 
 def check_group(group):

@@ -16,10 +16,10 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 # By name, not by type: scripted modules and norms of other libraries keep these
-# names but not torch's classes. The last four are spectral_norm's power iteration.
-STATISTICS = frozenset(
-    "running_mean running_var num_batches_tracked _u _v weight_u weight_v".split()
-)
+# names but not torch's classes.
+STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+# What spectral_norm's power iteration keeps, as a parametrization and as a hook.
+STATISTICS |= {"_u", "_v", "weight_u", "weight_v"}
 
 
 class HeldNormStats:

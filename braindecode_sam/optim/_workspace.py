@@ -32,6 +32,8 @@ class Segment:
         gradients themselves as long as nothing has to be written to them.
     saved : torch.Tensor
         The weights to come back to, flat.
+    on_cpu : bool
+        Whether the host may read values without waiting for a device.
     """
 
     def __init__(self, group, params):
@@ -43,6 +45,7 @@ class Segment:
         n_elements = sum(map(math.prod, self._shapes))
         self.saved = self._real(params)[0].new_empty(n_elements)
         self._saved_views = self._views(self.saved)
+        self.on_cpu = self.saved.is_cpu
 
     @functools.cached_property
     def epsilon(self):
@@ -86,7 +89,7 @@ class Segment:
     def perturb(self, norm):
         """Add rho / norm times the direction, or nothing if that is not finite."""
         rho = self.group["rho"]
-        if norm.is_cpu and self.saved.is_cpu:
+        if norm.is_cpu and self.on_cpu:
             norm = float(norm)
             largest = torch.finfo(self.saved.dtype).max
             if math.isfinite(norm) and rho < norm * largest:

@@ -26,12 +26,12 @@ import operator
 import torch
 from torch.optim import Optimizer
 
+from braindecode_sam._arguments import check_non_negative
 from braindecode_sam.optim._arguments import (
     as_builtin,
     check_base_optimizer,
     check_group,
     check_interval,
-    check_non_negative,
     check_params,
     without_prefix,
 )
@@ -104,8 +104,8 @@ class SAM(Optimizer):
     ...     loss = torch.nn.functional.mse_loss(model(x), y)
     ...     loss.backward()
     ...     return loss
-    >>> before = float(optimizer.step(closure))
-    >>> float(optimizer.step(closure)) < before
+    >>> before = optimizer.step(closure).item()
+    >>> optimizer.step(closure).item() < before
     True
     """
 
@@ -126,7 +126,7 @@ class SAM(Optimizer):
         self.interval = check_interval(interval)
         self.n_steps = 0
         self._reset_transient_state()
-        defaults = dict(rho=rho, adaptive=adaptive, eta=eta, perturbed=None)
+        defaults = {"rho": rho, "adaptive": adaptive, "eta": eta, "perturbed": None}
         super().__init__(check_params(params), check_group(defaults))
         self.base_optimizer = base_optimizer(
             self.param_groups, **without_prefix(base_kwargs)
@@ -360,6 +360,7 @@ class SAM(Optimizer):
                 segment.scale_by_weights()  # T^2 g, along which to go
             if segment.group["rho"]:
                 segment.perturb(norm)
+            segment.direction = []  # the closure's zero_grad shall free these
 
     def _restore(self):
         for segment in self._workspace.segments:

@@ -1,0 +1,27 @@
+"""Checks of single arguments that several modules share. Knows nothing but Python."""
+
+import math
+from numbers import Real
+
+
+def check_choice(name, value, accepted):
+    """Refuse a value that is not among those accepted."""
+    if value not in accepted:
+        names = ", ".join(map(repr, accepted))
+        raise ValueError(f"{name} must be one of {names}, got {value!r}")
+
+
+def check_non_negative(name, value, accepted="a finite number >= 0"):
+    """Refuse all but finite numbers from 0 up."""
+    # SAM checks rho at every step, where asking for an abstract class would be slow.
+    if type(value) is not float and not isinstance(value, Real):
+        raise TypeError(f"{name} must be {accepted}, got {value!r}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be {accepted}, got {value!r}")
+
+
+def check_positive(name, value, accepted="a finite number > 0"):
+    """Refuse all but finite numbers above 0."""
+    check_non_negative(name, value, accepted)
+    if not value > 0:
+        raise ValueError(f"{name} must be {accepted}, got {value!r}")

@@ -1,0 +1,122 @@
+"""Augmentations of EEG windows that braindecode does not have."""
+
+import numpy as np
+import torch
+from braindecode.augmentation import Transform
+
+
+def time_shift(X, y, shifts):
+    """Shift each window circularly in time.
+
+    Parameters
+    ----------
+    X : torch.Tensor of shape (n_windows, n_chans, n_times)
+        EEG windows.
+    y : torch.Tensor
+        Targets, returned as they are.
+    shifts : torch.Tensor of shape (n_windows,)
+        Samples by which each window moves to the right.
+
+    Returns
+    -------
+    X : torch.Tensor of shape (n_windows, n_chans, n_times)
+        A new tensor with the shifted windows.
+    y : torch.Tensor
+        The targets.
+
+    Examples
+    --------
+    >>> import torch
+    >>> X = torch.arange(4).reshape(1, 1, 4)
+    >>> time_shift(X, None, torch.tensor([1]))[0]
+    tensor([[[3, 0, 1, 2]]])
+    """
+    n_times = X.shape[-1]
+    times = torch.arange(n_times, device=X.device)
+    sources = (times - shifts.to(X.device)[:, None]) % n_times
+    return X.gather(-1, sources[:, None, :].expand(X.shape)), y
+
+
+class TimeShift(Transform):
+    """Shift windows circularly in time, each by an amount of its own.
+
+    Parameters
+    ----------
+    probability : float
+        Probability with which a window is shifted.
+    max_shift : float, default=0.1
+        Largest shift, either way, as a fraction of the window; between 0 and 1.
+        Shifts are drawn uniformly from all whole numbers of samples within it.
+    random_state : int, numpy.random.RandomState or None, default=None
+        Where the shifts are drawn from.
+
+    Raises
+    ------
+    ValueError
+        If `max_shift` is outside its range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from braindecode_sam import TimeShift
+    >>> X = torch.randn(8, 3, 100, dtype=torch.float64)
+    >>> shifted = TimeShift(1.0, max_shift=0.1, random_state=0)(X)
+    >>> shifted.dtype, bool((shifted.sum(-1) - X.sum(-1)).abs().max() < 1e-12)
+    (torch.float64, True)
+    """
+
+    operation = staticmethod(time_shift)
+
+    def __init__(self, probability, max_shift=0.1, random_state=None):
+        super().__init__(probability=probability, random_state=random_state)
+        if not 0 <= max_shift <= 1:
+            raise ValueError(
+                "max_shift is a fraction of the window and must be between 0 and 1,"
+                f" got {max_shift!r}"
+            )
+        self.max_shift = max_shift
+
+    def get_augmentation_params(self, *batch):
+        """Draw one shift a window.
+
+        Parameters
+        ----------
+        *batch : tuple of torch.Tensor
+            Windows of shape (n_windows, n_chans, n_times), and targets.
+
+        Returns
+        -------
+        params : dict
+            ``shifts``, of shape (n_windows,), in samples.
+        """
+        n_windows, _, n_times = batch[0].shape
+        # 0.29 * 100 is a little less than 29
+        largest = int(np.floor(self.max_shift * n_times + 1e-9))
+        shifts = self.rng.randint(-largest, largest + 1, size=n_windows)
+        return {"shifts": torch.as_tensor(shifts, dtype=torch.int64)}
+
+    def forward(self, X, y=None):
+        """Shift a batch or a single window.
+
+        Unlike braindecode's own transforms this keeps the dtype of `X`.
+
+        Parameters
+        ----------
+        X : torch.Tensor of shape (n_windows, n_chans, n_times) or (n_chans, n_times)
+            EEG.
+        y : torch.Tensor or None, default=None
+            Targets.
+
+        Returns
+        -------
+        X : torch.Tensor
+            Shifted, with the shape, dtype and device of the input.
+        y : torch.Tensor
+            The targets; only if they were given.
+        """
+        X = torch.as_tensor(X)
+        batch = X if X.ndim == 3 else X[None]
+        shifts = self.get_augmentation_params(batch)["shifts"]
+        shifts[~self._get_mask(len(batch), shifts.device)] = 0
+        shifted = self.operation(batch, y, shifts)[0].reshape(X.shape)
+        return shifted if y is None else (shifted, torch.as_tensor(y))

@@ -1,0 +1,209 @@
+"""A skorch callback that schedules SAM's radius and records what SAM measures."""
+
+import math
+
+import numpy as np
+import torch
+from skorch.callbacks import Callback
+
+from braindecode_sam._arguments import check_choice, check_non_negative
+from braindecode_sam.optim import SAM
+
+SCHEDULES = {
+    "constant": lambda start, stop, progress: start,
+    "linear": lambda start, stop, progress: start + (stop - start) * progress,
+    "cosine": lambda start, stop, progress: (
+        stop + (start - stop) * (1 + math.cos(math.pi * progress)) / 2
+    ),
+}
+
+NORM_LAYERS = (
+    torch.nn.modules.batchnorm._NormBase,
+    torch.nn.LayerNorm,
+    torch.nn.GroupNorm,
+    torch.nn.RMSNorm,
+)
+
+RECORDED = ("sharpness", "rho", "grad_norm")
+
+
+class SAMCallback(Callback):
+    """Schedule rho by epoch, choose what is perturbed, and record the sharpness.
+
+    Writes for every training batch, and averaged for every epoch so that
+    ``PrintLog`` shows them: ``sharpness``, the loss at w + epsilon minus the loss at
+    w; ``rho``; and ``grad_norm``, the norm that scaled epsilon. The first and the
+    last are nan in a batch whose step was not perturbed.
+
+    Parameters
+    ----------
+    rho : float, callable or None, default=None
+        Radius in the first epoch from `start_epoch` on; None takes the optimizer's
+        own. A callable gets the epoch, counted from 0, and returns the radius. It
+        is set in all parameter groups.
+    schedule : {"constant", "linear", "cosine"}, default="constant"
+        How rho gets from `rho` to `final_rho` in the last of ``net.max_epochs``.
+    final_rho : float, default=0.0
+        Radius at the end of a "linear" or "cosine" schedule.
+    start_epoch : int, default=0
+        Before this epoch rho is 0 and a step costs one pass: late-phase SAM.
+    perturb : {"all", "norm"}, default="all"
+        Perturb all parameters, or those of normalization layers only (SAM-ON).
+
+    Raises
+    ------
+    TypeError
+        When training starts, if the net's optimizer is not a SAM or `rho` is
+        neither a number nor a callable.
+    ValueError
+        When training starts, if an option is unknown or out of its range, if there
+        are no normalization layers to perturb, or if the parameter groups' own
+        radii differ and a schedule would level them.
+
+    References
+    ----------
+    Late phase: Zhou et al., Sharpness-Aware Minimization Efficiently Selects Flatter
+    Minima Late in Training, 2024. Normalization layers: Mueller et al., Normalization
+    Layers Are All That Sharpness-Aware Minimization Needs, NeurIPS 2023.
+
+    Examples
+    --------
+    >>> from braindecode import EEGRegressor
+    >>> from braindecode_sam import SAM, SAMCallback
+    >>> net = EEGRegressor(
+    ...     "EEGNeX", optimizer=SAM, optimizer__rho=0.05, max_epochs=30,
+    ...     callbacks=[("sam", SAMCallback(schedule="cosine", start_epoch=10))],
+    ... )
+    >>> net.set_params(callbacks__sam__perturb="norm").get_params()[
+    ...     "callbacks__sam__perturb"]
+    'norm'
+    """
+
+    def __init__(
+        self,
+        rho=None,
+        *,
+        schedule="constant",
+        final_rho=0.0,
+        start_epoch=0,
+        perturb="all",
+    ):
+        self.rho = rho
+        self.schedule = schedule
+        self.final_rho = final_rho
+        self.start_epoch = start_epoch
+        self.perturb = perturb
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Check the options, and tell the optimizer what to perturb."""
+        self._check_options()
+        optimizer = _sam_of(net)
+        if self._is_scheduled():
+            _check_equal_radii(optimizer)
+        only = None if self.perturb == "all" else _norm_parameters(net)
+        optimizer.perturb_only(only)
+
+    def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        """Set this epoch's radius."""
+        if self._is_scheduled():
+            optimizer = _sam_of(net)
+            rho = self._rho_in(len(net.history) - 1, net.max_epochs, optimizer)
+            for group in optimizer.param_groups:
+                group["rho"] = rho
+
+    def on_batch_end(self, net, batch=None, training=None, **kwargs):
+        """Record what the step measured."""
+        if training:
+            for name, value in zip(RECORDED, _measured(_sam_of(net)), strict=True):
+                net.history.record_batch(name, value)
+
+    def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        """Average over the batches, weighted by their sizes as skorch's losses are."""
+        batches = [b for b in net.history[-1]["batches"] if RECORDED[0] in b]
+        if not batches:  # fewer windows than batch_size, and the last batch dropped
+            return
+        sizes = np.array([b["train_batch_size"] for b in batches])
+        for name in RECORDED:
+            values = np.array([b[name] for b in batches])
+            net.history.record(name, _mean_of_known(values, sizes))
+
+    def _is_scheduled(self):
+        own = self.rho is None and self.schedule == "constant" and not self.start_epoch
+        return not own
+
+    def _rho_in(self, epoch, max_epochs, optimizer):
+        if epoch < self.start_epoch:
+            return 0.0
+        if callable(self.rho):
+            return float(self.rho(epoch))
+        start = optimizer.defaults["rho"] if self.rho is None else self.rho
+        span = max(max_epochs - 1 - self.start_epoch, 1)
+        progress = min((epoch - self.start_epoch) / span, 1.0)
+        return SCHEDULES[self.schedule](start, self.final_rho, progress)
+
+    def _check_options(self):
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("perturb", self.perturb, ("all", "norm"))
+        check_non_negative("final_rho", self.final_rho)
+        check_non_negative("start_epoch", self.start_epoch)
+        if self.rho is not None and not callable(self.rho):
+            check_non_negative("rho", self.rho, "a number >= 0, a callable or None")
+        if callable(self.rho) and self.schedule != "constant":
+            raise ValueError(
+                f"rho is a callable and so a schedule itself; schedule must then be"
+                f" left at 'constant', got {self.schedule!r}"
+            )
+
+
+def _sam_of(net):
+    if not isinstance(net.optimizer_, SAM):
+        name = type(net.optimizer_).__name__
+        raise TypeError(
+            f"SAMCallback needs a net whose optimizer is a SAM, this one's is {name}."
+            f" Pass optimizer=SAM and, to keep {name} as the base,"
+            f" optimizer__base_optimizer={name}."
+        )
+    return net.optimizer_
+
+
+def _check_equal_radii(optimizer):
+    radii = [group["rho"] for group in optimizer.param_groups]
+    if len(set(radii)) > 1:
+        raise ValueError(
+            f"SAMCallback sets one rho for all parameter groups, but theirs differ:"
+            f" {radii}. Leave rho=None, schedule='constant' and start_epoch=0 to keep"
+            " them, or give all groups the same rho."
+        )
+
+
+def _norm_parameters(net):
+    modules = (getattr(net, name + "_") for name in [*net._modules, *net._criteria])
+    layers = [
+        layer
+        for module in modules
+        if isinstance(module, torch.nn.Module)
+        for layer in module.modules()
+        if isinstance(layer, NORM_LAYERS)
+    ]
+    params = [p for layer in layers for p in layer.parameters(recurse=False)]
+    if not params:
+        raise ValueError(
+            "perturb='norm' perturbs normalization layers, but the net has none with"
+            " parameters. Use perturb='all'."
+        )
+    return params
+
+
+def _measured(optimizer):
+    rho = max(group["rho"] for group in optimizer.param_groups)
+    if optimizer.last_perturbed_loss is None:
+        return math.nan, float(rho), math.nan
+    sharpness = optimizer.last_perturbed_loss - optimizer.last_loss
+    return float(sharpness), float(rho), float(optimizer.last_grad_norm)
+
+
+def _mean_of_known(values, weights):
+    known = ~np.isnan(values)
+    if not known.any():
+        return math.nan
+    return float(np.average(values[known], weights=weights[known]))

@@ -1,0 +1,176 @@
+"""Checks of EEG windows and targets, made before any training."""
+
+import mne
+import numpy as np
+import pandas as pd
+import torch
+from skorch.callbacks import Callback
+from skorch.helper import SliceDataset
+
+BLOCK = 256  # windows looked at together, to bound the memory of a check
+
+
+def check_windows(X, y=None, groups=None):
+    """Check EEG windows, their targets and their subjects.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_windows, n_chans, n_times)
+        EEG.
+    y : array-like of shape (n_windows,) or (n_windows, n_outputs), or None
+        Targets.
+    groups : array-like of shape (n_windows,) or None
+        Subject of each window.
+
+    Raises
+    ------
+    ValueError
+        If `X` is not three-dimensional or empty, lengths differ, a value is not
+        finite, a target is constant or a subject is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from braindecode_sam.checks import check_windows
+    >>> check_windows(np.zeros((2, 4, 100)), y=[0.4, 0.6], groups=["a", "b"])
+    >>> check_windows(np.zeros((2, 4, 100)), y=[0.4])
+    Traceback (most recent call last):
+    ValueError: X, y and groups must have the same length, got X: 2, y: 1
+    """
+    shape = np.shape(X)
+    if len(shape) != 3 or 0 in shape:
+        raise ValueError(
+            "X must have the shape (n_windows, n_chans, n_times) and no empty"
+            f" dimension, got {tuple(shape)}"
+        )
+    check_same_length(X=X, y=y, groups=groups)
+    _check_finite_windows(X)
+    if y is not None:
+        check_targets(y)
+    if groups is not None:
+        _check_groups(groups)
+
+
+def check_same_length(**named):
+    """Check that all arguments that are not None have one length."""
+    lengths = {name: len(value) for name, value in named.items() if value is not None}
+    if len(set(lengths.values())) > 1:
+        got = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ValueError(f"X, y and groups must have the same length, got {got}")
+
+
+def check_targets(y):
+    """Check that targets are finite numbers that vary."""
+    try:
+        y = np.asarray(y, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"y must hold numbers, got {y!r}") from None
+    if y.ndim not in (1, 2):
+        raise ValueError(
+            "y must have the shape (n_windows,) or (n_windows, n_outputs), got"
+            f" {y.shape}"
+        )
+    columns = y.reshape(len(y), -1)
+    wrong = np.flatnonzero(~np.isfinite(columns).all(axis=1))
+    if len(wrong):
+        raise ValueError(
+            f"y must be finite, got {y[wrong[0]]} for window {wrong[0]}"
+            f" ({len(wrong)} of {len(y)} windows)"
+        )
+    constant = np.flatnonzero(np.ptp(columns, axis=0) == 0)
+    if len(constant):
+        raise ValueError(
+            f"y is constant (output {constant[0]} is {columns[0, constant[0]]} in all"
+            f" {len(y)} windows); expected targets that vary"
+        )
+
+
+class WindowCheck(Callback):
+    """Check the data that a net is given, before it trains on them.
+
+    Runs :func:`check_windows`, and holds the windows to the module's ``n_chans``,
+    ``n_times`` and ``n_outputs`` where the net's parameters set them. For datasets
+    every window is read once.
+
+    Examples
+    --------
+    >>> from braindecode import EEGRegressor
+    >>> from braindecode_sam import SAM
+    >>> from braindecode_sam.checks import WindowCheck
+    >>> net = EEGRegressor("EEGNeX", optimizer=SAM, callbacks=[WindowCheck()])
+    """
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Check the data.
+
+        Raises
+        ------
+        ValueError
+            If they are not fit to be trained on, or contradict the module.
+        """
+        if isinstance(X, (torch.utils.data.Dataset, SliceDataset)):
+            X, y = _first_window(X), _check_dataset(X, y)
+        else:
+            X = X.get_data(copy=False) if isinstance(X, mne.BaseEpochs) else X
+            check_windows(X, y)
+        _check_against_module(net, np.shape(X), np.shape(y))
+
+
+def _check_against_module(net, X_shape, y_shape):
+    """Compare shapes with the module's parameters, as far as those are set."""
+    given = net.get_params_for("module")
+    found = {"n_chans": X_shape[1], "n_times": X_shape[2]}
+    found["n_outputs"] = y_shape[1] if len(y_shape) > 1 else 1
+    for name, value in found.items():
+        expected = given.get(name)
+        if expected is not None and expected != value:
+            raise ValueError(
+                f"The data have {name}={value}, but the net is configured for"
+                f" module__{name}={expected} (X has the shape {tuple(X_shape)}, y"
+                f" {tuple(y_shape)}). Give it such data or pass module__{name}={value}."
+            )
+
+
+def _first_window(dataset):
+    return np.asarray(_signal(dataset[0]))[None]
+
+
+def _check_dataset(dataset, y):
+    """Read all windows once, check them, and return their targets."""
+    targets = []
+    for i in range(len(dataset)):
+        item = dataset[i]
+        _check_finite(np.asarray(_signal(item)), i)
+        targets.append(item[1] if isinstance(item, tuple) else None)
+    y = np.asarray(targets if y is None else y)
+    check_same_length(X=dataset, y=y)
+    check_targets(y)
+    return y
+
+
+def _signal(item):
+    return item[0] if isinstance(item, tuple) else item
+
+
+def _check_finite_windows(X):
+    for start in range(0, len(X), BLOCK):
+        _check_finite(np.asarray(X[start : start + BLOCK]), start)
+
+
+def _check_finite(block, start):
+    if not np.isfinite(block).all():
+        axes = tuple(range(1, block.ndim)) if block.ndim == 3 else None
+        wrong = np.flatnonzero(~np.isfinite(block).all(axis=axes))
+        raise ValueError(
+            f"X must be finite, but window {start + wrong[0]} holds NaN or infinite"
+            " values. Interpolate or leave out what the recording does not have."
+        )
+
+
+def _check_groups(groups):
+    missing = np.flatnonzero(pd.isna(np.asarray(groups, dtype=object)))
+    if len(missing):
+        raise ValueError(
+            f"groups must name a subject for every window, got"
+            f" {groups[missing[0]]!r} for window {missing[0]}"
+        )

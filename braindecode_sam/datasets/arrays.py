@@ -1,0 +1,188 @@
+"""From whatever holds windows to the arrays that scikit-learn splits."""
+
+import functools
+
+import mne
+import numpy as np
+from braindecode.datasets import BaseConcatDataset
+
+from braindecode_sam.checks import check_same_length, check_windows
+
+MICROVOLTS = 1e6
+
+
+@functools.singledispatch
+def to_arrays(data, y=None, groups=None, *, target="target", subject="subject"):
+    """Turn windows into X, y and groups for ``cross_validate``.
+
+    Parameters
+    ----------
+    data : mne.Epochs, braindecode BaseConcatDataset or array-like
+        Epochs with metadata; windows datasets; or an array of shape
+        (n_windows, n_chans, n_times), then with `y` and `groups` beside it.
+    y : array-like of shape (n_windows,) or (n_windows, n_outputs), optional
+        Targets, for an array.
+    groups : array-like of shape (n_windows,), optional
+        Subjects, for an array.
+    target : str or list of str, default="target"
+        Columns of the metadata that hold the targets.
+    subject : str, default="subject"
+        Column of the metadata, or of a dataset's description, with the subject.
+
+    Returns
+    -------
+    X : ndarray of shape (n_windows, n_chans, n_times), float32
+        EEG. Epochs come in microvolts; datasets and arrays as they are. An array of
+        this type is passed on without a copy.
+    y : ndarray of shape (n_windows,) or (n_windows, n_outputs), float32
+        Targets.
+    groups : ndarray of shape (n_windows,)
+        Subjects.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, lengths differ, a value is not finite, the target is
+        constant or a subject is missing.
+
+    Examples
+    --------
+    >>> from braindecode_sam.datasets import simulate_response_times, to_arrays
+    >>> epochs = simulate_response_times(2, 3, n_chans=8, random_state=0)
+    >>> X, y, groups = to_arrays(epochs, target="response_time")
+    >>> X.shape, str(X.dtype), y.shape
+    ((6, 8, 500), 'float32', (6,))
+    """
+    if y is None or groups is None:
+        missing = "y" if y is None else "groups"
+        raise ValueError(
+            f"{missing} is None, but an array does not hold it; pass"
+            " to_arrays(X, y, groups)"
+        )
+    X = np.asarray(data, dtype=np.float32)
+    return _checked(X, y, groups)
+
+
+@to_arrays.register(mne.BaseEpochs)
+def _(data, y=None, groups=None, *, target="target", subject="subject"):
+    if data.metadata is None:
+        raise ValueError(
+            "data has no metadata; expected epochs.metadata with the columns"
+            f" {target!r} and {subject!r}"
+        )
+    y = _column(data.metadata, target, "target")
+    groups = _column(data.metadata, subject, "subject")
+    volts = data.get_data(copy=False)
+    X = np.empty(volts.shape, dtype=np.float32)
+    np.multiply(volts, MICROVOLTS, out=X, casting="same_kind")
+    return _checked(X, y, groups)
+
+
+@to_arrays.register(BaseConcatDataset)
+def _(data, y=None, groups=None, *, target="target", subject="subject"):
+    metadata = data.get_metadata()
+    y = _column(metadata, target, "target")
+    groups = _column(metadata, subject, "subject")
+    X = np.empty((len(data), *np.shape(data[0][0])), dtype=np.float32)
+    for i in range(len(data)):
+        X[i] = data[i][0]
+    return _checked(X, y, groups)
+
+
+def _column(table, name, argument):
+    names = [name] if isinstance(name, str) else list(name)
+    missing = [n for n in names if n not in table.columns]
+    if missing:
+        raise ValueError(
+            f"{argument} names the column {missing[0]!r}, which is not among"
+            f" {list(table.columns)}"
+        )
+    return table[name].to_numpy()
+
+
+def _checked(X, y, groups):
+    groups = np.asarray(groups)
+    check_windows(X, y, groups)
+    return X, np.asarray(y, dtype=np.float32), groups
+
+
+class SubjectWindows:
+    """Windows that know their subjects wherever scikit-learn takes them.
+
+    ``cross_validate`` hands a net the rows of X that belong to a fold, and nothing
+    about whose they are, so a split *inside* the fold cannot keep subjects apart.
+    These windows carry the subjects along, which is what
+    :class:`braindecode_sam.model_selection.SubjectSplit` reads. Taking rows makes
+    no copy of the data.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_windows, n_chans, n_times)
+        EEG.
+    groups : array-like of shape (n_windows,)
+        Subject of each window.
+
+    Attributes
+    ----------
+    groups : ndarray of shape (n_windows,)
+        Subject of each window that is left.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from braindecode_sam.datasets import SubjectWindows
+    >>> windows = SubjectWindows(np.zeros((3, 2, 100)), ["a", "a", "b"])
+    >>> windows[[0, 2]].shape, windows[[0, 2]].groups.tolist()
+    ((2, 2, 100), ['a', 'b'])
+    >>> windows[0].shape
+    (2, 100)
+    """
+
+    def __init__(self, X, groups):
+        groups = np.asarray(groups)
+        check_same_length(X=X, groups=groups)
+        self._X = X
+        self._all_groups = groups
+        self._rows = np.arange(len(groups))
+
+    @property
+    def groups(self):
+        """Subject of each window, an ndarray of shape (n_windows,)."""
+        return self._all_groups[self._rows]
+
+    @property
+    def shape(self):
+        """The shape of an array of these windows."""
+        return (len(self._rows), *self._X.shape[1:])
+
+    @property
+    def ndim(self):
+        """Number of dimensions, 3."""
+        return self._X.ndim
+
+    @property
+    def dtype(self):
+        """Data type of the windows."""
+        return self._X.dtype
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, key):
+        if isinstance(key, tuple):  # scikit-learn asks for X[rows, ...]
+            if key[1:] != (Ellipsis,):
+                return np.asarray(self)[key]
+            key = key[0]
+        rows = self._rows[key]
+        if np.ndim(rows) == 0:
+            return self._X[rows]
+        taken = object.__new__(type(self))
+        taken.__dict__ |= self.__dict__ | {"_rows": rows}
+        return taken
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self._X[self._rows], dtype=dtype)
+
+    def __repr__(self):
+        n_subjects = len(np.unique(self.groups))
+        return f"<SubjectWindows of shape {self.shape}, {n_subjects} subjects>"

@@ -1,0 +1,155 @@
+"""Simulated EEG in which response times can be learned and a leak shows."""
+
+import mne
+import numpy as np
+import pandas as pd
+from sklearn.utils import check_random_state
+
+from braindecode_sam._arguments import check_positive
+
+MONTAGE = "GSN-HydroCel-129"
+BACKGROUND = 10e-6  # V, standard deviation
+EVOKED = 12e-6  # V, at the peak
+ALPHA = 8e-6  # V, mean amplitude of a subject's rhythm
+CORRELATION_LENGTH = 0.05  # m, on a head of about 0.1 m radius
+
+
+def simulate_response_times(
+    n_subjects=12,
+    n_trials=30,
+    n_chans=72,
+    n_times=500,
+    sfreq=125.0,
+    random_state=None,
+):
+    """Simulate trials of a visual task with a response time for each.
+
+    Every trial is 1/f background, correlated between neighbouring electrodes, and an
+    evoked response over the vertex that peaks at the response time. Each subject
+    responds at a pace of its own and has an alpha rhythm with a frequency and a
+    topography of its own. A net can thus learn the latency, which carries over to
+    new subjects; and if windows of one subject are both in training and test data,
+    it can recognize the subject and score better than it would on a new one.
+
+    Parameters
+    ----------
+    n_subjects : int, default=12
+        Number of subjects.
+    n_trials : int, default=30
+        Number of trials of each.
+    n_chans : int, default=72
+        Number of electrodes, spread evenly over the 129 of a GSN HydroCel net.
+    n_times : int, default=500
+        Samples of a trial; it begins at the stimulus.
+    sfreq : float, default=125.0
+        Sampling frequency in Hz.
+    random_state : int, numpy.random.RandomState or None, default=None
+        Seed.
+
+    Returns
+    -------
+    epochs : mne.Epochs
+        In volts, ``n_subjects * n_trials`` of them, with the metadata columns
+        ``subject`` (str) and ``response_time`` (s).
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive, or there are not as many electrodes.
+
+    Examples
+    --------
+    >>> from braindecode_sam.datasets import simulate_response_times
+    >>> epochs = simulate_response_times(2, 3, n_chans=8, n_times=250, random_state=0)
+    >>> epochs.get_data(copy=False).shape
+    (6, 8, 250)
+    >>> list(epochs.metadata.columns)
+    ['subject', 'response_time']
+    """
+    sizes = {"n_subjects": n_subjects, "n_trials": n_trials, "n_times": n_times}
+    for name, value in {**sizes, "n_chans": n_chans, "sfreq": sfreq}.items():
+        check_positive(name, value)
+    rng = check_random_state(random_state)
+    info = _make_info(n_chans, sfreq)
+    positions = np.array([ch["loc"][:3] for ch in info["chs"]])
+    subjects = [
+        _simulate_subject(n_trials, n_times, sfreq, positions, rng)
+        for _ in range(n_subjects)
+    ]
+    metadata = pd.DataFrame(
+        {
+            "subject": np.repeat(
+                [f"sub-{i + 1:03d}" for i in range(n_subjects)], n_trials
+            ),
+            "response_time": np.concatenate([times for _, times in subjects]),
+        }
+    )
+    data = np.concatenate([trials for trials, _ in subjects])
+    return mne.EpochsArray(data, info, metadata=metadata, verbose="error")
+
+
+def _make_info(n_chans, sfreq):
+    montage = mne.channels.make_standard_montage(MONTAGE)
+    if n_chans > len(montage.ch_names):
+        raise ValueError(
+            f"n_chans must be at most {len(montage.ch_names)}, the electrodes of"
+            f" {MONTAGE}, got {n_chans!r}"
+        )
+    positions = montage.get_positions()["ch_pos"]
+    names = list(positions)
+    chosen = sorted(_spread(np.array(list(positions.values())), n_chans))
+    info = mne.create_info([names[i] for i in chosen], sfreq, "eeg")
+    return info.set_montage(montage)
+
+
+def _spread(positions, n):
+    """Pick points one by one, each the farthest from those picked before."""
+    chosen = [int(positions[:, 2].argmax())]
+    distance = np.linalg.norm(positions - positions[chosen[0]], axis=1)
+    while len(chosen) < n:
+        chosen.append(int(distance.argmax()))
+        new = np.linalg.norm(positions - positions[chosen[-1]], axis=1)
+        distance = np.minimum(distance, new)
+    return chosen
+
+
+def _simulate_subject(n_trials, n_times, sfreq, positions, rng):
+    duration = n_times / sfreq
+    times = np.arange(n_times) / sfreq
+    pace = 0.45 * np.exp(0.2 * rng.standard_normal())
+    responses = pace * np.exp(0.25 * rng.standard_normal(n_trials))
+    responses = responses.clip(0.1 * duration, 0.9 * duration).clip(max=2.0)
+    trials = _background(n_trials, n_times, positions, rng)
+    trials += _evoked(responses, times, positions)
+    trials += _alpha(n_trials, times, positions, rng)
+    return trials, responses
+
+
+def _background(n_trials, n_times, positions, rng):
+    spectrum = np.fft.rfft(rng.standard_normal((n_trials, len(positions), n_times)))
+    spectrum[..., 1:] /= np.sqrt(np.arange(1, spectrum.shape[-1]))  # power ~ 1/f
+    spectrum[..., 0] = 0
+    noise = np.fft.irfft(spectrum, n=n_times)
+    distance = np.linalg.norm(positions[:, None] - positions, axis=-1)
+    covariance = np.exp(-((distance / CORRELATION_LENGTH) ** 2) / 2)
+    mixing = np.linalg.cholesky(covariance + 1e-3 * np.eye(len(positions)))
+    return BACKGROUND * (mixing @ (noise / noise.std()))
+
+
+def _evoked(responses, times, positions):
+    vertex = positions[positions[:, 2].argmax()]
+    topography = _bump(np.linalg.norm(positions - vertex, axis=1), 0.06)
+    courses = _bump(times - responses[:, None], 0.08)
+    return EVOKED * topography[:, None] * courses[:, None, :]
+
+
+def _alpha(n_trials, times, positions, rng):
+    center = positions[rng.randint(len(positions))]
+    topography = _bump(np.linalg.norm(positions - center, axis=1), 0.04)
+    phases = rng.uniform(0, 2 * np.pi, (n_trials, 1))
+    courses = np.sin(2 * np.pi * rng.uniform(8, 12) * times + phases)
+    return ALPHA * rng.uniform(0.5, 1.5) * topography[:, None] * courses[:, None, :]
+
+
+def _bump(x, width):
+    return np.exp(-((x / width) ** 2) / 2)

@@ -1,0 +1,106 @@
+"""Turn what a user calls a device into what PyTorch calls it."""
+
+import re
+
+import torch
+
+ACCEPTED = "'auto', 'cpu', 'cuda', 'cuda:N', 'rocm', 'rocm:N' or 'mps'"
+PATTERN = re.compile(r"(auto|cpu|mps)|(cuda|rocm)(?::(\d+))?")
+
+NO_HIP = (
+    "device {device!r} needs a ROCm build of PyTorch, but this is {build}. Install one"
+    " with the selector on pytorch.org (Linux, Pip, Python, ROCm). Cards that ROCm does"
+    " not list, such as the RX 5600 XT (gfx1010), also need HSA_OVERRIDE_GFX_VERSION in"
+    " the environment, 10.3.0 for this one."
+)
+
+
+def resolve_device(device="auto"):
+    """Name the device for PyTorch, and check that it is there.
+
+    ROCm builds of PyTorch address AMD GPUs as ``"cuda"``; here they can be called
+    ``"rocm"``, which is also a check that the build is one.
+
+    Parameters
+    ----------
+    device : str or torch.device, default="auto"
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"rocm"``, ``"rocm:0"``, ``"mps"`` or
+        ``"auto"``: the GPU if PyTorch can use one, else the CPU.
+
+    Returns
+    -------
+    device : str
+        What ``torch.device`` and ``EEGRegressor(device=...)`` accept.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind of device, or none with that index.
+    RuntimeError
+        If this build of PyTorch or this machine does not have it.
+
+    Notes
+    -----
+    An AMD card that ROCm does not list may still run: an RX 5600 XT (gfx1010) does
+    with ``HSA_OVERRIDE_GFX_VERSION=10.3.0`` in the environment of the process.
+
+    Examples
+    --------
+    >>> from braindecode_sam import resolve_device
+    >>> resolve_device("cpu")
+    'cpu'
+    """
+    match = PATTERN.fullmatch(str(device))
+    if match is None:
+        raise ValueError(_unknown(device))
+    plain, gpu, index = match.groups()
+    if plain == "auto":
+        return _best()
+    if plain == "mps":
+        _require(torch.backends.mps.is_available(), device, "Apple's MPS")
+    if gpu is None:
+        return plain
+    if gpu == "rocm" and torch.version.hip is None:
+        raise RuntimeError(NO_HIP.format(device=device, build=_build()))
+    _require(torch.cuda.is_available(), device, "a GPU")
+    return "cuda" if index is None else f"cuda:{_existing(device, int(index))}"
+
+
+def _best():
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _require(available, device, what):
+    if not available:
+        raise RuntimeError(
+            f"device {device!r} needs {what}, and PyTorch finds none here ({_build()})."
+            " Use 'cpu', or 'auto' to take what there is."
+        )
+
+
+def _existing(device, index):
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise ValueError(
+            f"device {device!r} does not exist: PyTorch finds {count} GPU(s), so the"
+            f" index must be between 0 and {count - 1}"
+        )
+    return index
+
+
+def _unknown(device):
+    hint = ""
+    if str(device).startswith("hip"):
+        hint = " torch.device accepts 'hip' but cannot compute on it: say 'rocm'."
+    return f"device must be {ACCEPTED}, got {device!r}.{hint}"
+
+
+def _build():
+    kind = "a CPU build"
+    if torch.version.hip is not None:
+        kind = f"a ROCm {torch.version.hip} build"
+    elif torch.version.cuda is not None:
+        kind = f"a CUDA {torch.version.cuda} build"
+    return f"{kind}, torch {torch.__version__}"

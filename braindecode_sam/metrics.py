@@ -1,0 +1,121 @@
+"""Scores for regression on EEG.
+
+Two things are called NRMSE. The 2025 competition divides the root mean squared
+error by the standard deviation of the targets, so that always predicting their mean
+scores 1. Others divide by their range, which scores the same prediction about 0.2 to
+0.3. The two cannot be compared: name the one that you report.
+"""
+
+import numpy as np
+from sklearn.metrics import make_scorer, root_mean_squared_error
+from sklearn.utils import check_array
+
+from braindecode_sam._arguments import check_choice
+
+SPREADS = {"std": np.std, "range": np.ptp}
+
+
+def normalized_root_mean_squared_error(
+    y_true, y_pred, *, normalization="std", multioutput="uniform_average"
+):
+    r"""Root mean squared error over the spread of the targets.
+
+    .. math:: \sqrt{\frac{1}{n} \sum_i (y_i - \hat y_i)^2} \Big/ s(y)
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Targets.
+    y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Predictions. One output may be a column in one and flat in the other.
+    normalization : {"std", "range"}, default="std"
+        Divide by the population standard deviation of `y_true` or by its range.
+    multioutput : {"uniform_average", "raw_values"}, default="uniform_average"
+        Mean over the outputs, or one score for each.
+
+    Returns
+    -------
+    error : float or ndarray of shape (n_outputs,)
+        At least 0; lower is better. With "std", always predicting the mean of
+        `y_true` scores 1.
+
+    Raises
+    ------
+    ValueError
+        If an output is constant in `y_true`, shapes differ, a value is not finite,
+        or an option is unknown.
+
+    Examples
+    --------
+    >>> from braindecode_sam import normalized_root_mean_squared_error
+    >>> y_true, y_pred = [0.0, 4.0], [1.0, 3.0]
+    >>> normalized_root_mean_squared_error(y_true, y_pred)
+    0.5
+    >>> normalized_root_mean_squared_error(y_true, y_pred, normalization="range")
+    0.25
+    """
+    check_choice("normalization", normalization, SPREADS)
+    check_choice("multioutput", multioutput, ("uniform_average", "raw_values"))
+    y_true = _columns("y_true", y_true)
+    spread = SPREADS[normalization](y_true, axis=0)
+    if not spread.all():
+        raise ValueError(
+            f"y_true is constant (output {int(np.argmin(spread))}, value"
+            f" {y_true[0, np.argmin(spread)]!r}), so its {normalization} is 0 and the"
+            " normalized error is undefined; expected targets that vary"
+        )
+    error = root_mean_squared_error(y_true, y_pred, multioutput="raw_values") / spread
+    return error if multioutput == "raw_values" else float(error.mean())
+
+
+def pearson_correlation(y_true, y_pred):
+    """Pearson's correlation of targets and predictions, averaged over outputs.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Targets.
+    y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Predictions.
+
+    Returns
+    -------
+    r : float
+        Between -1 and 1; nan if an output is constant in either, as it is for a
+        prediction that is always the mean.
+
+    Examples
+    --------
+    >>> from braindecode_sam.metrics import pearson_correlation
+    >>> round(pearson_correlation([1.0, 2.0, 3.0], [2.0, 4.0, 7.0]), 3)
+    0.993
+    """
+    y_true, y_pred = _columns("y_true", y_true), _columns("y_pred", y_pred)
+    if y_true.shape != y_pred.shape:
+        raise ValueError(
+            f"y_true and y_pred must have the same shape, got {y_true.shape} and"
+            f" {y_pred.shape}"
+        )
+    true, pred = y_true - y_true.mean(axis=0), y_pred - y_pred.mean(axis=0)
+    norms = np.linalg.norm(true, axis=0) * np.linalg.norm(pred, axis=0)
+    if not norms.all():
+        return float("nan")
+    return float(((true * pred).sum(axis=0) / norms).mean())
+
+
+SCORING = {
+    "nrmse": make_scorer(normalized_root_mean_squared_error, greater_is_better=False),
+    "nrmse_range": make_scorer(
+        normalized_root_mean_squared_error,
+        greater_is_better=False,
+        normalization="range",
+    ),
+    "r2": "r2",
+    "pearsonr": make_scorer(pearson_correlation),
+}
+"""For ``cross_validate(scoring=SCORING)``. Errors are negated, as scikit-learn does."""
+
+
+def _columns(name, y):
+    y = check_array(y, ensure_2d=False, dtype="float64", input_name=name)
+    return y.reshape(len(y), -1)

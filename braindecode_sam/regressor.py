@@ -1,0 +1,99 @@
+"""From a configuration to a net: the only place where all parts meet."""
+
+from braindecode import EEGRegressor
+from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
+
+from braindecode_sam.augmentation import TimeShift
+from braindecode_sam.callbacks import SAMCallback
+from braindecode_sam.checks import WindowCheck
+from braindecode_sam.configs import load_config
+from braindecode_sam.device import resolve_device
+from braindecode_sam.optim import SAM
+
+
+def make_regressor(config="challenge_1", *, device="auto", **overrides):
+    """Build an EEGRegressor from a configuration.
+
+    Parameters
+    ----------
+    config : str, path-like, dict or TrainingConfig, default="challenge_1"
+        What :func:`braindecode_sam.load_config` accepts.
+    device : str or torch.device, default="auto"
+        What :func:`braindecode_sam.resolve_device` accepts.
+    **overrides
+        Any parameter of an EEGRegressor, over the configuration's: ``max_epochs=3``,
+        ``optimizer__base_optimizer=torch.optim.SGD``, ``module__n_chans=19``.
+        ``callbacks`` are added to the two that check the data (named
+        ``window_check``) and record the sharpness (``sam``), the latter only where
+        the optimizer is a SAM. Another ``optimizer=torch.optim.AdamW`` gets the
+        configuration's learning rate and weight decay.
+
+    Returns
+    -------
+    net : EEGRegressor
+        Not initialized. All windows are trained on (``train_split=None``); pass
+        ``train_split=SubjectSplit(0.2)`` to validate inside.
+
+    Raises
+    ------
+    ValueError
+        If the configuration is not valid or the device does not exist.
+    RuntimeError
+        If PyTorch cannot use the device here.
+
+    Examples
+    --------
+    >>> from braindecode_sam import make_regressor
+    >>> net = make_regressor("challenge_1", device="cpu", max_epochs=3)
+    >>> net.max_epochs, net.batch_size, net.optimizer.__name__
+    (3, 32, 'SAM')
+    """
+    config = load_config(config)
+    optimizer = overrides.pop("optimizer", SAM)
+    settings = {
+        **_module_settings(config.model),
+        **_optimizer_settings(config.optimizer, optimizer),
+        **_augmentation_settings(config.augmentation),
+        **dict(config.training),
+        "train_split": None,
+        "callbacks": _callbacks(optimizer, overrides.pop("callbacks", None)),
+        "device": resolve_device(device),
+    }
+    return EEGRegressor(**(settings | overrides))
+
+
+def _is_sam(optimizer):
+    return isinstance(optimizer, type) and issubclass(optimizer, SAM)
+
+
+def _callbacks(optimizer, further):
+    sam = [("sam", SAMCallback())] if _is_sam(optimizer) else []
+    return [("window_check", WindowCheck()), *sam, *(further or [])]
+
+
+def _module_settings(model):
+    chosen = model.model_dump(exclude_unset=True, exclude={"model_name_"})
+    return {
+        "module": model.model_name_,
+        **{f"module__{name}": value for name, value in chosen.items()},
+    }
+
+
+def _optimizer_settings(config, optimizer):
+    options = dict(config)
+    lr = options.pop("lr")
+    if not _is_sam(optimizer):
+        options = {"weight_decay": config.weight_decay}
+    settings = {f"optimizer__{name}": value for name, value in options.items()}
+    return {"optimizer": optimizer, "lr": lr, **settings}
+
+
+def _augmentation_settings(augmentation):
+    probability = augmentation.probability
+    return {
+        "iterator_train": AugmentedDataLoader,
+        "iterator_train__transforms": [
+            TimeShift(probability, max_shift=augmentation.max_shift),
+            GaussianNoise(probability, std=augmentation.noise_std),
+        ],
+    }
