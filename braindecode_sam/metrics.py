@@ -57,13 +57,14 @@ def normalized_root_mean_squared_error(
     check_choice("normalization", normalization, SPREADS)
     check_choice("multioutput", multioutput, ("uniform_average", "raw_values"))
     y_true = _columns("y_true", y_true)
-    spread = SPREADS[normalization](y_true, axis=0)
-    if not spread.all():
+    constant = np.flatnonzero(_is_constant(y_true))
+    if len(constant):
         raise ValueError(
-            f"y_true is constant (output {int(np.argmin(spread))}, value"
-            f" {y_true[0, np.argmin(spread)]!r}), so its {normalization} is 0 and the"
+            f"y_true is constant (output {constant[0]}, value"
+            f" {y_true[0, constant[0]]}), so its {normalization} is 0 and the"
             " normalized error is undefined; expected targets that vary"
         )
+    spread = SPREADS[normalization](y_true, axis=0)
     error = root_mean_squared_error(y_true, y_pred, multioutput="raw_values") / spread
     return error if multioutput == "raw_values" else float(error.mean())
 
@@ -96,10 +97,10 @@ def pearson_correlation(y_true, y_pred):
             f"y_true and y_pred must have the same shape, got {y_true.shape} and"
             f" {y_pred.shape}"
         )
+    if _is_constant(y_true).any() or _is_constant(y_pred).any():
+        return float("nan")
     true, pred = y_true - y_true.mean(axis=0), y_pred - y_pred.mean(axis=0)
     norms = np.linalg.norm(true, axis=0) * np.linalg.norm(pred, axis=0)
-    if not norms.all():
-        return float("nan")
     return float(((true * pred).sum(axis=0) / norms).mean())
 
 
@@ -114,6 +115,11 @@ SCORING = {
     "pearsonr": make_scorer(pearson_correlation),
 }
 """For ``cross_validate(scoring=SCORING)``. Errors are negated, as scikit-learn does."""
+
+
+def _is_constant(columns):
+    # Not by the standard deviation, which rounding keeps from being 0.
+    return np.ptp(columns, axis=0) == 0
 
 
 def _columns(name, y):

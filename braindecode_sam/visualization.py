@@ -3,7 +3,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-from skorch.history import History
 
 LOSSES = {"train_loss": "training", "valid_loss": "validation"}
 MEASURED = {"sharpness": "C2", "rho": "C3"}
@@ -40,7 +39,7 @@ def plot_history(net, ax=None):
     >>> plot_history(history).axes[0].get_ylabel()
     'Loss'
     """
-    history = net if isinstance(net, History) else net.history
+    history = getattr(net, "history", net)
     if not len(history):
         raise ValueError("the history is empty; fit the net first")
     ax = _axes(ax)

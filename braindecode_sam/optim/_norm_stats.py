@@ -59,6 +59,7 @@ class HeldNormStats:
                 owner._buffers[name] = buffer  # a forward may rebind its buffer
         self._seen, self._held = set(), []
 
+    @torch.compiler.disable
     def _hold(self, module):
         if threading.get_ident() != self._thread or module in self._seen:
             return

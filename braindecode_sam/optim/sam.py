@@ -92,6 +92,9 @@ class SAM(Optimizer):
     (``first_step``, ``second_step``) the passes are the caller's: normalization
     statistics are held there too, but the second pass draws new dropout masks.
 
+    With ``torch.compile(module)`` torch warns once that global hooks fire an extra
+    time. The hook is the one that holds the statistics; firing twice does no harm.
+
     Examples
     --------
     >>> import torch

@@ -1,0 +1,36 @@
+"""Fixtures for all tests."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+os.environ.setdefault("MPLBACKEND", "agg")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture
+def eegmat():
+    """Folder of the EEGMAT recordings."""
+    return _folder("eegmat")
+
+
+@pytest.fixture
+def eeglab():
+    """File of EEGLAB's sample recording."""
+    return _folder("eeglab") / "eeglab_data.set"
+
+
+def _folder(name):
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"the recordings in shared/data/{name} are not beside the project")
+    return SHARED / name

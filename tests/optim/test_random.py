@@ -1,0 +1,63 @@
+"""Replaying random numbers on all kinds of devices."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from braindecode_sam.optim._random import CPU, Replayed, random_states
+
+
+def test_replays_and_goes_on_as_after_one_pass():
+    def draw():
+        return torch.rand(3), torch.randn(3), torch.randperm(9)
+
+    before = random_states([CPU])
+    first, after = draw(), torch.get_rng_state()
+    with Replayed(before):
+        second = draw()
+        torch.rand(100)
+    assert all(map(torch.equal, first, second))
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_goes_on_when_the_pass_raises():
+    before, after = random_states([]), None
+    torch.rand(3)
+    after = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt), Replayed(before):
+        raise KeyboardInterrupt
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+class FakeGenerators:
+    """Stands in for an accelerator's module: a counter for each device."""
+
+    def __init__(self):
+        self.states = {}
+
+    def get_rng_state(self, device="mps"):
+        return torch.tensor(self.states.get(device, 0))
+
+    def set_rng_state(self, state, device="mps"):
+        self.states[device] = int(state)
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "cuda:1", "xpu:0", "mps"])
+def test_accelerators(monkeypatch, name):
+    fake, device = FakeGenerators(), torch.device(name)
+    key = "mps" if name == "mps" else device
+    monkeypatch.setattr(torch, "get_device_module", lambda device: fake)
+    monkeypatch.setattr(
+        torch,
+        "mps",
+        SimpleNamespace(
+            get_rng_state=fake.get_rng_state, set_rng_state=fake.set_rng_state
+        ),
+    )
+    before = random_states([device])
+    fake.states[key] = 5  # the first pass draws five numbers
+    with Replayed(before):
+        assert fake.states[key] == 0
+        fake.states[key] = 5
+    assert fake.states == {key: 5}

@@ -1,0 +1,85 @@
+"""TimeShift against np.roll, and in braindecode's loader."""
+
+import numpy as np
+import pytest
+import torch
+from braindecode.augmentation import AugmentedDataLoader, Compose, GaussianNoise
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import TensorDataset
+
+from braindecode_sam import TimeShift
+from braindecode_sam.augmentation import time_shift
+
+
+@given(
+    n_windows=st.integers(1, 5),
+    n_chans=st.integers(1, 3),
+    n_times=st.integers(1, 30),
+    dtype=st.sampled_from([torch.float16, torch.float32, torch.float64, torch.int32]),
+    data=st.data(),
+)
+def test_equals_np_roll(n_windows, n_chans, n_times, dtype, data):
+    X = torch.randn(n_windows, n_chans, n_times).mul(100).to(dtype)
+    shift = st.integers(-2 * n_times, 2 * n_times)
+    shifts = data.draw(st.lists(shift, min_size=n_windows, max_size=n_windows))
+    shifted, _ = time_shift(X, None, torch.tensor(shifts))
+    rolled = [np.roll(x.numpy(), s, axis=1) for x, s in zip(X, shifts, strict=True)]
+    assert shifted.dtype == dtype
+    np.testing.assert_array_equal(shifted.numpy(), np.stack(rolled))
+
+
+@pytest.mark.parametrize(("max_shift", "n_times"), [(0.1, 50), (0.29, 100), (0.0, 9)])
+def test_draws_all_shifts_within_the_limit(max_shift, n_times):
+    largest = round(max_shift * n_times)
+    X = torch.zeros(40_000, 1, n_times)
+    X[..., 0] = 1
+    positions = TimeShift(1.0, max_shift=max_shift, random_state=0)(X).argmax(-1)
+    shifts = (positions.flatten() + largest) % n_times - largest
+    values, counts = shifts.unique(return_counts=True)
+    assert values.tolist() == list(range(-largest, largest + 1))
+    assert counts.max() / counts.min() < 1.4  # uniform, one draw a window
+
+
+def test_probability_and_random_state():
+    X = torch.randn(2000, 1, 100)
+    first = TimeShift(0.5, max_shift=0.4, random_state=3)(X)
+    again = TimeShift(0.5, max_shift=0.4, random_state=3)(X)
+    assert torch.equal(first, again)
+    moved = (first != X).flatten(1).any(1).float().mean()
+    assert 0.45 < moved < 0.55
+    assert torch.equal(TimeShift(0.0, random_state=3)(X), X)
+
+
+def test_input_is_left_alone_and_strides_do_not_matter():
+    X = torch.randn(4, 60, 3).transpose(1, 2)
+    before = X.clone()
+    shifted = TimeShift(1.0, random_state=0)(X)
+    assert torch.equal(X, before)
+    assert torch.equal(shifted, TimeShift(1.0, random_state=0)(X.contiguous()))
+
+
+def test_a_single_window_and_targets():
+    X, y = torch.randn(3, 50), torch.tensor(2.0)
+    shifted, target = TimeShift(1.0, random_state=0)(X, y)
+    assert shifted.shape == X.shape
+    assert torch.equal(shifted.sort(-1).values, X.sort(-1).values)
+    assert target is y
+
+
+def test_in_loader_and_compose():
+    X, y = torch.randn(10, 3, 50), torch.arange(10.0)[:, None]
+    shift = TimeShift(1.0, random_state=0)
+    loader = AugmentedDataLoader(TensorDataset(X, y), transforms=shift, batch_size=5)
+    batches = list(loader)
+    assert torch.cat([b[0] for b in batches]).sort(-1).values.equal(X.sort(-1).values)
+    assert torch.cat([b[1] for b in batches]).equal(y)
+    both = Compose([TimeShift(1.0, random_state=0), GaussianNoise(1.0, std=1e-3)])
+    noisy, _ = both(X, y)
+    assert noisy.shape == X.shape
+
+
+@pytest.mark.parametrize("max_shift", [-0.1, 1.5, float("nan")])
+def test_refuses_max_shift(max_shift):
+    with pytest.raises(ValueError, match="max_shift is a fraction of the window"):
+        TimeShift(0.5, max_shift=max_shift)

@@ -1,0 +1,158 @@
+"""Checks before training: every error text, and that nothing is trained on bad data."""
+
+import numpy as np
+import pytest
+import torch
+from braindecode import EEGRegressor
+from braindecode.datasets import create_from_X_y
+from skorch.callbacks import Callback
+from skorch.helper import SliceDataset
+
+from braindecode_sam import SAM
+from braindecode_sam.checks import WindowCheck, check_windows
+from braindecode_sam.datasets import SubjectWindows, simulate_response_times
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(12, 4, 200)).astype(np.float32)
+Y = RNG.normal(size=12).astype(np.float32)
+GROUPS = np.repeat(["a", "b", "c"], 4)
+
+
+def spoiled(array, index, value):
+    array = array.copy()
+    array[index] = value
+    return array
+
+
+BAD = {
+    "nan": (spoiled(X, (3, 0, 0), np.nan), Y, "window 3 holds NaN or infinite"),
+    "inf": (spoiled(X, (11, 3, 199), np.inf), Y, "window 11 holds NaN or infinite"),
+    "2-D": (X[:, 0], Y, r"n_windows, n_chans, n_times.*got \(12, 200\)"),
+    "empty": (X[:0], Y[:0], r"no empty dimension, got \(0, 4, 200\)"),
+    "lengths": (X, Y[:5], "must have the same length, got X: 12, y: 5"),
+    "nan target": (
+        X,
+        spoiled(Y, 2, np.nan),
+        "y must be finite, got .?nan.? for window 2",
+    ),
+    "constant": (X, np.ones(12), "y is constant .output 0 is 1.0 in all 12 windows"),
+    "text": (X, np.array(["x"] * 12), "y must hold numbers"),
+    "3-D target": (X, np.zeros((12, 1, 1)), r"y must have the shape.*got \(12, 1, 1\)"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_check_windows_refuses(name):
+    windows, y, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        check_windows(windows, y)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_check_windows_refuses_groups(missing):
+    groups = spoiled(GROUPS.astype(object), 5, missing)
+    with pytest.raises(ValueError, match=f"subject for every window, got {missing}.*5"):
+        check_windows(X, Y, groups)
+    with pytest.raises(ValueError, match="got X: 12, y: 12, groups: 3"):
+        check_windows(X, Y, GROUPS[:3])
+
+
+def test_check_windows_accepts():
+    check_windows(X, Y, GROUPS)
+    check_windows(torch.tensor(X), Y[:, None])
+    check_windows(SubjectWindows(X, GROUPS), np.stack([Y, -Y], axis=1))
+
+
+class Counter(Callback):
+    """Counts the batches that the net comes to train on."""
+
+    def __init__(self):
+        self.batches_ = 0
+
+    def on_batch_begin(self, net, batch=None, training=None, **kwargs):
+        self.batches_ += 1
+
+
+def make_net(**options):
+    counter = Counter()
+    net = EEGRegressor(
+        "EEGNeX",
+        optimizer=SAM,
+        max_epochs=1,
+        batch_size=6,
+        train_split=None,
+        verbose=0,
+        callbacks=[WindowCheck(), counter],
+        **options,
+    )
+    return net, counter
+
+
+@pytest.mark.parametrize("name", [n for n in BAD if n not in ("2-D", "empty")])
+def test_the_callback_refuses_before_training(name):
+    windows, y, message = BAD[name]
+    net, counter = make_net(module__n_chans=4, module__n_times=200, module__n_outputs=1)
+    net.signal_args_set_ = True
+    with pytest.raises(ValueError, match=message):
+        net.fit(windows, y)
+    assert counter.batches_ == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"module__n_chans": 72},
+            r"have n_chans=4.*module__n_chans=72.*\(12, 4, 200\)",
+        ),
+        (
+            {"module__n_times": 500},
+            "have n_times=200.*configured for module__n_times=500",
+        ),
+        ({"module__n_outputs": 8}, "have n_outputs=1.*pass module__n_outputs=1"),
+    ],
+)
+def test_the_callback_refuses_data_that_contradict_the_net(given, message):
+    net, counter = make_net(**given)
+    with pytest.raises(ValueError, match=message):
+        net.fit(X, Y)
+    assert counter.batches_ == 0
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [X, X.astype(np.float64), torch.tensor(X), SubjectWindows(X, GROUPS)],
+    ids=["float32", "float64", "tensor", "SubjectWindows"],
+)
+def test_the_callback_lets_good_arrays_pass(windows):
+    net, counter = make_net()
+    net.fit(windows, Y)
+    assert counter.batches_ == 2
+
+
+def test_the_callback_takes_epochs():
+    net, counter = make_net()
+    epochs = simulate_response_times(2, 6, n_chans=4, n_times=200, random_state=0)
+    net.fit(epochs, epochs.metadata["response_time"].to_numpy())
+    assert counter.batches_ == 2
+
+
+def windows_dataset(windows, y):
+    dataset = create_from_X_y(windows, y, drop_last_window=False, sfreq=100)
+    dataset.target_transform = lambda y: np.atleast_1d(np.float32(y))
+    return dataset
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:braindecode")
+@pytest.mark.filterwarnings("ignore:.*drop_last_window.*:DeprecationWarning")
+def test_the_callback_reads_datasets():
+    net, counter = make_net()
+    net.fit(windows_dataset(X, Y), y=None)
+    assert counter.batches_ == 2
+    net.fit(SliceDataset(windows_dataset(X, Y)), Y)
+    bad, y, message = BAD["nan"]
+    with pytest.raises(ValueError, match=message):
+        make_net()[0].fit(windows_dataset(bad, y), y=None)
+    bad, y, message = BAD["constant"]
+    with pytest.raises(ValueError, match=message):
+        make_net()[0].fit(windows_dataset(bad, y), y=None)

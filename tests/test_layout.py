@@ -1,0 +1,74 @@
+"""Every part imports only what the architecture lets it know."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import braindecode_sam
+
+PACKAGE = Path(braindecode_sam.__file__).parent
+EVERYWHERE = {"braindecode_sam._arguments"}
+ARRAYS = {"numpy", "pandas", "scipy", "sklearn"}
+ALLOWED = {
+    "_arguments": set(),
+    "_version": set(),
+    "optim": {"torch", "braindecode_sam.optim"},
+    "callbacks": {"torch", "numpy", "skorch", "braindecode_sam.optim"},
+    "checks": ARRAYS | {"torch", "skorch", "mne"},
+    "augmentation": {"torch", "numpy", "braindecode.augmentation"},
+    "metrics": ARRAYS,
+    "datasets": ARRAYS
+    | {"mne", "braindecode.datasets", "braindecode.preprocessing"}
+    | {"braindecode_sam.checks", "braindecode_sam.datasets"},
+    "model_selection": ARRAYS | {"torch", "skorch", "braindecode.datasets"},
+    "configs": {"pydantic", "braindecode.models"},
+    "device": {"torch"},
+    "visualization": {"matplotlib", "numpy"},
+}
+MEET = {"__init__", "regressor"}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+
+
+def room(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if room(p) not in MEET]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports(path):
+    allowed = ALLOWED[room(path)] | EVERYWHERE
+    for name in imported(path):
+        known = any(name == a or name.startswith(a + ".") for a in allowed)
+        assert known or name.split(".")[0] in sys.stdlib_module_names, name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= 420
+
+
+def test_public_names():
+    assert set(braindecode_sam.__all__) >= {
+        "SAM",
+        "SAMCallback",
+        "TimeShift",
+        "SCORING",
+        "load_config",
+        "make_regressor",
+        "resolve_device",
+        "normalized_root_mean_squared_error",
+    }
+    for name in braindecode_sam.__all__:
+        assert getattr(braindecode_sam, name) is not None
