@@ -1,10 +1,13 @@
 """Splits that keep subjects whole, also inside a fold of ``cross_validate``."""
 
 import numpy as np
+import pandas as pd
 from braindecode.datasets import BaseConcatDataset
 from sklearn.model_selection import GroupShuffleSplit
 from skorch.helper import SliceDataset
 from torch.utils.data import Subset
+
+from braindecode_sam.metrics import normalized_root_mean_squared_error
 
 
 class SubjectSplit:
@@ -129,3 +132,104 @@ def subjects_of(dataset, subject="subject"):
         " knows no subjects. Pass X=SubjectWindows(X, groups)"
         " (braindecode_sam.datasets) or a braindecode windows dataset."
     )
+
+
+def out_of_fold_predictions(results, X):
+    """Predict every window with the net that did not train on it.
+
+    Parameters
+    ----------
+    results : dict
+        What ``cross_validate(..., return_estimator=True, return_indices=True)`` gave.
+    X : array-like of shape (n_windows, n_chans, n_times)
+        What it was given.
+
+    Returns
+    -------
+    y_pred : ndarray of shape (n_windows, n_outputs)
+        nan for windows that are in no test fold.
+
+    Raises
+    ------
+    ValueError
+        If `results` holds no estimators or indices.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from braindecode_sam.model_selection import out_of_fold_predictions
+    >>> from sklearn.dummy import DummyRegressor
+    >>> from sklearn.model_selection import KFold, cross_validate
+    >>> X, y = np.zeros((4, 2, 10)), np.arange(4.0)
+    >>> results = cross_validate(
+    ...     DummyRegressor(), X, y, cv=KFold(2), return_estimator=True,
+    ...     return_indices=True)
+    >>> out_of_fold_predictions(results, X).ravel().tolist()
+    [2.5, 2.5, 0.5, 0.5]
+    """
+    missing = [key for key in ("estimator", "indices") if key not in results]
+    if missing:
+        raise ValueError(
+            f"results has no {missing[0]!r}; call cross_validate with"
+            " return_estimator=True and return_indices=True"
+        )
+    y_pred = None
+    folds = zip(results["estimator"], results["indices"]["test"], strict=True)
+    for estimator, rows in folds:
+        predicted = np.asarray(estimator.predict(X[rows])).reshape(len(rows), -1)
+        if y_pred is None:
+            y_pred = np.full((len(X), predicted.shape[1]), np.nan)
+        y_pred[rows] = predicted
+    return y_pred
+
+
+def nrmse_table(y, predictions, test_folds):
+    """Compare predictions by both NRMSEs, for each fold and pooled.
+
+    The mean over the folds and the score of all windows pooled differ, since each
+    fold has a spread of its own. Report both.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_windows,) or (n_windows, n_outputs)
+        Targets.
+    predictions : dict of str to array-like
+        Out-of-fold predictions by name, shaped as `y`.
+    test_folds : sequence of ndarray of int
+        Windows of each test fold, ``results["indices"]["test"]``.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        A row for each fold, their mean, and all windows pooled; two columns for
+        each prediction, NRMSE by standard deviation and by range.
+
+    Examples
+    --------
+    >>> from braindecode_sam.model_selection import nrmse_table
+    >>> nrmse_table([0.0, 1.0, 0.0, 3.0], {"net": [0.0, 0.0, 0.0, 3.0]},
+    ...             [[0, 1], [2, 3]]).round(2)
+            net, std  net, range
+    fold 1      1.41        0.71
+    fold 2      0.00        0.00
+    mean        0.71        0.35
+    pooled      0.41        0.17
+    """
+    y = np.asarray(y)
+    rows = {f"fold {i + 1}": np.asarray(f) for i, f in enumerate(test_folds)}
+    rows["pooled"] = np.concatenate(list(rows.values()))
+    table = pd.DataFrame(
+        {
+            f"{name}, {kind}": [
+                normalized_root_mean_squared_error(
+                    y[part], np.asarray(y_pred)[part], normalization=kind
+                )
+                for part in rows.values()
+            ]
+            for name, y_pred in predictions.items()
+            for kind in ("std", "range")
+        },
+        index=list(rows),
+    )
+    table.loc["mean"] = table.iloc[:-1].mean()
+    return table.loc[[*list(rows)[:-1], "mean", "pooled"]]

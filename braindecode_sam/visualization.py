@@ -51,7 +51,7 @@ def plot_history(net, ax=None):
     measured = [key for key in MEASURED if key in history[-1]]
     if measured:
         right = ax.twinx()
-        right.set_ylabel("Sharpness (units of the loss), rho (units of the weights)")
+        right.set_ylabel("Sharpness (loss), rho (weights)")
         for key in measured:
             _plot_known(
                 right, epochs, history, key, ls="--", marker=".", color=MEASURED[key]

@@ -22,7 +22,8 @@ ALLOWED = {
     "datasets": ARRAYS
     | {"mne", "braindecode.datasets", "braindecode.preprocessing"}
     | {"braindecode_sam.checks", "braindecode_sam.datasets"},
-    "model_selection": ARRAYS | {"torch", "skorch", "braindecode.datasets"},
+    "model_selection": ARRAYS
+    | {"torch", "skorch", "braindecode.datasets", "braindecode_sam.metrics"},
     "configs": {"pydantic", "braindecode.models"},
     "device": {"torch"},
     "visualization": {"matplotlib", "numpy"},

@@ -159,6 +159,11 @@ def test_refuses_data_without_subjects():
         make_net().fit(X, Y)
 
 
+def test_repr_shows_what_a_net_was_given():
+    split = SubjectSplit(3, random_state=1)
+    assert repr(split) == "SubjectSplit(3, random_state=1)"
+
+
 def test_refuses_a_single_subject():
     with pytest.raises(ValueError, match=r"at least 2 subjects.*got 1: \[.*0"):
         make_net().fit(SubjectWindows(X[:4], SUBJECTS[:4]), Y[:4])

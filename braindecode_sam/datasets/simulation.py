@@ -9,8 +9,8 @@ from braindecode_sam._arguments import check_positive
 
 MONTAGE = "GSN-HydroCel-129"
 BACKGROUND = 10e-6  # V, standard deviation
-EVOKED = 12e-6  # V, at the peak
-ALPHA = 8e-6  # V, mean amplitude of a subject's rhythm
+EVOKED = 25e-6  # V, at the peak
+ALPHA = 10e-6  # V, mean amplitude of a subject's rhythm
 CORRELATION_LENGTH = 0.05  # m, on a head of about 0.1 m radius
 
 

@@ -35,7 +35,7 @@ def as_builtin(value):
 
 def check_params(params):
     """Refuse an empty list, or groups that hold no parameter."""
-    if isinstance(params, (torch.Tensor, set)):
+    if isinstance(params, torch.Tensor):
         return params  # torch's own error is clear
     params = list(params)
     is_group = [isinstance(entry, dict) for entry in params]

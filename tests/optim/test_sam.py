@@ -370,6 +370,11 @@ def test_refuses_no_parameters(params):
         SAM(params)
 
 
+def test_refuses_a_single_tensor_as_torch_does():
+    with pytest.raises(TypeError, match="an iterable of Tensors or dicts"):
+        SAM(torch.nn.Parameter(torch.ones(2)))
+
+
 def test_refuses_a_step_without_closure():
     with pytest.raises(TypeError, match=r"needs a closure.*first_step"):
         SAM(small_net().parameters()).step()

@@ -1,0 +1,423 @@
+"""Simulated and real recordings, and the arrays made of them."""
+
+import logging
+import math
+from pathlib import Path
+
+import mne
+import numpy as np
+import pandas as pd
+import pytest
+from braindecode import EEGRegressor
+from braindecode.datasets import BaseConcatDataset, RawDataset
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GroupKFold, cross_val_predict, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from braindecode_sam import SAM, SCORING
+from braindecode_sam.datasets import (
+    SubjectWindows,
+    read_recordings,
+    response_time_windows,
+    simulate_response_times,
+    subject_target_windows,
+    to_arrays,
+)
+from braindecode_sam.datasets.recordings import response_times
+
+# Simulation
+
+
+def test_simulation_is_what_it_says_and_reproducible():
+    epochs = simulate_response_times(3, 4, n_chans=16, n_times=300, random_state=1)
+    again = simulate_response_times(3, 4, n_chans=16, n_times=300, random_state=1)
+    assert epochs.get_data(copy=False).shape == (12, 16, 300)
+    np.testing.assert_array_equal(epochs.get_data(), again.get_data())
+    assert epochs.metadata["subject"].tolist() == [
+        f"sub-{i:03d}" for i in (1, 2, 3) for _ in range(4)
+    ]
+    assert epochs.get_montage() is not None
+    assert 5e-6 < epochs.get_data().std() < 30e-6
+    times = epochs.metadata["response_time"]
+    assert times.between(0.1 * 300 / 125, 2.0).all()
+
+
+def test_background_is_one_over_f():
+    epochs = simulate_response_times(4, 10, n_chans=8, n_times=1000, random_state=0)
+    power, f = epochs.compute_psd(fmin=15, fmax=50, verbose="error").get_data(
+        return_freqs=True
+    )
+    slope = np.polyfit(np.log(f), np.log(power.mean((0, 1))), 1)[0]
+    assert -1.3 < slope < -0.7
+
+
+def test_latency_can_be_learned_across_subjects_and_a_leak_shows():
+    """A linear model on band-limited, decimated signals, so that it is quick."""
+    epochs = simulate_response_times(12, 40, n_chans=12, n_times=250, random_state=0)
+    X, y, groups = to_arrays(epochs, target="response_time")
+    smooth = X.reshape(len(X), 12, 50, 5).mean(-1)[..., :40].reshape(len(X), -1)
+    spectra = np.abs(np.fft.rfft(X))[..., 12:28].reshape(len(X), -1)
+    features = np.concatenate([smooth, spectra], axis=1)
+    ridge = make_pipeline(StandardScaler(), Ridge(1000.0))
+
+    def error(cv, groups=groups):
+        y_pred = cross_val_predict(ridge, features, y, groups=groups, cv=cv)
+        return np.sqrt(np.mean((y - y_pred) ** 2)) / y.std()
+
+    across = error(GroupKFold(4))
+    leaky = error(GroupKFold(4), np.random.default_rng(0).permutation(len(y)))
+    assert across < 0.95  # better than the mean
+    assert leaky < across - 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_subjects": 0}, "n_subjects must be a finite number > 0, got 0"),
+        ({"sfreq": -1.0}, "sfreq must be a finite number > 0, got -1.0"),
+        ({"n_chans": 200}, "n_chans must be at most 129.*got 200"),
+    ],
+)
+def test_simulation_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        simulate_response_times(**{"n_subjects": 2, "n_trials": 2, **options})
+
+
+# Arrays
+
+
+def test_an_array_that_needs_no_copy_is_not_copied():
+    X = np.random.default_rng(0).normal(size=(6, 3, 50)).astype(np.float32)
+    found, y, groups = to_arrays(X, [1, 2, 3, 4, 5, 6], list("aabbcc"))
+    assert found is X
+    assert y.dtype == np.float32
+    assert groups.tolist() == list("aabbcc")
+    assert to_arrays(X.astype(float), y, groups)[0].dtype == np.float32
+
+
+def test_epochs_come_in_microvolts_and_eight_targets():
+    epochs = simulate_response_times(2, 3, n_chans=4, n_times=250, random_state=0)
+    names = [f"target_{i}" for i in range(8)]
+    for i, name in enumerate(names):
+        epochs.metadata[name] = np.arange(6) + i
+    X, y, groups = to_arrays(epochs, target=names)
+    np.testing.assert_allclose(X, 1e6 * epochs.get_data(), rtol=1e-6)
+    assert y.shape == (6, 8)
+    assert groups[0] == "sub-001"
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda e: setattr(e, "metadata", None), {}, "data has no metadata"),
+        (lambda e: None, {}, "target names the column 'target', which is not among"),
+        (lambda e: None, {"target": "response_time", "subject": "who"}, "column 'who'"),
+        (lambda e: e._data.__setitem__((2, 0, 5), np.nan), {"target": "response_time"},
+         "window 2 holds NaN"),
+    ],
+)  # fmt: skip
+def test_epochs_are_refused(change, options, message):
+    epochs = simulate_response_times(2, 3, n_chans=4, n_times=250, random_state=0)
+    change(epochs)
+    with pytest.raises(ValueError, match=message):
+        to_arrays(epochs, **options)
+
+
+def test_arrays_need_targets_and_groups():
+    X = np.zeros((2, 1, 9), dtype=np.float32)
+    with pytest.raises(ValueError, match="y is None"):
+        to_arrays(X)
+    with pytest.raises(ValueError, match="groups is None"):
+        to_arrays(X, [1, 2])
+    with pytest.raises(ValueError, match="got X: 2, y: 2, groups: 1"):
+        to_arrays(X, [1, 2], ["a"])
+
+
+@given(
+    X=arrays(np.float32, (7, 2, 3), elements=st.floats(-9, 9, width=32)),
+    rows=st.one_of(
+        st.lists(st.integers(-7, 6)),
+        st.lists(st.booleans(), min_size=7, max_size=7),
+        st.slices(7),
+    ),
+)
+def test_subject_windows_index_as_arrays_do(X, rows):
+    groups = np.arange(7)
+    key = rows if isinstance(rows, slice) else np.array(rows, dtype=int)
+    if isinstance(rows, list) and rows and isinstance(rows[0], bool):
+        key = np.array(rows)
+    windows = SubjectWindows(X, groups)
+    for taken in (windows[key], windows[key, ...]):
+        np.testing.assert_array_equal(np.asarray(taken), X[key])
+        np.testing.assert_array_equal(taken.groups, groups[key])
+        assert taken.shape == X[key].shape
+        assert len(taken) == len(X[key])
+    assert (windows.ndim, windows.dtype) == (3, np.float32)
+    np.testing.assert_array_equal(windows[:, 0], X[:, 0])
+    assert "7 subjects" in repr(windows)
+
+
+def test_subject_windows_make_no_copy():
+    X = np.zeros((4, 2, 5))
+    assert np.shares_memory(SubjectWindows(X, list("abcd"))[1:3][0], X)
+    with pytest.raises(ValueError, match="got X: 4, groups: 3"):
+        SubjectWindows(X, list("abc"))
+
+
+# Response times
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.booleans()), unique_by=lambda e: e[0]),
+)
+def test_response_times_by_walking_through_the_events(events):
+    events = sorted(events)
+    expected = []
+    for i, (onset, is_stimulus) in enumerate(events):
+        if is_stimulus:
+            answered = i + 1 < len(events) and not events[i + 1][1]
+            expected.append(events[i + 1][0] - onset if answered else math.nan)
+    onsets = np.array([t for t, is_stimulus in events if is_stimulus])
+    responses = np.array([t for t, is_stimulus in events if not is_stimulus])
+    np.testing.assert_array_equal(response_times(onsets, responses), expected)
+
+
+def make_raw(events, seconds=20.0, sfreq=100.0, first_samp=0, meas_date=None):
+    rng = np.random.default_rng(0)
+    data = 1e-5 * rng.normal(size=(3, round(seconds * sfreq)))
+    info = mne.create_info(["Cz", "Pz", "Oz"], sfreq, "eeg")
+    raw = mne.io.RawArray(data, info, first_samp=first_samp, verbose="error")
+    if meas_date is not None:
+        raw.set_meas_date(meas_date)
+    onsets, names = zip(*events, strict=True)
+    offset = raw.first_time if meas_date is not None else 0
+    annotations = mne.Annotations(
+        np.array(onsets) + offset, 0, names, orig_time=raw.info["meas_date"]
+    )
+    return raw.set_annotations(annotations)
+
+
+EVENTS = [(1, "go"), (1.5, "hit"), (1.7, "hit"), (5, "go"), (8, "go"), (11, "hit")]
+EVENTS += [(14, "go"), (14.05, "hit"), (19.5, "go"), (19.8, "hit")]
+
+
+@pytest.mark.parametrize("shift", [{}, {"first_samp": 500, "meas_date": 1e9}])
+def test_response_time_windows(shift, caplog):
+    raw = make_raw(EVENTS, **shift)
+    recordings = BaseConcatDataset([RawDataset(raw, {"subject": "a", "path": "a.edf"})])
+    caplog.set_level(logging.INFO, logger="braindecode_sam")
+    windows = response_time_windows(
+        recordings, stimulus="go", response="hit", window_seconds=2.0,
+        offset_seconds=-0.5, limits=(0.1, 4.0),
+    )  # fmt: skip
+    X, y, _ = (windows[0][0], [w[1] for w in windows], None)
+    assert [float(t[0]) for t in y] == pytest.approx([0.5, 3.0])
+    np.testing.assert_allclose(X, raw.get_data(start=50, stop=250), rtol=1e-6)
+    assert windows[0][1].shape == (1,)
+    assert (
+        "a.edf: kept 2 of 5 trials; left out 1 without a response, 1 with a response"
+        " time outside of (0.1, 4.0) s, 1 with a window that leaves the recording"
+    ) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"stimulus": "stop"},
+            r"stimulus names the event 'stop'.*it has \['go', 'hit'\]",
+        ),
+        ({"response": "miss"}, "response names the event 'miss', which recording a"),
+        ({"limits": (2.0, 1.0)}, r"limits must be.*got \(2.0, 1.0\)"),
+        ({"limits": (6.0, 9.0)}, "no trial with a response time within limits"),
+        ({"window_seconds": 0}, "window_seconds must be a finite number > 0, got 0"),
+    ],
+)
+def test_response_time_windows_refuses(options, message):
+    recordings = BaseConcatDataset([RawDataset(make_raw(EVENTS), {"subject": "a"})])
+    defaults = {"stimulus": "go", "response": "hit", "window_seconds": 1.0}
+    with pytest.raises(ValueError, match=message):
+        response_time_windows(recordings, **(defaults | options))
+
+
+# Real recordings
+
+
+def eegmat_files(folder, n=None):
+    return sorted(folder.glob("Subject*_2.edf"))[:n]
+
+
+def eegmat_channels(file):
+    names = mne.io.read_raw(file, verbose="error").ch_names
+    return [n for n in names if n.startswith("EEG ") and n != "EEG A2-A1"]
+
+
+def test_eegmat_from_edf_files_to_scores(eegmat):
+    files = eegmat_files(eegmat)
+    recordings = read_recordings(
+        files,
+        participants=eegmat / "subject-info.csv",
+        picks=eegmat_channels(files[0]),
+        sfreq=125,
+    )
+    windows = subject_target_windows(recordings, "Number of subtractions")
+    X, y, groups = to_arrays(windows)
+    assert X.shape == (360, 19, 500)
+    table = pd.read_csv(eegmat / "subject-info.csv").set_index("Subject")
+    for subject in np.unique(groups):
+        expected = table.loc[subject, "Number of subtractions"]
+        assert y[groups == subject] == pytest.approx(expected)
+    assert 1 < X.std() < 50  # microvolts
+    raw = mne.io.read_raw(files[3], preload=True, verbose="error")
+    raw.pick(eegmat_channels(files[3])).resample(125, verbose="error")
+    third = 1e6 * raw.get_data(start=1000, stop=1500)
+    np.testing.assert_allclose(X[groups == "Subject03"][2], third, rtol=1e-5, atol=1e-4)
+    net = EEGRegressor(
+        "EEGNet",
+        optimizer=SAM,
+        max_epochs=1,
+        batch_size=32,
+        train_split=None,
+        verbose=0,
+    )
+    scores = cross_validate(
+        net, X, y, groups=groups, cv=GroupKFold(5), scoring=SCORING, error_score="raise"
+    )
+    assert np.isfinite(scores["test_nrmse"]).all()
+    net.fit(windows, y=None)
+    assert net.predict(windows).shape == (360, 1)
+
+
+def test_eeglab_response_times_are_those_of_the_events(eeglab, caplog):
+    """Recounted from the file: 6 of the 80 squares see the next one before a press."""
+    caplog.set_level(logging.INFO, logger="braindecode_sam")
+    recordings = read_recordings([eeglab], subject_of=lambda path: "one")
+    windows = response_time_windows(
+        recordings, stimulus="square", response="rt", window_seconds=1.0
+    )
+    annotations = mne.io.read_raw(eeglab, verbose="error").annotations
+    expected, waiting = [], None
+    for onset, name in zip(annotations.onset, annotations.description, strict=True):
+        if name == "square":
+            waiting = onset
+        elif waiting is not None:
+            expected.append(onset - waiting)
+            waiting = None
+    X, y, groups = to_arrays(windows)
+    np.testing.assert_allclose(y, expected, rtol=1e-5)
+    assert X.shape == (74, 32, 128)
+    assert set(groups) == {"one"}
+    assert np.median(y) == pytest.approx(0.406, abs=1e-3)
+    assert y.max() < 1.1
+    assert "kept 74 of 80 trials; left out 6 without a response" in caplog.text
+
+
+# Bad recordings
+
+
+@pytest.fixture
+def edf_folder(eegmat, tmp_path):
+    """Three good recordings and four bad ones."""
+    for file in eegmat_files(eegmat, 3):
+        (tmp_path / file.name).symlink_to(file)
+    whole = eegmat_files(eegmat)[3].read_bytes()
+    (tmp_path / "empty_2.edf").write_bytes(b"")
+    (tmp_path / "header_2.edf").write_bytes(whole[:3000])
+    (tmp_path / "half_2.edf").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text_2.edf").write_bytes(b"not an EDF file" * 1000)
+    return tmp_path
+
+
+def test_bad_files_are_all_named(edf_folder):
+    with pytest.raises(ValueError, match="cannot read") as error:
+        read_recordings(sorted(edf_folder.iterdir()))
+    message = str(error.value)
+    assert "empty_2.edf: the file is empty" in message
+    assert "half_2.edf: the file is truncated: " in message
+    assert "header_2.edf: " in message
+    assert "text_2.edf: Bad EDF file" in message
+    assert "Subject00_2.edf" not in message
+
+
+def test_bad_files_do_not_affect_the_others(edf_folder):
+    with pytest.warns(UserWarning, match="left out: cannot read .*half_2.edf"):
+        recordings = read_recordings(sorted(edf_folder.iterdir()), on_bad="warn")
+    names = [Path(d.description["path"]).name for d in recordings.datasets]
+    assert names == [f"Subject0{i}_2.edf" for i in range(3)]
+    whole = read_recordings([edf_folder / "Subject01_2.edf"])
+    np.testing.assert_array_equal(
+        recordings.datasets[1].raw.get_data(), whole.datasets[0].raw.get_data()
+    )
+
+
+def test_nothing_left(edf_folder):
+    with pytest.raises(ValueError, match=r"empty_2.edf: the file is empty"):
+        read_recordings([edf_folder / "empty_2.edf"], on_bad="warn")
+    with pytest.raises(ValueError, match="paths must name at least one recording"):
+        read_recordings([])
+    with pytest.raises(ValueError, match=r"missing\.edf: .*No such file"):
+        read_recordings([edf_folder / "missing.edf"])
+    with pytest.raises(
+        ValueError, match="on_bad must be one of 'raise', 'warn', got 'x'"
+    ):
+        read_recordings([], on_bad="x")
+
+
+def write_fif(path, data=None, ch_names=("Cz", "Pz")):
+    data = 1e-5 * np.ones((len(ch_names), 500)) if data is None else data
+    info = mne.create_info(list(ch_names), 100.0, "eeg")
+    mne.io.RawArray(data, info, verbose="error").save(path, verbose="error")
+    return path
+
+
+PEOPLE = pd.DataFrame({"participant_id": ["sub-1", "sub-2"], "age": [20.0, np.nan]})
+
+
+def test_participants_from_tables(tmp_path):
+    files = [write_fif(tmp_path / f"sub-{i}_task-rest_eeg.fif") for i in (1, 2)]
+    PEOPLE.to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
+    recordings = read_recordings(files, participants=tmp_path / "participants.tsv")
+    assert recordings.datasets[0].description["age"] == 20
+    windows = subject_target_windows(
+        read_recordings(files[:1], participants=PEOPLE), "age",
+        window_seconds=1.0, stride_seconds=0.5,
+    )  # fmt: skip
+    assert len(windows) == 9
+    assert windows[0][1].tolist() == [20.0]
+
+
+def test_bad_participants(tmp_path):
+    files = [write_fif(tmp_path / f"sub-{i}_eeg.fif") for i in (1, 2, 3)]
+    with pytest.raises(ValueError, match=r"no row for 'sub-3' .*it has sub-1, sub-2"):
+        read_recordings(files, participants=PEOPLE)
+    recordings = read_recordings(files[:2], participants=PEOPLE)
+    with pytest.raises(
+        ValueError, match=r"sub-1_eeg.fif has no column 'IQ'; it has .*age"
+    ):
+        subject_target_windows(recordings, "IQ")
+    with pytest.raises(
+        ValueError, match=r"'age' of recording .*sub-2_eeg.fif.*got nan"
+    ):
+        subject_target_windows(recordings, "age")
+
+
+def test_recordings_that_do_not_fit_together(tmp_path):
+    files = [
+        write_fif(tmp_path / "a_raw.fif"),
+        write_fif(tmp_path / "b_raw.fif", ch_names=("Cz", "Oz")),
+    ]
+    with pytest.raises(ValueError, match=r"differ in ch_names: .*b_raw.fif has .*'Oz'"):
+        read_recordings(files)
+    assert len(read_recordings(files, picks=["Cz"]).datasets) == 2
+
+
+def test_values_that_are_not_finite(tmp_path):
+    data = np.zeros((2, 500))
+    data[1, 7] = np.nan
+    file = write_fif(tmp_path / "a_raw.fif", data)
+    with pytest.raises(ValueError, match=r"a_raw.fif: the recording holds NaN"):
+        read_recordings([file])

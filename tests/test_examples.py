@@ -1,0 +1,58 @@
+"""The example scripts run, as a user runs them, and print what they promise."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments):
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def check_table(printed):
+    assert "NRMSE, lower is better" in printed
+    for row in ("fold 1", "fold 5", "mean", "pooled"):
+        numbers = next(line for line in printed.splitlines() if line.startswith(row))
+        assert len(numbers.removeprefix(row).split()) == 4
+    assert "better than the mean predictor" in printed
+    assert printed.count("sharpness") == 5  # progress, for each fold
+
+
+@pytest.mark.slow
+def test_challenge_1():
+    options = ["--subjects", 5, "--trials", 4, "--epochs", 1]
+    printed = run("examples/plot_challenge_1.py", *options)
+    assert "20 trials of 5 subjects, 72 x 500 each" in printed
+    check_table(printed)
+
+
+@pytest.mark.slow
+def test_real_eeg(eegmat):
+    options = ["--subjects", 10, "--epochs", 1]
+    printed = run("examples/plot_real_eeg.py", eegmat, *options)
+    assert "150 windows of 10 people, 19 x 500" in printed
+    check_table(printed)
+
+
+def test_real_eeg_with_too_few_people(eegmat):
+    command = [sys.executable, "examples/plot_real_eeg.py", eegmat, "--subjects", "6"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "A fold needs at least two people" in done.stderr
+
+
+def test_real_eeg_without_a_folder_explains_itself():
+    assert "holds ``SubjectNN_2.edf``" in run("examples/plot_real_eeg.py")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=str)
+def test_benchmarks_explain_themselves(path):
+    pytest.importorskip("pytorch_optimizer", reason="the extra bench is not installed")
+    assert "usage:" in run(path, "--help")

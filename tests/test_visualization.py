@@ -1,0 +1,79 @@
+"""Figures: what is drawn, where, and that nothing is shown."""
+
+import matplotlib.pyplot as plt
+import pytest
+from skorch.history import History
+
+from braindecode_sam.visualization import plot_fold_scores, plot_history
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+def make_history(**columns):
+    history = History()
+    for values in zip(*columns.values(), strict=True):
+        history.new_epoch()
+        for name, value in zip(columns, values, strict=True):
+            history.record(name, value)
+    return history
+
+
+def lines(ax):
+    return {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+
+
+def test_history():
+    columns = {"train_loss": [3, 2], "valid_loss": [4, 3], "sharpness": [0.5, 0.2]}
+    figure = plot_history(make_history(**columns, rho=[0.0, 0.05]))
+    left, right = figure.axes
+    assert lines(left) == {"training": [3, 2], "validation": [4, 3]}
+    assert lines(right) == {"sharpness": [0.5, 0.2], "rho": [0.0, 0.05]}
+    assert (left.get_xlabel(), left.get_ylabel()) == ("Epoch", "Loss")
+    assert right.get_ylabel() == "Sharpness (loss), rho (weights)"
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels == ["training", "validation", "sharpness", "rho"]
+
+
+def test_history_without_validation_and_sam_on_given_axes():
+    figure, axes = plt.subplots(1, 2)
+    assert plot_history(make_history(train_loss=[1.0]), ax=axes[1]) is figure
+    assert not axes[0].lines
+    assert lines(axes[1]) == {"training": [1.0]}
+    assert len(figure.axes) == 2
+
+
+def test_two_histories_in_one_figure_have_their_own_legends():
+    _, axes = plt.subplots(1, 2)
+    for ax in axes:
+        plot_history(make_history(train_loss=[1.0, 0.5], rho=[0.1, 0.1]), ax=ax)
+    for ax in axes:
+        labels = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert labels == ["training", "rho"]
+
+
+def test_fold_scores():
+    figure = plot_fold_scores([0.9, 1.1], [1.0, 1.2], metric="NRMSE (range)")
+    (ax,) = figure.axes
+    assert [bar.get_height() for bar in ax.patches] == [0.9, 1.1]
+    ends = [segment[0][1] for segment in ax.collections[0].get_segments()]
+    assert ends == [1.0, 1.2]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Fold", "NRMSE (range)")
+    ax = plt.subplots()[1]
+    assert plot_fold_scores([0.9], 1.0, ax=ax) is ax.figure
+
+
+def test_refuses():
+    with pytest.raises(ValueError, match="the history is empty; fit the net first"):
+        plot_history(History())
+    with pytest.raises(ValueError, match=r"hold 2 of them, one a fold.*shape \(3,\)"):
+        plot_fold_scores([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_nothing_is_shown(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: pytest.fail("plt.show was called"))
+    plot_history(make_history(train_loss=[1.0]))
+    plot_fold_scores([0.9, 1.1], 1.0)
