@@ -53,10 +53,10 @@ class HeldNormStats:
 
     def __exit__(self, *exc_info):
         self._hook.remove()
-        with torch.no_grad():
-            for owner, name, buffer, value in self._held:
+        for owner, name, buffer, value in self._held:
+            with torch.no_grad():
                 buffer.copy_(value)
-                owner._buffers[name] = buffer  # a forward may rebind its buffer
+            owner._buffers[name] = buffer  # a forward may rebind its buffer
         self._seen, self._held = set(), []
 
     @torch.compiler.disable
