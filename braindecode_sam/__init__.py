@@ -10,12 +10,15 @@ from braindecode_sam.callbacks import SAMCallback
 from braindecode_sam.configs import load_config
 from braindecode_sam.device import resolve_device
 from braindecode_sam.metrics import SCORING, normalized_root_mean_squared_error
+from braindecode_sam.models import FastEEGNet, FastEEGNeX
 from braindecode_sam.optim import SAM
 from braindecode_sam.regressor import make_regressor
 
 __all__ = [
     "SAM",
     "SCORING",
+    "FastEEGNeX",
+    "FastEEGNet",
     "SAMCallback",
     "TimeShift",
     "__version__",

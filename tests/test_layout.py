@@ -24,6 +24,8 @@ ALLOWED = {
     | {"braindecode_sam.checks", "braindecode_sam.datasets"},
     "model_selection": ARRAYS
     | {"torch", "skorch", "braindecode.datasets", "braindecode_sam.metrics"},
+    "models": {"torch", "scipy", "braindecode.models", "braindecode.modules"}
+    | {"braindecode_sam.models"},
     "configs": {"pydantic", "braindecode.models"},
     "device": {"torch"},
     "visualization": {"matplotlib", "numpy"},
@@ -64,6 +66,8 @@ def test_public_names():
     assert set(braindecode_sam.__all__) >= {
         "SAM",
         "SAMCallback",
+        "FastEEGNeX",
+        "FastEEGNet",
         "TimeShift",
         "SCORING",
         "load_config",

@@ -18,6 +18,7 @@ from braindecode_sam import SAM, SCORING, TimeShift, resolve_device
 from tests.optim.helpers import BASES, assert_same
 
 MODELS = ["EEGNeX", "EEGNet", "ShallowFBCSPNet", "Deep4Net"]
+MODELS += ["FastEEGNeX", "FastEEGNet"]
 
 
 @pytest.fixture(scope="module")

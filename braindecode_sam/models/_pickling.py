@@ -1,0 +1,43 @@
+"""Let models with parametrized layers be pickled and deep-copied.
+
+torch puts a parametrized layer into a class made for it alone, which cannot be found
+by its name again, and forbids pickling it. Here such a layer is pickled as its plain
+class and its attributes, and the class is made anew when it is read.
+"""
+
+import torch
+from torch.nn.utils import parametrize
+
+
+def allow_pickling(module):
+    """Teach all parametrized layers of a module to be pickled.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Model; its layers' own classes, one for each instance, are changed.
+    """
+    for layer in module.modules():
+        cls = type(layer)
+        made_by_torch = parametrize.is_parametrized(layer) and "__getstate__" in vars(
+            cls
+        )
+        if made_by_torch:
+            cls.__reduce_ex__ = _reduce
+            del cls.__getstate__
+            if "__deepcopy__" in vars(cls):
+                del cls.__deepcopy__
+
+
+def _reduce(layer, protocol):
+    plain = type(layer).__base__
+    return _rebuild, (plain, layer.__dict__.copy())
+
+
+def _rebuild(plain, attributes):
+    layer = plain.__new__(plain)
+    torch.nn.Module.__setstate__(layer, attributes)
+    parametrize._inject_new_class(layer)
+    for name in layer.parametrizations:
+        parametrize._inject_property(layer, name)
+    return layer

@@ -1,0 +1,453 @@
+"""The fast models against the stock ones: numbers, nets, and where they yield."""
+
+import copy
+import io
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from braindecode import EEGRegressor
+from braindecode.models import EEGNet, EEGNeX
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from joblib import Memory
+from sklearn.model_selection import GroupKFold, cross_validate
+
+from braindecode_sam import SAM, SCORING, FastEEGNet, FastEEGNeX
+from braindecode_sam.models import accelerate
+
+PAIRS = {"EEGNeX": (EEGNeX, FastEEGNeX), "EEGNet": (EEGNet, FastEEGNet)}
+# Some true gradients are zero: what a later batch normalization takes out again (the
+# second one's shift, EEGNet's only one, and more with one-tap kernels) has no effect on
+# the loss. Differences are therefore measured against a gradient's own largest value,
+# but at least this fraction of the largest of all.
+FLOOR = 1e-4
+
+
+def make_pair(name, *, dtype=torch.float64, seed=0, randomize=True, **options):
+    defaults = {"n_chans": 3, "n_times": 100, "n_outputs": 2, "drop_prob": 0.0}
+    models = []
+    for cls in PAIRS[name]:
+        torch.manual_seed(seed)
+        models.append(cls(**(defaults | options)))
+    if randomize:
+        with torch.no_grad():
+            for module in models[0].modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    for tensor in (module.weight, module.running_var):
+                        tensor.uniform_(0.5, 2)
+                    for tensor in (module.bias, module.running_mean):
+                        tensor.uniform_(-1, 1)
+        models[1].load_state_dict(models[0].state_dict())
+    return [model.to(dtype) for model in models]
+
+
+def run(model, x, y):
+    """Outputs, gradients, and buffers after the step."""
+    model.zero_grad()
+    out = model(x)
+    ((out - y) ** 2).mean().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    return out.detach(), gradients, dict(model.named_buffers())
+
+
+def differences(expected, found):
+    """Relative differences of outputs, gradients and buffers, by name."""
+    largest = max(gradient.abs().max() for gradient in expected[1].values())
+    pairs = {"outputs": (expected[0], found[0], 0.0)}
+    pairs |= {n: (g, found[1][n], FLOOR * largest) for n, g in expected[1].items()}
+    pairs |= {n: (b, found[2][n], 1e-12) for n, b in expected[2].items()}
+    return {
+        name: ((a.double() - b.double()).abs().max() / max(a.abs().max(), floor)).item()
+        for name, (a, b, floor) in pairs.items()
+    }
+
+
+def assert_equal(expected, found):
+    found = differences(expected, found)
+    assert max(found.values()) < 1e-9, found
+
+
+def windows(batch, n_chans, n_times, seed, kind):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, n_chans, n_times, generator=generator, dtype=torch.float64)
+    if kind == "offset":
+        x += 1e4 * torch.randn(1, n_chans, 1, generator=generator, dtype=torch.float64)
+    if kind == "common offset":
+        x += 1e4
+    if kind == "constant channel":
+        x[:, 0] = 3.0
+    if kind == "zero channel":
+        x[:, 0] = 0.0
+    return x, torch.randn(batch, 2, generator=generator, dtype=torch.float64)
+
+
+KINDS = ["noise", "offset", "common offset", "constant channel", "zero channel"]
+
+
+@pytest.mark.slow
+@given(
+    name=st.sampled_from(list(PAIRS)),
+    batch=st.integers(1, 4),
+    n_chans=st.integers(1, 5),
+    n_times=st.integers(32, 150),
+    kernel=st.integers(1, 70),
+    depth=st.integers(1, 3),
+    training=st.booleans(),
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_stock_model_in_float64(
+    name, batch, n_chans, n_times, kernel, depth, training, kind, seed
+):
+    options = {
+        "EEGNeX": {
+            "kernel_block_1_2": kernel,
+            "depth_multiplier": depth,
+            "filter_2": 12,
+        },
+        "EEGNet": {"kernel_length": kernel, "D": depth},
+    }[name]
+    if name == "EEGNet":
+        options["final_layer_with_constraint"] = True
+    pair = make_pair(name, n_chans=n_chans, n_times=n_times, seed=seed, **options)
+    x, y = windows(batch, n_chans, n_times, seed, kind)
+    assume(kind != "zero channel" or n_chans > 1)  # nothing but zeros
+    results = [run(model.train(training), x, y) for model in pair]
+    assert_equal(*results)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_errs_no_more_than_twice_as_much_as_stock(name, training, kind):
+    errors = {"stock": [], "fast": []}
+    for seed in range(5):
+        stock, fast = make_pair(name, n_times=300, n_chans=8, seed=seed)
+        x, y = windows(16, 8, 300, seed, kind)
+        truth = run(copy_of(stock, name).train(training), x, y)
+        for which, model in (("stock", stock), ("fast", fast)):
+            found = run(model.float().train(training), x.float(), y.float())
+            errors[which].append(list(differences(truth, found).values()))
+    ours, theirs = (np.array(errors[which]) for which in ("fast", "stock"))
+    assert np.median(ours.max(1)) <= 2 * np.median(theirs.max(1))
+
+
+def copy_of(model, name):
+    other = PAIRS[name][0](**model._braindecode_init_kwargs).double()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_same_initialization_state_and_output_shape(name):
+    stock, fast = make_pair(name, randomize=False)
+    states = [model.state_dict() for model in (stock, fast)]
+    assert list(states[0]) == list(states[1])
+    assert all(map(torch.equal, states[0].values(), states[1].values()))
+    assert fast.get_output_shape() == stock.get_output_shape()
+    stock.load_state_dict(fast.state_dict())
+    parameters = [[n for n, _ in model.named_parameters()] for model in (stock, fast)]
+    assert parameters[0] == parameters[1]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("change", ["momentum", "no affine", "untracked", "eval norm"])
+def test_all_kinds_of_normalization(name, change):
+    pair = make_pair(name)
+    for model in pair:
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                if change == "momentum":
+                    module.momentum = None
+                elif change == "no affine":
+                    module.weight = module.bias = None
+                elif change == "untracked":
+                    module.track_running_stats = False
+                    for buffer in (
+                        "running_mean",
+                        "running_var",
+                        "num_batches_tracked",
+                    ):
+                        setattr(module, buffer, None)
+    x, y = windows(4, 3, 100, 0, "noise")
+    results = []
+    for model in pair:
+        if change == "eval norm":
+            first = model.block_1[2] if name == "EEGNeX" else model.bnorm_temporal
+            first.eval()
+        run(model, x, y)
+        results.append(run(model, x + 1, y))
+    assert_equal(*results)
+
+
+def counted(monkeypatch, name):
+    """Count how often the stem runs."""
+    calls = []
+    cls = PAIRS[name][1]
+    stem = cls._stem
+    monkeypatch.setattr(cls, "_stem", lambda self, x: calls.append(x) or stem(self, x))
+    return calls
+
+
+# Where the stock forward must run
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_saliency_maps(name, monkeypatch):
+    pair = make_pair(name)
+    calls = counted(monkeypatch, name)
+    maps = []
+    for model in pair:
+        x, _ = windows(4, 3, 100, 0, "noise")
+        x.requires_grad_()
+        model(x).sum().backward()
+        maps.append(x.grad)
+    torch.testing.assert_close(*maps)
+    assert not calls
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("hooked", ["hook", "replaced", "bfloat16"])
+def test_yields_to_hooks_replaced_layers_and_half_precision(name, hooked, monkeypatch):
+    model = make_pair(name, dtype=torch.float32)[1]
+    calls, seen = counted(monkeypatch, name), []
+    x = torch.randn(2, 3, 100)
+    norm = model.block_1[2] if name == "EEGNeX" else model.bnorm_temporal
+    if hooked == "hook":
+        norm.register_forward_hook(lambda *args: seen.append(args))
+    elif hooked == "replaced":
+        new = torch.nn.InstanceNorm2d(norm.num_features)
+        if name == "EEGNeX":
+            model.block_1[2] = new
+        else:
+            model.bnorm_temporal = new
+    else:
+        model, x = model.bfloat16(), x.bfloat16()
+    assert model(x).isfinite().all()
+    assert not calls
+    assert len(seen) == (hooked == "hook")
+
+
+# Ways to call a model
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_strides_do_not_matter(name, monkeypatch):
+    stock, fast = make_pair(name)
+    calls = counted(monkeypatch, name)
+    x, y = windows(4, 3, 100, 0, "noise")
+    strided = torch.stack([x, x], dim=-1).transpose(0, 1)[..., 0].transpose(0, 1)
+    assert not strided.is_contiguous()
+    assert_equal(run(stock, x, y), run(fast, strided, y))
+    assert calls
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_autocast(name, monkeypatch):
+    stock, fast = make_pair(name, dtype=torch.float32)
+    calls = counted(monkeypatch, name)
+    x = torch.randn(8, 3, 100)
+    truth = stock(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        errors = [(m(x) - truth).abs().max() for m in (stock, fast)]
+        fast(x.bfloat16())
+    assert errors[1] <= 1.5 * errors[0] + 1e-3
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_functional_call_and_transforms(name):
+    stock, fast = make_pair(name)
+    x, y = windows(4, 3, 100, 0, "noise")
+    weights = {n: p.detach() + 0.1 for n, p in stock.named_parameters()}
+    found = [torch.func.functional_call(m.eval(), weights, (x,)) for m in (stock, fast)]
+    torch.testing.assert_close(*found)
+
+    def loss(weights, model):
+        return ((torch.func.functional_call(model, weights, (x,)) - y) ** 2).mean()
+
+    gradients = [torch.func.grad(loss)(weights, m) for m in (stock, fast)]
+    for n in weights:
+        torch.testing.assert_close(gradients[1][n], gradients[0][n])
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("training", [True, False])
+def test_double_backward(name, training):
+    results = []
+    for model in make_pair(name):
+        x, y = windows(3, 3, 100, 0, "noise")
+        params = list(model.train(training).parameters())
+        loss = ((model(x) - y) ** 2).mean()
+        first = torch.autograd.grad(loss, params, create_graph=True)
+        penalty = sum(g.square().sum() for g in first)
+        second = torch.autograd.grad(penalty, params, allow_unused=True)
+        results.append([g for g in second if g is not None])
+    scale = max(g.abs().max() for g in results[0])
+    for stock, fast in zip(*results, strict=True):
+        assert (stock - fast).abs().max() < 1e-9 * scale
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("name", PAIRS)
+def test_compile(name):
+    torch.compiler.reset()
+    stock, fast = make_pair(name)
+    x, y = windows(4, 3, 100, 0, "noise")
+    compiled = torch.compile(fast, backend="eager")
+    with torch.no_grad():
+        compiled(x)  # dynamo itself may count a batch while it traces
+    fast.load_state_dict(stock.state_dict())
+    expected, out = run(stock, x, y), None
+    out = compiled(x)
+    ((out - y) ** 2).mean().backward()
+    torch.testing.assert_close(out.detach(), expected[0])
+    for n, p in fast.named_parameters():
+        scale = max(g.abs().max() for g in expected[1].values())
+        assert (p.grad - expected[1][n]).abs().max() < 1e-9 * scale
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_moments_are_kept_for_the_same_windows_only(name):
+    fast = make_pair(name)[1]
+    x, _ = windows(4, 3, 100, 0, "noise")
+    first = fast(x)
+    (_, _, kept) = fast.__dict__["_moments"]
+    fast(x)
+    assert fast.__dict__["_moments"][2] is kept
+    x.mul_(2)  # the same tensor, other windows
+    fresh = copy.deepcopy(fast)
+    assert "_moments" not in fresh.__dict__
+    torch.testing.assert_close(fast(x), fresh(x))
+    assert fast.__dict__["_moments"][2] is not kept
+    assert not torch.equal(first, fast(x))
+
+
+# Life in nets
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(16, 3, 100)).astype(np.float32)
+Y = RNG.normal(size=16).astype(np.float32)
+SUBJECTS = np.repeat(np.arange(4), 4)
+
+
+def make_net(name, **options):
+    return EEGRegressor(
+        f"Fast{name}", optimizer=SAM, max_epochs=2, batch_size=4, train_split=None,
+        verbose=0, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_cross_validate_returns_estimators_from_two_processes(name):
+    results = cross_validate(
+        make_net(name), X, Y, groups=SUBJECTS, cv=GroupKFold(2), scoring=SCORING,
+        n_jobs=2, return_estimator=True, error_score="raise",
+    )  # fmt: skip
+    for estimator, score in zip(results["estimator"], results["test_r2"], strict=True):
+        assert type(estimator.module_) is PAIRS[name][1]
+        assert estimator.predict(X).shape == (16, 1)
+        assert np.isfinite(score)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))]
+)
+def test_a_fitted_net_is_copied_and_goes_on_alike(name, copied):
+    net = make_net(name)
+    net.fit(X, Y)
+    other = copied(net)
+    for one in (net, other):
+        torch.manual_seed(3)
+        one.partial_fit(X, Y[:, None])
+    for n, value in net.module_.state_dict().items():
+        assert torch.equal(value, other.module_.state_dict()[n])
+    again = copied(other)  # a copy can be copied
+    np.testing.assert_array_equal(again.predict(X), net.predict(X))
+
+
+def fit(net, X, Y):
+    net.fit(X, Y)
+    return net
+
+
+def test_joblib_memory(tmp_path):
+    cached = Memory(tmp_path, verbose=0).cache(fit)
+    first = cached(make_net("EEGNeX"), X, Y)
+    assert cached.check_call_in_cache(make_net("EEGNeX"), X, Y)
+    np.testing.assert_array_equal(
+        cached(make_net("EEGNeX"), X, Y).predict(X), first.predict(X)
+    )
+
+
+READ = """
+import sys, warnings; warnings.simplefilter("ignore")
+import torch
+model = torch.load(sys.argv[1], weights_only=False)
+x, expected = torch.load(sys.argv[2])
+assert torch.equal(model(x), expected)
+print(type(model).__name__)
+"""
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_saved_module_is_read_by_a_fresh_process(name, tmp_path):
+    model = make_pair(name, dtype=torch.float32)[1].eval()
+    x = torch.randn(2, 3, 100)
+    torch.save(model, tmp_path / "model.pt")
+    torch.save((x, model(x).detach()), tmp_path / "data.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", READ, tmp_path / "model.pt", tmp_path / "data.pt"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == f"Fast{name}", done.stderr
+
+
+# accelerate
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_accelerate_keeps_weights_optimizers_and_hooks(name):
+    stock, _ = make_pair(name, dtype=torch.float32)
+    wrapped = torch.nn.ModuleDict({"model": stock, "other": torch.nn.Linear(2, 2)})
+    x = torch.randn(4, 3, 100)
+    expected, seen = stock.eval()(x), []
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+    stock.register_forward_hook(lambda *args: seen.append(None))
+    parameters = list(stock.parameters())
+    assert accelerate(wrapped) == ["model"]
+    assert type(wrapped["model"]) is PAIRS[name][1]
+    assert wrapped["model"] is stock
+    assert all(a is b for a, b in zip(parameters, stock.parameters(), strict=True))
+    torch.testing.assert_close(stock(x), expected, rtol=1e-4, atol=1e-5)
+    assert seen
+    stock(x).sum().backward()
+    before = parameters[0].detach().clone()
+    optimizer.step()
+    assert not torch.equal(before, stock.get_parameter(name_of(stock, parameters[0])))
+    assert accelerate(wrapped) == []
+
+
+def name_of(model, parameter):
+    return next(n for n, p in model.named_parameters() if p is parameter)
+
+
+def test_accelerate_leaves_subclasses_alone():
+    class Mine(EEGNeX):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    model = Mine(n_chans=3, n_times=100, n_outputs=1)
+    assert accelerate(model) == []
+    assert type(model) is Mine
+
+
+def test_a_pickled_module_that_is_not_ours_stays_forbidden():
+    with pytest.raises(RuntimeError, match="Serialization of parametrized modules"):
+        torch.save(EEGNeX(n_chans=3, n_times=100, n_outputs=1), io.BytesIO())
