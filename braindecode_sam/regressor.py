@@ -31,8 +31,10 @@ def make_regressor(config="challenge_1", *, device="auto", **overrides):
     Returns
     -------
     net : EEGRegressor
-        Not initialized. All windows are trained on (``train_split=None``); pass
-        ``train_split=SubjectSplit(0.2)`` to validate inside.
+        Not initialized, with :class:`~braindecode_sam.FastEEGNeX` as its module (pass
+        ``module="EEGNeX"`` for the stock one). All windows are trained on
+        (``train_split=None``); pass ``train_split=SubjectSplit(0.2)`` to validate
+        inside.
 
     Raises
     ------
@@ -74,7 +76,7 @@ def _callbacks(optimizer, further):
 def _module_settings(model):
     chosen = model.model_dump(exclude_unset=True, exclude={"model_name_"})
     return {
-        "module": model.model_name_,
+        "module": f"Fast{model.model_name_}",
         **{f"module__{name}": value for name, value in chosen.items()},
     }
 

@@ -5,8 +5,8 @@ Challenge 1: SAM on simulated EEG, cross-validated by subject
 Response times are predicted from windows of 72 channels and 500 samples, as in the
 first challenge of the 2025 competition: EEGNeX, trained by SAM around AdamW, with
 time shifts and Gaussian noise as augmentation, in five folds of subjects. The data
-are simulated and few, and so are the epochs, so that this runs in under two minutes
-on two cores; ``--help`` tells how to ask for more.
+are simulated, and there are fewer subjects and epochs than in the competition, so
+that this runs in under two minutes on two cores; ``--help`` tells how to ask for more.
 """
 
 import argparse
@@ -25,10 +25,9 @@ from braindecode_sam.model_selection import nrmse_table, out_of_fold_predictions
 from braindecode_sam.visualization import plot_fold_scores, plot_history
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-parser.add_argument("--subjects", type=int, default=10)
-parser.add_argument("--trials", type=int, default=4, help="of each subject")
-parser.add_argument("--epochs", type=int, default=3)
-parser.add_argument("--batch-size", type=int, default=8)
+parser.add_argument("--subjects", type=int, default=20)
+parser.add_argument("--trials", type=int, default=16, help="of each subject")
+parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--device", default="auto")
 args = parser.parse_args()
 
@@ -55,14 +54,9 @@ print(f"{len(X)} trials of {args.subjects} subjects, {X.shape[1]} x {X.shape[2]}
 # -------
 # One line from the configuration; any parameter of an ``EEGRegressor`` can be given
 # another value. Scikit-learn standardizes the targets by those of the training
-# subjects, since so few steps leave no time to learn their mean.
+# subjects, since so few epochs leave no time to learn their mean.
 
-net = make_regressor(
-    config,
-    device=args.device,
-    max_epochs=args.epochs,
-    batch_size=args.batch_size,
-)
+net = make_regressor(config, device=args.device, max_epochs=args.epochs)
 model = TransformedTargetRegressor(net, transformer=StandardScaler())
 
 # %%

@@ -9,9 +9,9 @@ https://doi.org/10.3390/data4010014, on PhysioNet as ``eegmat``)::
     python examples/plot_real_eeg.py FOLDER
 
 FOLDER holds ``SubjectNN_2.edf`` and ``subject-info.csv``. With one value for each of a
-few dozen people nobody should expect much, least of all from the single epoch that
-two cores make in less than two minutes (``--epochs`` asks for more): the script says
-plainly whether the net was any better than always predicting the mean.
+few dozen people nobody should expect much: the script says plainly whether the net
+was any better than always predicting the mean. It takes less than two minutes on two
+cores.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from braindecode_sam.visualization import plot_fold_scores, plot_history
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
 parser.add_argument("folder", type=Path, help="with SubjectNN_2.edf, subject-info.csv")
 parser.add_argument("--subjects", type=int, help="use only the first of them")
-parser.add_argument("--epochs", type=int, default=1)
+parser.add_argument("--epochs", type=int, default=8)
 parser.add_argument("--device", default="auto")
 if len(sys.argv) == 1:
     print(__doc__, parser.format_usage(), sep="\n")

@@ -11,7 +11,14 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from skorch.callbacks import EpochScoring
 
-from braindecode_sam import SAM, SCORING, TimeShift, load_config, make_regressor
+from braindecode_sam import (
+    SAM,
+    SCORING,
+    FastEEGNeX,
+    TimeShift,
+    load_config,
+    make_regressor,
+)
 from braindecode_sam.configs import TrainingConfig, config_names
 from braindecode_sam.model_selection import (
     SubjectSplit,
@@ -38,6 +45,7 @@ def test_configurations_are_those_of_the_table(name):
     net = make_regressor(name, device="cpu").initialize()
     assert type(net) is EEGRegressor
     module = net.module_
+    assert type(module) is FastEEGNeX
     assert [module.n_chans, module.n_times, module.n_outputs] == shape
     assert type(net.optimizer_) is SAM
     assert type(net.optimizer_.base_optimizer) is base

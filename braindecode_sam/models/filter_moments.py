@@ -62,13 +62,36 @@ def window_moments(x, n_lags):
     signals = signals - mean.to(signals.dtype)
     offset = offset.double()
     centred = offset - offset.mean()
-    covariance = (signals.T @ signals).double()
     cross = (signals.T @ centred.to(signals.dtype)).double()
-    covariance += cross[:, None] + cross + centred.square().sum()
-    padded = F.pad(covariance / len(signals), (0, n_lags))
-    band = padded.as_strided((n_times, n_lags), (n_times + n_lags + 1, 1))
+    constant = centred.square().sum()
+    products = _banded_products(signals, n_lags).double()
+    band = products + constant + cross[:, None] + _shifted(cross, n_lags)
+    inside = _shifted(torch.ones_like(cross), n_lags)
+    band = band * inside / len(signals)
     sums = F.pad(band.cumsum(dim=0), (0, 0, 1, 0))
     return Moments(mean + offset.mean(), band, sums)
+
+
+BLOCK = 256  # samples; the product is made for a band of this height at a time
+
+
+def _banded_products(signals, n_lags):
+    """Sum over the signals of x[t] x[t + lag]: (n_times, n_lags)."""
+    n_times = signals.shape[1]
+    bands = []
+    for start in range(0, n_times, BLOCK):
+        height = min(BLOCK, n_times - start)
+        width = min(height + n_lags - 1, n_times - start)
+        rows = signals[:, start : start + height]
+        block = rows.T @ signals[:, start : start + width]
+        block = F.pad(block, (0, height + n_lags - width))
+        bands.append(block.as_strided((height, n_lags), (height + n_lags + 1, 1)))
+    return torch.cat(bands)
+
+
+def _shifted(values, n_lags):
+    """values[t + lag], and 0 past the end: (n_times, n_lags)."""
+    return F.pad(values, (0, n_lags)).unfold(0, n_lags, 1)[: len(values)]
 
 
 def shift_rows(rows):
@@ -151,7 +174,25 @@ def diagonal_sums(sums, n_taps, first, n_rows):
     return sums[high[smaller], lag] - sums[low[smaller], lag]
 
 
-def filter_statistics(moments, whole, first, edges=(), shift=None):
+class Edge(NamedTuple):
+    """By how much some output samples' filters differ from the filter of the others.
+
+    Attributes
+    ----------
+    samples : range
+        Output samples.
+    rows : torch.Tensor of shape (n_filters, n_samples, n_columns)
+        Difference of their filters, as weights of the input samples in `columns`.
+    columns : slice
+        Input samples; outside of them there is no difference.
+    """
+
+    samples: range
+    rows: torch.Tensor
+    columns: slice
+
+
+def filter_statistics(moments, whole, first, shift, edges=()):
     """Mean and variance of filtered windows over batch, channels and time.
 
     Parameters
@@ -159,60 +200,98 @@ def filter_statistics(moments, whole, first, edges=(), shift=None):
     moments : Moments
         Of the windows.
     whole : torch.Tensor of shape (n_filters, n_taps)
-        Filter of all output samples but those in `edges`.
+        Filters, of all output samples but those in `edges`.
     first : int
         Input sample that tap 0 meets in output sample 0; may be negative.
-    edges : sequence of (range, torch.Tensor of shape (n_filters, len(range), n_taps))
-        Output samples with filters of their own, at the beginning and at the end.
     shift : torch.Tensor of shape (n_filters, n_out)
         What is added to each output sample.
+    edges : sequence of Edge
+        Output samples whose filters differ.
 
     Returns
     -------
     mean, variance : torch.Tensor of shape (n_filters,), float64
         The variance is the population's.
+
+    Notes
+    -----
+    With the filters h + d_t, the sum over t of (h + d_t)^T R (h + d_t) is that of
+    h^T R h, which the diagonal sums give, plus, for the few t with a d_t of few
+    samples, 2 d_t^T R h + d_t^T R d_t.
     """
-    n_times = len(moments.mean)
     whole, n_out = whole.double(), shift.shape[1]
-    n_taps = whole.shape[1]
-    means = _filter_mean(moments.mean, whole, first, n_out)
-    inner = range(0, n_out)
-    squares = 0.0
-    for samples, filters in edges:
-        if not len(samples):
-            continue
-        rows, columns = dense_rows(filters.double(), first + samples.start, n_times)
-        block = _dense_block(moments.band, columns)
-        met = (rows.flatten(0, 1) @ block).view_as(rows)
-        squares = squares + (met * rows).sum(dim=(1, 2))
-        edge_means = rows @ moments.mean[columns]
-        means = torch.cat(
-            [means[:, : samples.start], edge_means, means[:, samples.stop :]], dim=1
-        )
-        is_head = samples.start == 0
-        inner = (
-            range(samples.stop, inner.stop)
-            if is_head
-            else range(inner.start, samples.start)
-        )
-    if len(inner):
-        start = first + inner.start
-        sums = diagonal_sums(moments.sums, n_taps, start, len(inner))
-        squares = squares + ((whole @ sums) * whole).sum(dim=1)
-    means = means + shift.double()
+    windows = _tap_windows(moments.mean, whole.shape[1], first, n_out)
+    means = whole @ windows.T + shift.double()
+    sums = diagonal_sums(moments.sums, whole.shape[1], first, n_out)
+    squares = QuadraticForm.apply(whole[:, None], sums)
+    for samples, rows, columns in edges:
+        rows = rows.double()
+        squares = squares + QuadraticForm.apply(rows, _block(moments.band, columns))
+        met = _covariance_with_taps(moments.band, columns, samples, first, whole)
+        squares = squares + 2 * (rows * met).sum(dim=(1, 2))
+        added = rows @ moments.mean[columns]
+        before, after = samples.start, n_out - samples.stop
+        means = means + F.pad(added, (before, after))
     return means.mean(dim=1), squares / n_out + means.var(dim=1, correction=0)
 
 
-def _filter_mean(mean, whole, first, n_out):
-    n_times, n_taps = len(mean), whole.shape[1]
-    padding = (-first, first + n_out + n_taps - 1 - n_times)
-    padded = F.pad(mean, padding)
-    return F.conv1d(padded[None, None], whole[:, None])[0]
+def _tap_windows(mean, n_taps, first, n_out):
+    """For each output sample what the taps meet of the mean window: (n_out, n_taps)."""
+    padded = F.pad(mean, (-first, max(first + n_out + n_taps - 1 - len(mean), 0)))
+    return padded.unfold(0, n_taps, 1)[:n_out]
 
 
-def _dense_block(band, columns):
-    n_lags = band.shape[1]
+def _block(band, columns):
     index = torch.arange(columns.start, columns.stop, device=band.device)
-    lag = (index[:, None] - index).abs()
-    block = band[torch.minimum(index[:, None], index), lag.clamp(max=n_lags - 1)]
-    return torch.where(lag < n_lags, block, 0.0)
+    return _covariance(band, index[:, None], index)
+
+
+def _covariance_with_taps(band, columns, samples, first, filters):
+    """Covariance of input samples with filtered ones: (n_filters, samples, columns)."""
+    taps = torch.arange(filters.shape[1], device=band.device)
+    at = torch.arange(samples.start, samples.stop, device=band.device)
+    inputs = torch.arange(columns.start, columns.stop, device=band.device)
+    met = first + at[:, None, None] + taps
+    covariance = _covariance(band, inputs[:, None], met)
+    shape = covariance.shape[:2]
+    return (filters @ covariance.flatten(0, 1).T).unflatten(1, shape)
+
+
+def _covariance(band, s, t):
+    """R[s, t], and 0 outside of the window or of the lags that are known."""
+    n_times, n_lags = band.shape
+    lag = (s - t).abs()
+    known = (lag < n_lags) & (t >= 0) & (t < n_times)
+    smaller = torch.minimum(s, t).clamp(0, n_times - 1)
+    return torch.where(known, band[smaller, lag.clamp(max=n_lags - 1)], 0.0)
+
+
+class QuadraticForm(torch.autograd.Function):
+    """Sum over the rows r of each filter of r^T M r, for a symmetric M.
+
+    ``apply(rows, matrix)`` with rows of shape (n_filters, n_rows, n) and matrix of
+    shape (n, n), which gets no gradient, gives a tensor of shape (n_filters,). Written
+    out because its gradient, 2 M r, is half the work of torch's own.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(rows, matrix):
+        """Sum."""
+        return (_times(rows, matrix) * rows).sum(dim=(1, 2))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Keep the inputs."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        """Give 2 M r."""
+        rows, matrix = ctx.saved_tensors
+        return _times(rows, matrix) * (2 * grad)[:, None, None], None
+
+
+def _times(rows, matrix):
+    return (rows.flatten(0, 1) @ matrix).view_as(rows)

@@ -27,6 +27,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from scipy.fft import next_fast_len
 
 from braindecode_sam.models.filter_moments import (
+    Edge,
     dense_rows,
     filter_statistics,
     shift_rows,
@@ -91,24 +92,44 @@ def padded_taps(n_between, n_taps_2, pad_2, device=None):
     return low, high
 
 
-def edge_rows(n_out, pad_2):
-    """Ranges of output samples at which the second convolution reads padding.
+def find_edges(partial, low, high, pad_2, start, n_times, reach):
+    """Where, and by how much, filters differ for reading padding in between.
 
     Parameters
     ----------
-    n_out : int
-        Number of output samples.
+    partial : torch.Tensor of shape (n_second, n_taps_2 + 1, n_taps)
+        From :func:`composed_filters`.
+    low, high : torch.Tensor of shape (n_out,)
+        From :func:`padded_taps`.
     pad_2 : tuple of int
         The second convolution's padding, left and right.
+    start : int
+        Input sample that tap 0 meets in output sample 0.
+    n_times : int
+        Samples of the input.
+    reach : tuple of int
+        First input sample that no dropped tap of the first output samples meets, and
+        first one that a dropped tap of the last output samples meets.
 
     Returns
     -------
-    head, tail : range
-        At the beginning and at the end; they do not overlap, and between them the
-        composed filter holds.
+    head, tail : Edge
+        At the beginning and at the end.
     """
+    n_out = len(low)
     head = range(0, min(pad_2[0], n_out))
-    return head, range(max(n_out - pad_2[1], head.stop), n_out)
+    tail = range(max(n_out - pad_2[1], head.stop), n_out)
+    edges = []
+    for samples, keep in ((head, (0, reach[0])), (tail, (reach[1], n_times))):
+        part = slice(samples.start, samples.stop)
+        taps = partial.index_select(1, high[part]) - partial.index_select(1, low[part])
+        dropped = taps - partial[:, -1:]
+        rows, columns = dense_rows(dropped, start + samples.start, n_times)
+        left = min(max(keep[0], columns.start), columns.stop)
+        right = max(min(keep[1], columns.stop), left)
+        rows = rows[..., left - columns.start : right - columns.start]
+        edges.append(Edge(samples, rows, slice(left, right)))
+    return edges
 
 
 class FilterWithEdges(torch.autograd.Function):
@@ -227,32 +248,25 @@ def two_convolutions(x, first, second, spatial, moments):
     none = w1.new_zeros(len(w1), n_between)
     a, b = normalize_1(
         n_signals * n_between,
-        lambda: filter_statistics(moments(n_lags), w1, -pad_1[0], shift=none),
+        lambda: filter_statistics(moments(n_lags), w1, -pad_1[0], none),
     )
     partial = composed_filters(w1, w2, a)
     low, high = padded_taps(n_between, n_taps_2, pad_2, x.device)
     start, n_out = -pad_1[0] - pad_2[0], len(low)
     zeta = F.pad(torch.einsum("f,gfk->gk", b, w2).cumsum(dim=1), (1, 0))
     zeta = zeta.index_select(1, high) - zeta.index_select(1, low)
-    edges = [
-        (rows, _between(partial, low, high, rows)) for rows in edge_rows(n_out, pad_2)
-    ]
+    # Dropped taps would have met the first convolution's output before its beginning
+    # or after its end, which depends on few samples of the input. Not so where the
+    # windows are so short that one output sample drops taps on both sides.
+    reach = (w1.shape[1] - 1 - pad_1[0], n_between - pad_1[0])
+    reach = reach if n_between >= n_taps_2 else (n_times, 0)
+    edges = find_edges(partial, low, high, pad_2, start, n_times, reach)
     whole = partial[:, -1]
     scale, shift = normalize_2(
         n_signals * n_out,
-        lambda: filter_statistics(moments(n_lags), whole, start, edges, zeta),
+        lambda: filter_statistics(moments(n_lags), whole, start, zeta, edges),
     )
-    added = [
-        dense_rows(
-            scale[:, None, None] * (filters - whole[:, None]), start + r.start, n_times
-        )
-        for r, filters in edges
-    ]
-    if n_between >= n_taps_2:
-        # Dropped taps would have met the first convolution's output before its
-        # beginning or after its end, which depends on few samples of the input.
-        added = _keep_samples(added, w1.shape[1] - 1 - pad_1[0], n_between - pad_1[0])
-    (head, head_columns), (tail, tail_columns) = added
+    head, tail = (scale[:, None, None] * edge.rows for edge in edges)
     constant = scale[:, None] * zeta + shift[:, None]
     signals, total = _project(x, spatial, len(w2))
     y = FilterWithEdges.apply(
@@ -262,7 +276,7 @@ def two_convolutions(x, first, second, spatial, moments):
         head,
         tail,
         start,
-        (head_columns, tail_columns),
+        tuple(edge.columns for edge in edges),
     )
     return y.flatten(1, 2)
 
@@ -293,7 +307,7 @@ def one_convolution(x, first, spatial, moments):
     none = w1.new_zeros(len(w1), n_out)
     scale, shift = normalize(
         x.shape[0] * x.shape[1] * n_out,
-        lambda: filter_statistics(moments(n_lags), w1, -pad[0], shift=none),
+        lambda: filter_statistics(moments(n_lags), w1, -pad[0], none),
     )
     signals, total = _project(x, spatial, len(w1))
     constant = (total * shift[:, None])[..., None].expand(*total.shape, n_out)
@@ -312,17 +326,3 @@ def _project(x, spatial, n_groups):
     depth = len(spatial) // n_groups
     total = spatial.sum(dim=1).unflatten(0, (n_groups, depth))
     return signals.unflatten(1, (n_groups, depth)), total
-
-
-def _between(partial, low, high, rows):
-    part = slice(rows.start, rows.stop)
-    return partial.index_select(1, high[part]) - partial.index_select(1, low[part])
-
-
-def _keep_samples(added, head_stop, tail_start):
-    (head, at_head), (tail, at_tail) = added
-    stop = min(max(head_stop, at_head.start), at_head.stop)
-    start = max(min(tail_start, at_tail.stop), at_tail.start)
-    head = head[..., : stop - at_head.start]
-    tail = tail[..., start - at_tail.start :]
-    return (head, slice(at_head.start, stop)), (tail, slice(start, at_tail.stop))

@@ -1,0 +1,86 @@
+"""What the benchmarks share: interleaved timing, and a table on screen and on disk."""
+
+import csv
+import itertools
+import statistics
+import time
+import warnings
+
+import torch
+from braindecode.models import EEGNeX
+
+from braindecode_sam import FastEEGNeX
+
+SHAPES = {  # batch, channels, samples, outputs
+    "challenge_1": (32, 72, 500, 1),
+    "challenge_2": (16, 104, 1000, 8),
+    "hbn": (64, 129, 200, 1),
+}
+MODELS = {"stock": EEGNeX, "fast": FastEEGNeX}
+
+warnings.filterwarnings("ignore")  # the table shall not drown in other libraries' news
+
+
+def make_model_and_data(model, shape, device="cpu"):
+    """Build a model, and batches that are never the same twice in a row."""
+    batch, n_chans, n_times, n_outputs = shape
+    torch.manual_seed(0)
+    module = MODELS[model](n_chans=n_chans, n_times=n_times, n_outputs=n_outputs)
+    batches = [
+        (
+            torch.randn(batch, n_chans, n_times, device=device),
+            torch.randn(batch, n_outputs, device=device),
+        )
+        for _ in range(2)
+    ]
+    return module.to(device), itertools.cycle(batches)
+
+
+def interleaved_medians(functions, repeats, device="cpu"):
+    """Call each function in turn, and again; median milliseconds of each."""
+    milliseconds = {name: [] for name in functions}
+    for round_ in range(repeats + 1):
+        for name, function in functions.items():
+            elapsed = _timed(function, torch.device(device))
+            if round_:  # the first is for warming up
+                milliseconds[name].append(elapsed)
+    return {name: statistics.median(values) for name, values in milliseconds.items()}
+
+
+def _timed(function, device):
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+    begin = time.perf_counter()
+    function()
+    return 1e3 * (time.perf_counter() - begin)
+
+
+def print_table(rows, path=None):
+    """Print rows, dicts with the same keys, and write them as CSV."""
+    names = list(rows[0])
+    text = [[_format(row[name]) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(names, *text, strict=True)]
+    for line in [names, *text]:
+        print("  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)))
+    if path is not None:
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _format(value):
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def add_common_arguments(parser):
+    """Add the options of every benchmark."""
+    parser.add_argument("--csv", help="also write the table to this file")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser
