@@ -6,6 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+
+# A slow day must not fail a test; and CI must fail for what changed, not by chance:
+# the random search is for those who run the tests.
+settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("project")
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
