@@ -33,7 +33,7 @@ class Idle(torch.optim.Optimizer):
     def step(self, closure=None):
         """Do nothing."""
 
-    step.hooked = True  # or torch would wrap it in a profiler's record, a dozen us
+    step.hooked = True  # or torch would wrap it in a profiler's record
 
 
 def make_steps(model_class, device):

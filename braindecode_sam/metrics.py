@@ -2,8 +2,8 @@
 
 Two things are called NRMSE. The 2025 competition divides the root mean squared
 error by the standard deviation of the targets, so that always predicting their mean
-scores 1. Others divide by their range, which scores the same prediction about 0.2 to
-0.3. The two cannot be compared: name the one that you report.
+scores 1. Others divide by their range, by which the same prediction scores far less.
+The two cannot be compared: name the one that you report.
 """
 
 import numpy as np
