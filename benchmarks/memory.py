@@ -6,17 +6,16 @@ own (Linux or a GPU). "stock AdamW / this" is the ratio.
 
 import argparse
 
-from _report import SHAPES, add_common_arguments, extra_memory, print_table
-from training_step import VARIANTS
+from _report import SHAPES, extra_memory, print_table
+from training_step import add_variant_arguments, chosen_variants
 
 
 def main():
     """Print a table."""
-    parser = add_common_arguments(argparse.ArgumentParser(description=__doc__))
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
-    parser.add_argument("--no-compile", action="store_true")
-    args = parser.parse_args()
-    variants = [v for v in VARIANTS if not (args.no_compile and "compiled" in v)]
+    args = add_variant_arguments(
+        argparse.ArgumentParser(description=__doc__)
+    ).parse_args()
+    variants = chosen_variants(args)
     rows = []
     for name in args.shapes:
         memory = {

@@ -48,14 +48,24 @@ def make_step(variant, shape, device):
     return step
 
 
+def add_variant_arguments(parser):
+    """Add the choice of shapes and variants."""
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--no-compile", action="store_true")
+    return add_common_arguments(parser)
+
+
+def chosen_variants(args):
+    """Give the names of the variants that were asked for."""
+    return [v for v in VARIANTS if not (args.no_compile and VARIANTS[v][2])]
+
+
 def main():
     """Print a table."""
-    parser = add_common_arguments(argparse.ArgumentParser(description=__doc__))
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser = add_variant_arguments(argparse.ArgumentParser(description=__doc__))
     parser.add_argument("--threads", nargs="+", type=int, help="default: all, and one")
-    parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
-    variants = [v for v in VARIANTS if not (args.no_compile and "compiled" in v)]
+    variants = chosen_variants(args)
     rows = []
     for threads in args.threads or sorted({torch.get_num_threads(), 1}, reverse=True):
         torch.set_num_threads(threads)

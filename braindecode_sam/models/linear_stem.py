@@ -228,20 +228,7 @@ def two_convolutions(x, first, second, spatial, moments):
         n_signals * n_out,
         lambda: filter_statistics(moments(n_lags), whole, start, zeta, edges),
     )
-    offset = x.mean().double()
-    of_offset = offset * response_to_one(whole, edges, start, n_times, n_out)
-    constant = scale[:, None] * (zeta + of_offset) + shift[:, None]
-    scale = scale[:, None]
-    signals, total = project(x, spatial, len(w2), offset)
-    y = FilterWithEdges.apply(
-        signals,
-        (scale * whole).to(x.dtype),
-        total[..., None] * constant.to(x.dtype)[:, None],
-        start,
-        *((scale[..., None] * edge.rows).to(x.dtype) for edge in edges),
-        *(edge.columns for edge in edges),
-    )
-    return y.flatten(1, 2)
+    return filter_projections(x, spatial, whole, start, edges, zeta, scale, shift)
 
 
 def response_to_one(whole, edges, first, n_times, n_out):
@@ -298,20 +285,53 @@ def one_convolution(x, first, spatial, moments):
         x.shape[0] * x.shape[1] * n_out,
         lambda: filter_statistics(moments(n_lags), w1, -pad[0], none),
     )
+    no_edge = Edge(range(0), w1.new_zeros(len(w1), 0, 0), range(0))
+    edges = (no_edge, no_edge)
+    return filter_projections(x, spatial, w1, -pad[0], edges, none, scale, shift)
+
+
+def filter_projections(x, spatial, whole, first, edges, zeta, scale, shift):
+    """Project the windows, then filter: y_o = A_g (L_g s_o + S_o zeta_g) + B_g S_o.
+
+    Parameters
+    ----------
+    x : torch.Tensor of shape (batch, n_chans, n_times)
+        Windows.
+    spatial : torch.Tensor of shape (n_filters * depth, n_chans)
+        Spatial filters.
+    whole : torch.Tensor of shape (n_filters, n_taps)
+        Temporal filters, of all output samples but those in `edges`.
+    first : int
+        Input sample that tap 0 meets in output sample 0; may be negative.
+    edges : tuple of Edge
+        At the beginning and at the end.
+    zeta : torch.Tensor of shape (n_filters, n_out)
+        Added to each filter's output.
+    scale, shift : torch.Tensor of shape (n_filters,), float64
+        A and B.
+
+    Returns
+    -------
+    y : torch.Tensor of shape (batch, n_filters * depth, n_out)
+        Filtered projections.
+
+    Notes
+    -----
+    What all samples have in common is taken from the projections, and what the filters
+    make of it is added in float64, where a large offset leaves enough digits.
+    """
     offset = x.mean().double()
-    of_offset = offset * response_to_one(w1, (), -pad[0], n_times, n_out)
-    constant = scale[:, None] * of_offset + shift[:, None]
-    signals, total = project(x, spatial, len(w1), offset)
-    empty, nowhere = w1.new_zeros(len(w1), 0, 0), range(0)
+    n_times, n_out = x.shape[-1], zeta.shape[1]
+    zeta = zeta + offset * response_to_one(whole, edges, first, n_times, n_out)
+    constant = (scale[:, None] * zeta + shift[:, None]).to(x.dtype)
+    signals, total = project(x, spatial, len(whole), offset)
     y = FilterWithEdges.apply(
         signals,
-        scale.to(x.dtype)[:, None] * w1,
-        total[..., None] * constant.to(x.dtype)[:, None],
-        -pad[0],
-        empty,
-        empty,
-        nowhere,
-        nowhere,
+        (scale[:, None] * whole).to(x.dtype),
+        total[..., None] * constant[:, None],
+        first,
+        *((scale[:, None, None] * edge.rows).to(x.dtype) for edge in edges),
+        *(edge.columns for edge in edges),
     )
     return y.flatten(1, 2)
 

@@ -59,11 +59,11 @@ class ReplayedDropout(torch.nn.Dropout):
         before = torch.get_rng_state()
         drawn = self.__dict__.get("_drawn")
         if drawn is None or not _is_same(drawn, before, self.p, x):
-            ones = torch.ones_like(x, requires_grad=False)
-            mask = torch.nn.functional.dropout(ones, self.p)
+            mask = torch.nn.functional.dropout(torch.ones_like(x), self.p)
             drawn = _Drawn(before, torch.get_rng_state(), self.p, mask)
             self.__dict__["_drawn"] = drawn
-        torch.set_rng_state(drawn.after)
+        else:
+            torch.set_rng_state(drawn.after)
         return drawn.mask
 
     def __getstate__(self):

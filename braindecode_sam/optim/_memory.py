@@ -39,7 +39,7 @@ class Memory:
         known = self.vectors.setdefault(name, {})
         for p in params:
             if p not in known:
-                known[p] = torch.zeros_like(p, requires_grad=False)
+                known[p] = torch.zeros_like(p)
         return [known[p] for p in params]
 
     def state_dict(self, params):

@@ -22,7 +22,7 @@ class TwoGradientSAM(SAM):
         self._had_gradient = {p for p in self._params() if p.grad is not None}
         for p in self._had_gradient:
             if p not in self._clean or KIND(self._clean[p]) != KIND(p):
-                self._clean[p] = torch.empty_like(p, requires_grad=False)
+                self._clean[p] = torch.empty_like(p)
             self._clean[p].copy_(dense_gradient(p))
         super()._ascend()
 
@@ -99,8 +99,3 @@ def quotient(numerator, denominator):
     """Divide scalars; 0 where nothing can be divided by."""
     safe = torch.where(denominator == 0, 1, denominator)
     return torch.where(denominator == 0, 0, numerator / safe)
-
-
-def as_real(tensors):
-    """View complex tensors as real ones."""
-    return [torch.view_as_real(t) if t.is_complex() else t for t in tensors]

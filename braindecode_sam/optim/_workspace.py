@@ -45,9 +45,9 @@ class Segment:
         self._are_weights = are_weights
         self.direction = []
         self._is_complex = params[0].is_complex()
-        self._shapes = [p.shape for p in self._real(params)]
+        self._shapes = [p.shape for p in self.real(params)]
         n_elements = sum(map(math.prod, self._shapes))
-        self.saved = self._real(params)[0].new_empty(n_elements)
+        self.saved = self.real(params)[0].new_empty(n_elements)
         self._saved_views = self._views(self.saved)
         self.on_cpu = self.saved.is_cpu
 
@@ -69,15 +69,15 @@ class Segment:
 
     def save(self):
         """Copy the weights, bit for bit."""
-        torch._foreach_copy_(self._saved_views, self._real(self.params))
+        torch._foreach_copy_(self._saved_views, self.real(self.params))
 
     def restore(self):
         """Write the saved weights back in place."""
-        torch._foreach_copy_(self._real(self.params), self._saved_views)
+        torch._foreach_copy_(self.real(self.params), self._saved_views)
 
     def read_gradients(self):
         """Give the gradients, real and dense; a missing one counts as zero."""
-        return self._real(list(map(dense_gradient, self.params)))
+        return self.real(list(map(dense_gradient, self.params)))
 
     def scale_by_weights(self):
         """Multiply the direction by T: |w| + eta for weights, 1 for biases."""
@@ -97,14 +97,14 @@ class Segment:
             norm = float(norm)
             largest = torch.finfo(self.saved.dtype).max
             if math.isfinite(norm) and rho < norm * largest:
-                params = self._real(self.params)
+                params = self.real(self.params)
                 torch._foreach_add_(params, self.direction, alpha=rho / norm)
             return
         # Asking for the norm's value would make the host wait for the accelerator.
         self._own_direction()
         self.epsilon.mul_((rho / norm).to(self.epsilon.device))
         self.epsilon.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        torch._foreach_add_(self._real(self.params), self._epsilon_views)
+        torch._foreach_add_(self.real(self.params), self._epsilon_views)
 
     def _own_direction(self):
         if self.direction is not self._epsilon_views:
@@ -117,7 +117,8 @@ class Segment:
         half = self.saved.dtype in (torch.float16, torch.bfloat16)
         return torch.float32 if half else None
 
-    def _real(self, tensors):
+    def real(self, tensors):
+        """View tensors like the parameters as real ones."""
         if self._is_complex:
             return [torch.view_as_real(t) for t in tensors]
         return tensors

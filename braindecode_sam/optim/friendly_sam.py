@@ -20,7 +20,7 @@ import torch
 
 from braindecode_sam._arguments import check_non_negative
 from braindecode_sam.optim._arguments import check_below_one
-from braindecode_sam.optim._two_gradients import TwoGradientSAM, as_real, dot
+from braindecode_sam.optim._two_gradients import TwoGradientSAM, dot
 
 MEAN = "mean_gradient"
 
@@ -76,7 +76,7 @@ class FriendlySAM(TwoGradientSAM):
         super().__init__(params, base_optimizer, sigma=sigma, lmbda=lmbda, **options)
 
     def _direction(self, segment):
-        mean = as_real(self.memory.vector(MEAN, segment.params))
+        mean = segment.real(self.memory.vector(MEAN, segment.params))
         sigma = segment.group["sigma"]
         return torch._foreach_sub(segment.read_gradients(), mean, alpha=sigma)
 

@@ -16,7 +16,6 @@ where validation and checkpoints then find them; here they are clean.
 
 import torch
 
-from braindecode_sam.optim._two_gradients import as_real
 from braindecode_sam.optim.sam import SAM
 
 MOMENTA = ("momentum_buffer", "exp_avg")
@@ -95,7 +94,8 @@ class MomentumSAM(SAM):
             self._restore()
 
     def _direction(self, segment):
-        return torch._foreach_neg(as_real(map(self._momentum, segment.params)))
+        momenta = list(map(self._momentum, segment.params))
+        return torch._foreach_neg(segment.real(momenta))
 
     def _momentum(self, param):
         state = self.state.get(param, {})
