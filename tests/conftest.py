@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import collections
 import os
 from pathlib import Path
 
@@ -16,6 +17,22 @@ settings.load_profile("project")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+TRIED = collections.Counter()
+
+
+@pytest.fixture(scope="session")
+def tried():
+    """Count what the tests try; the sums are printed at the end."""
+    return TRIED
+
+
+def pytest_terminal_summary(terminalreporter):
+    if TRIED:
+        terminalreporter.section("tried")
+    for name, number in sorted(TRIED.items()):
+        terminalreporter.write_line(f"{name}: {number}")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """SAM as the optimizer of real nets: promise 4, and what users of skorch do."""
 
 import copy
+import itertools
 import pickle
 
 import numpy as np
@@ -15,6 +16,7 @@ from skorch.callbacks import EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.helper import predefined_split
 
 from braindecode_sam import SAM, SCORING, SAMCallback, TimeShift, resolve_device
+from braindecode_sam.optim import AESAM, LookSAM, MomentumSAM
 from tests.optim.helpers import BASES, FAMILY, assert_same
 
 MODELS = ["EEGNeX", "EEGNet", "ShallowFBCSPNet", "Deep4Net"]
@@ -236,6 +238,49 @@ def test_an_interrupted_fit_leaves_clean_weights(data):
     fresh.fit(*data[:2])
     weights = dict(fresh.module_.named_parameters())
     assert_same(weights, dict(net.module_.named_parameters()))
+
+
+class Breaking(torch.optim.AdamW):
+    """Fails after its work is done, where a net's callbacks cannot."""
+
+    breaks = False
+
+    def step(self, closure=None):
+        super().step(closure)
+        if Breaking.breaks:
+            raise torch.OutOfMemoryError("base step")
+
+
+@pytest.mark.parametrize("cls", FAMILY)
+@pytest.mark.parametrize("where", ["first pass", "second pass", "base step"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_partial_fit_goes_on_after_a_fault(cls, where, error, data, tried, monkeypatch):
+    X, y = data[0], data[1][:, None]
+    net = make_net("FastEEGNet", cls, max_epochs=1, optimizer__base_optimizer=Breaking)
+    net.fit(X, y)
+    before = copy.deepcopy((net.module_.state_dict(), net.optimizer_.state_dict()))
+    passes = itertools.count(1)
+
+    def fail(net, **kwargs):
+        if where != "base step" and next(passes) == 1 + (where == "second pass"):
+            raise error(where)
+
+    monkeypatch.setattr(net, "on_grad_computed", fail)
+    monkeypatch.setattr(Breaking, "breaks", where == "base step")
+    makes_one_pass = cls in (MomentumSAM, LookSAM, AESAM)
+    if where == "second pass" and makes_one_pass:
+        pytest.skip("it need not make a second pass here")
+    if error is KeyboardInterrupt and where != "base step":
+        net.partial_fit(X, y)  # skorch swallows it
+    else:
+        with pytest.raises((error, torch.OutOfMemoryError), match=where):
+            net.partial_fit(X, y)
+    assert_same(before[0], net.module_.state_dict())
+    assert repr(before[1]) == repr(net.optimizer_.state_dict())
+    monkeypatch.undo()
+    net.partial_fit(X, y)
+    assert np.isfinite(net.predict(X)).all()
+    tried["faults in a net"] += 1
 
 
 def test_callbacks_of_skorch(data):

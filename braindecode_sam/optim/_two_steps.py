@@ -2,7 +2,8 @@
 
 import torch
 
-from braindecode_sam.optim._norm_stats import HeldNormStats
+from braindecode_sam.optim._interrupts import Interruptible
+from braindecode_sam.optim._norm_stats import HeldBuffers
 
 
 class TwoSteps:
@@ -23,15 +24,16 @@ class TwoSteps:
             If ``second_step`` or ``restore`` has not followed the last call.
         """
         self._refuse_within_two_steps("first_step")
-        self._held_stats = HeldNormStats().__enter__()
-        self._save()
-        try:
-            self._has_ascended = self._perturbs() and self._is_sharp()
-            if self._has_ascended:
-                self._ascend()
-        except BaseException:
-            self._leave_two_steps()
-            raise
+        with Interruptible():
+            self._save()
+            self._held_stats = HeldBuffers().__enter__()
+            try:
+                self._has_ascended = self._perturbs() and self._is_sharp()
+                if self._has_ascended:
+                    self._ascend()
+            except BaseException:
+                self._leave_two_steps()
+                raise
         if zero_grad:
             self.zero_grad()
 
@@ -52,8 +54,9 @@ class TwoSteps:
         if self._held_stats is None:
             raise RuntimeError("second_step was called without a first_step before it.")
         self._leave_two_steps()
-        self._mix()
-        self._base_step()
+        with self._transaction.begin():
+            self._mix()
+            self._base_step()
         self._opt_called = True  # what a scheduler's wrapper of step() would set
         if zero_grad:
             self.zero_grad()
@@ -72,9 +75,12 @@ class TwoSteps:
         self._has_ascended = False
 
     def _leave_two_steps(self):
-        self._restore()
-        self._held_stats.__exit__()
-        self._held_stats = None
+        with Interruptible():
+            try:
+                self._restore()
+            finally:
+                held, self._held_stats = self._held_stats, None
+                held.__exit__()
 
     def _refuse_within_two_steps(self, name):
         if self._held_stats is not None:

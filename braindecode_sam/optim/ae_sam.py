@@ -99,6 +99,10 @@ class AESAM(SAM):
         super()._reset_transient_state()
         self._moved = None
 
+    def _perturbs(self):
+        self._moved = None  # a step that failed may have left some
+        return super()._perturbs()
+
     def _is_sharp(self):
         gradients = [dense_gradient(p) for p in self._params() if p.grad is not None]
         size = float(dot(gradients, gradients)) if gradients else 0.0
@@ -113,7 +117,6 @@ class AESAM(SAM):
     def _mix(self):
         # Here, after both passes: one that raises shall leave the moments as they were.
         self.memory.numbers.update(self._moved or {})
-        self._moved = None
 
     def _move(self, average, value):
         return self.decay * average + (1 - self.decay) * value

@@ -39,8 +39,9 @@ from braindecode_sam.optim._arguments import (
     without_prefix,
 )
 from braindecode_sam.optim._memory import Memory
-from braindecode_sam.optim._norm_stats import HeldNormStats
+from braindecode_sam.optim._norm_stats import HeldBuffers
 from braindecode_sam.optim._random import Replayed, random_states
+from braindecode_sam.optim._transaction import Transaction
 from braindecode_sam.optim._two_steps import TwoSteps
 from braindecode_sam.optim._workspace import Workspace, joint_norm
 
@@ -93,6 +94,10 @@ class SAM(TwoSteps, Optimizer):
 
     Notes
     -----
+    A ``step`` that is left by an exception, Ctrl-C or lack of memory included, leaves
+    weights, buffers and the optimizer's state as they were before it. Ctrl-C is held
+    back outside of the closure.
+
     ``step`` makes both passes by calling the closure twice. In the two-step form
     (``first_step``, ``second_step``) the passes are the caller's: normalization
     statistics are held there too, but the second pass draws new dropout masks.
@@ -195,10 +200,11 @@ class SAM(TwoSteps, Optimizer):
                 " one, call first_step() and second_step() around the second pass."
             )
         self._refuse_within_two_steps("step")
-        loss, perturbed_loss = self._passes(closure)
-        self._record(loss, perturbed_loss)
-        self._mix()
-        self._base_step()
+        with self._transaction.begin():
+            loss, perturbed_loss = self._passes(closure)
+            self._record(loss, perturbed_loss)
+            self._mix()
+            self._base_step()
         return loss
 
     def perturb_only(self, params=None):
@@ -308,11 +314,11 @@ class SAM(TwoSteps, Optimizer):
 
     def _pass(self, closure):
         with torch.enable_grad():
-            return closure()
+            return self._transaction.call(closure)
 
     def _perturbed_pass(self, closure, states):
         self._save()
-        with Replayed(states), HeldNormStats():
+        with Replayed(states), HeldBuffers():
             try:
                 self._ascend()
                 return self._pass(closure)
@@ -369,6 +375,7 @@ class SAM(TwoSteps, Optimizer):
 
     def _reset_transient_state(self):
         self._workspace = Workspace()
+        self._transaction = Transaction(self)
         self._reset_two_steps()
         self.last_loss = self.last_perturbed_loss = self.last_grad_norm = None
 

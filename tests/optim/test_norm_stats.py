@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, spectral_norm
 
 from braindecode_sam import SAM
-from braindecode_sam.optim._norm_stats import HeldNormStats
+from braindecode_sam.optim._norm_stats import HeldBuffers
 from tests.optim.helpers import Problem, assert_same, small_net
 
 
@@ -37,7 +38,7 @@ def test_buffers_stay(name):
     x = torch.randn(8, 4, 6)
     module(x)
     before = buffers(module)
-    with HeldNormStats():
+    with HeldBuffers():
         module(x + 1)
         module[1](x + 2)  # called by itself too
     assert_same(buffers(module), before)
@@ -59,7 +60,7 @@ def test_buffers_that_a_forward_rebinds():
 
     module = Counting()
     buffer = module.running_mean
-    with HeldNormStats():
+    with HeldBuffers():
         module(torch.ones(3))
     assert module.running_mean is buffer
     assert buffer.item() == 0
@@ -69,7 +70,7 @@ def test_released_when_the_pass_raises():
     norm = torch.nn.BatchNorm1d(2)
 
     def interrupted_pass():
-        with HeldNormStats():
+        with HeldBuffers():
             norm(torch.randn(4, 2))
             raise KeyboardInterrupt
 
@@ -81,7 +82,7 @@ def test_released_when_the_pass_raises():
 
 def test_other_threads_go_on_counting():
     norm, other = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
-    with HeldNormStats():
+    with HeldBuffers():
         norm(torch.randn(4, 2))
         thread = threading.Thread(target=other, args=(torch.randn(4, 2),))
         thread.start()
@@ -95,10 +96,12 @@ def test_an_optimizer_dropped_between_its_two_steps_leaves_no_hook():
     problem.closure(optimizer)()
     optimizer.first_step()
     assert torch_module._global_forward_pre_hooks
+    alive = weakref.ref(optimizer)
     del optimizer
     gc.collect()
-    assert not torch_module._global_forward_pre_hooks
+    assert alive() is None
     problem.loss()
+    assert not torch_module._global_forward_pre_hooks
 
 
 def test_two_step_form_holds_the_statistics():
