@@ -1,7 +1,7 @@
 """Checks of single arguments that several modules share. Knows nothing but Python."""
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 
 def check_choice(name, value, accepted):
@@ -25,3 +25,14 @@ def check_positive(name, value, accepted="a finite number > 0"):
     check_non_negative(name, value, accepted)
     if not value > 0:
         raise ValueError(f"{name} must be {accepted}, got {value!r}")
+
+
+def check_integer(name, value, smallest, largest=math.inf):
+    """Refuse all but whole numbers between two; give the number."""
+    upper = "" if largest == math.inf else f" and <= {largest}"
+    accepted = f"an integer >= {smallest}{upper}"
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {accepted}, got {value!r}")
+    if not smallest <= value <= largest:
+        raise ValueError(f"{name} must be {accepted}, got {value!r}")
+    return int(value)

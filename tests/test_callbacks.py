@@ -11,13 +11,13 @@ from braindecode import EEGRegressor
 from sklearn.base import clone
 from skorch.callbacks import Callback
 
-from braindecode_sam import SAM, SAMCallback, callbacks, checks
+from braindecode_sam import SAM, SAMCallback, callbacks, checkpoint, checks, seeding
 from tests.optim.helpers import FAMILY
 
 CALLBACKS = sorted(
     {
         cls
-        for module in (callbacks, checks)
+        for module in (callbacks, checkpoint, checks, seeding)
         for cls in vars(module).values()
         if isinstance(cls, type) and issubclass(cls, Callback) and cls is not Callback
     },

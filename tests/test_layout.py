@@ -16,6 +16,8 @@ ALLOWED = {
     "_version": set(),
     "optim": {"torch", "braindecode_sam.optim"},
     "callbacks": {"torch", "numpy", "skorch", "braindecode_sam.optim"},
+    "seeding": {"torch", "numpy", "skorch"},
+    "checkpoint": {"torch", "numpy", "skorch", "braindecode_sam.seeding"},
     "checks": ARRAYS | {"torch", "skorch", "mne"},
     "augmentation": {"torch", "numpy", "braindecode.augmentation"},
     "metrics": ARRAYS,

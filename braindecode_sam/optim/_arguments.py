@@ -6,7 +6,7 @@ Every check returns its argument, so that it can stand where the value is used.
 import functools
 import inspect
 import math
-from numbers import Integral, Number, Real
+from numbers import Number, Real
 
 import torch
 
@@ -65,15 +65,6 @@ def check_base_optimizer(base):
             f" torch.optim.AdamW and SGD are, got {cls.__name__}"
         )
     return base
-
-
-def check_interval(interval):
-    """Refuse all but integers from 1 up."""
-    if not isinstance(interval, Integral):
-        raise TypeError(f"interval must be an integer >= 1, got {interval!r}")
-    if interval < 1:
-        raise ValueError(f"interval must be an integer >= 1, got {interval!r}")
-    return int(interval)
 
 
 def check_number(name, value):

@@ -28,13 +28,12 @@ import typing
 import torch
 from torch.optim import Optimizer
 
-from braindecode_sam._arguments import check_non_negative
+from braindecode_sam._arguments import check_integer, check_non_negative
 from braindecode_sam.optim._arguments import (
     GROUP_OPTIONS,
     as_builtin,
     check_base_optimizer,
     check_group,
-    check_interval,
     check_params,
     without_prefix,
 )
@@ -140,7 +139,7 @@ class SAM(TwoSteps, Optimizer):
         **base_kwargs,
     ):
         check_base_optimizer(base_optimizer)
-        self.interval = check_interval(interval)
+        self.interval = check_integer("interval", interval, 1)
         self.n_steps = 0
         self.memory = Memory()
         self._reset_transient_state()

@@ -1,0 +1,290 @@
+"""Checkpoints from which an interrupted training goes on bit for bit."""
+
+import json
+import os
+import pickle
+from numbers import Number
+from pathlib import Path
+
+import numpy as np
+import torch
+from skorch.callbacks import Callback
+from skorch.history import History
+
+from braindecode_sam._arguments import check_integer
+from braindecode_sam.seeding import (
+    generator_states,
+    numpy_state,
+    set_generator_states,
+    set_numpy_state,
+)
+
+
+class ResumableCheckpoint(Callback):
+    """Write all that a training needs to go on, at the beginning of its epochs.
+
+    skorch's ``Checkpoint`` writes module, criterion, optimizer and history, each into a
+    file of its own. What it lacks is here: the random number generators, also those
+    that augmentations keep, and what learning rate schedulers, early stopping and other
+    callbacks have come to; and all is in one file that is written beside and then
+    renamed, so that there always is a whole one.
+
+    Parameters
+    ----------
+    f_checkpoint : str or path-like, default="checkpoint.pt"
+        Where to write. Nets that are cloned, as in ``cross_validate``, write to the
+        same file, so set it for each.
+    every : int, default=1
+        Write at every how many epochs; at the end of training in any case.
+
+    Examples
+    --------
+    Run the script a second time, after it was killed, and it goes on:
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from braindecode import EEGRegressor
+    >>> from braindecode_sam import SAM
+    >>> from braindecode_sam.checkpoint import ResumableCheckpoint
+    >>> X, y = np.random.randn(8, 4, 100).astype("float32"), np.arange(8, dtype="f4")
+    >>> file = os.path.join(tempfile.mkdtemp(), "run.pt")
+    >>> def script():
+    ...     checkpoint = ResumableCheckpoint(file)
+    ...     net = EEGRegressor(
+    ...         "FastEEGNeX", optimizer=SAM, max_epochs=2, batch_size=4, verbose=0,
+    ...         train_split=None, callbacks=[checkpoint])
+    ...     checkpoint.resume(net, X, y) if checkpoint.exists() else net.fit(X, y)
+    ...     return len(net.history)
+    >>> script(), script()
+    (2, 2)
+    """
+
+    def __init__(self, f_checkpoint="checkpoint.pt", every=1):
+        self.f_checkpoint = f_checkpoint
+        self.every = every
+        self.resumed_ = self.began_ = None
+
+    def initialize(self):
+        """Check the parameters; skorch calls this with the net's own initialize."""
+        check_integer("every", self.every, 1)
+        return self
+
+    def exists(self):
+        """Tell whether there is a checkpoint to resume from."""
+        return Path(self.f_checkpoint).exists()
+
+    def resume(self, net, X, y=None, **fit_params):
+        """Fit a net for the epochs that are left.
+
+        Parameters
+        ----------
+        net : skorch.NeuralNet
+            With the parameters it had, and with this callback among its callbacks.
+        X, y
+            What it was fitted to.
+        **fit_params
+            Likewise.
+
+        Returns
+        -------
+        net : skorch.NeuralNet
+            Bit for bit as if its training had not been interrupted.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no checkpoint.
+        ValueError
+            If the checkpoint is cut short, or the net has other parts or does not have
+            this callback.
+        """
+        self._check_is_among(net.callbacks or [])
+        state = read_checkpoint(self.f_checkpoint)
+        left = max(net.max_epochs - len(state["history"]), 0)
+        self.resumed_ = state
+        try:
+            net.fit(X, y, epochs=0 if state["stopped"] else left, **fit_params)
+        finally:
+            self.resumed_ = None
+        return net
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Note where the generators are, or put all where it was."""
+        state = self.resumed_
+        if state is not None:
+            _set_parts(net, state)
+            _set_all_generators(net, state["began"])
+        self.began_ = _all_generators(net)
+
+    def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+        """Write; here, all callbacks are done with the epoch before."""
+        n_epochs = len(net.history) - 1
+        state = self.resumed_
+        if state is not None:
+            _set_callbacks(net, state["callbacks"])
+            _set_all_generators(net, state["generators"])
+            self.resumed_ = None
+        elif n_epochs and n_epochs % self.every == 0:
+            self._write(net, n_epochs)
+
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        """Write, unless training was interrupted within an epoch."""
+        n_epochs = len(net.history)
+        if self.resumed_ is not None:  # there was nothing left to do
+            _set_callbacks(net, self.resumed_["callbacks"])
+        # skorch's EpochTimer is the first to be done with an epoch.
+        elif n_epochs and "dur" in net.history[-1]:
+            self._write(net, n_epochs, stopped=n_epochs < net.max_epochs)
+
+    def __getstate__(self):
+        return {**self.__dict__, "resumed_": None, "began_": None}
+
+    def _write(self, net, n_epochs, stopped=False):
+        parts = {name: getattr(net, name).state_dict() for name in _part_names(net)}
+        state = {
+            "parts": parts,
+            "history": json.loads(json.dumps(net.history.to_list()[:n_epochs])),
+            "callbacks": [_fitted(callback) for _, callback in net.callbacks_],
+            "began": self.began_,
+            "generators": _all_generators(net),
+            "stopped": stopped,
+        }
+        write_checkpoint(state, self.f_checkpoint)
+
+    def _check_is_among(self, callbacks):
+        known = [item[1] if isinstance(item, tuple) else item for item in callbacks]
+        if not any(callback is self for callback in known):
+            raise ValueError(
+                "net.callbacks does not hold this ResumableCheckpoint; expected"
+                f" callbacks=[checkpoint, ...], got {callbacks!r}"
+            )
+
+
+def write_checkpoint(state, path):
+    """Write beside, then rename, so that a whole file is there at any time."""
+    path = Path(path)
+    beside = path.with_name(path.name + ".part")
+    try:
+        with open(beside, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def read_checkpoint(path):
+    """Read what :func:`write_checkpoint` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the file is cut short or no such file at all.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{str(path)!r} is not a whole checkpoint: was it cut short while it was"
+            " copied? Expected a file written by ResumableCheckpoint."
+        ) from error
+
+
+def _part_names(net):
+    return [name + "_" for name in (*net._modules, *net._criteria, *net._optimizers)]
+
+
+def _set_parts(net, state):
+    names = _part_names(net)
+    if names != list(state["parts"]) or len(net.callbacks_) != len(state["callbacks"]):
+        raise ValueError(
+            f"The checkpoint is of a net with {list(state['parts'])} and"
+            f" {len(state['callbacks'])} callbacks, this one has {names} and"
+            f" {len(net.callbacks_)}; expected the net that wrote it."
+        )
+    for name in names:
+        getattr(net, name).load_state_dict(state["parts"][name])
+    net.history = History(state["history"])
+
+
+# What callbacks have come to: attributes with a trailing underscore, as scikit-learn
+# names what is learned.
+
+
+def _fitted(callback):
+    fitted = {}
+    for name, value in vars(callback).items():
+        if name.endswith("_") and not isinstance(callback, ResumableCheckpoint):
+            if hasattr(value, "state_dict") and not isinstance(value, type):
+                fitted[name] = {"state_dict": _plain(value.state_dict())}
+            elif _is_plain(value):
+                fitted[name] = {"value": _plain(value)}
+    return fitted
+
+
+def _set_callbacks(net, states):
+    for (_, callback), fitted in zip(net.callbacks_, states, strict=True):
+        for name, state in fitted.items():
+            if "state_dict" in state:
+                getattr(callback, name).load_state_dict(state["state_dict"])
+            else:
+                setattr(callback, name, state["value"])
+
+
+def _is_plain(value):
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (Number, str, torch.Tensor))
+
+
+def _plain(value):
+    """Turn NumPy's scalars into Python's, and leave out of dicts what is not plain."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items() if _is_plain(item)}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+# Random numbers: the global generators, and those that parts of a net keep.
+
+
+def _all_generators(net):
+    own = [
+        numpy_state(g) if isinstance(g, np.random.RandomState) else g.get_state()
+        for g in _own_generators(net)
+    ]
+    return {"global": generator_states(), "own": own}
+
+
+def _set_all_generators(net, states):
+    for generator, state in zip(_own_generators(net), states["own"], strict=True):
+        if isinstance(generator, np.random.RandomState):
+            set_numpy_state(generator, state)
+        else:
+            generator.set_state(state)
+    set_generator_states(states["global"])
+
+
+def _own_generators(net):
+    """Find the generators that a net's parameters hold, say in its augmentations."""
+    return list(_generators_in(net.get_params(deep=False), set()))
+
+
+def _generators_in(node, seen):
+    if id(node) in seen or isinstance(node, type):
+        return
+    seen.add(id(node))
+    if isinstance(node, (np.random.RandomState, torch.Generator)):
+        yield node
+    elif isinstance(node, (list, tuple, dict)):
+        for item in node.values() if isinstance(node, dict) else node:
+            yield from _generators_in(item, seen)
+    elif hasattr(node, "__dict__"):
+        yield from _generators_in(vars(node), seen)
