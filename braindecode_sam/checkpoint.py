@@ -15,6 +15,7 @@ from braindecode_sam._arguments import check_integer
 from braindecode_sam.seeding import (
     generator_states,
     numpy_state,
+    own_generators,
     set_generator_states,
     set_numpy_state,
 )
@@ -258,13 +259,13 @@ def _plain(value):
 def _all_generators(net):
     own = [
         numpy_state(g) if isinstance(g, np.random.RandomState) else g.get_state()
-        for g in _own_generators(net)
+        for g in _own(net)
     ]
     return {"global": generator_states(), "own": own}
 
 
 def _set_all_generators(net, states):
-    for generator, state in zip(_own_generators(net), states["own"], strict=True):
+    for generator, state in zip(_own(net), states["own"], strict=True):
         if isinstance(generator, np.random.RandomState):
             set_numpy_state(generator, state)
         else:
@@ -272,19 +273,5 @@ def _set_all_generators(net, states):
     set_generator_states(states["global"])
 
 
-def _own_generators(net):
-    """Find the generators that a net's parameters hold, say in its augmentations."""
-    return list(_generators_in(net.get_params(deep=False), set()))
-
-
-def _generators_in(node, seen):
-    if id(node) in seen or isinstance(node, type):
-        return
-    seen.add(id(node))
-    if isinstance(node, (np.random.RandomState, torch.Generator)):
-        yield node
-    elif isinstance(node, (list, tuple, dict)):
-        for item in node.values() if isinstance(node, dict) else node:
-            yield from _generators_in(item, seen)
-    elif hasattr(node, "__dict__"):
-        yield from _generators_in(vars(node), seen)
+def _own(net):
+    return [container[key] for container, key in own_generators(net)]

@@ -66,6 +66,19 @@ class SeedCallback(Callback):
         random.seed(seed)
         return self
 
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Seed the generators that the net's augmentations and loaders keep."""
+        if self.before_ is not None:  # else this is a partial_fit
+            places = own_generators(net)
+            seeds = np.random.SeedSequence(self.random_state).generate_state(
+                len(places)
+            )
+            for (container, key), seed in zip(places, map(int, seeds), strict=True):
+                # Not in place: it may be NumPy's global one, or shared.
+                is_numpy = isinstance(container[key], np.random.RandomState)
+                kind = np.random.RandomState if is_numpy else _torch_generator
+                container[key] = kind(seed)
+
     def on_train_end(self, net, X=None, y=None, **kwargs):
         """Let the generators go on from where they were before."""
         before, self.before_ = self.before_, None
@@ -74,6 +87,45 @@ class SeedCallback(Callback):
 
     def __getstate__(self):
         return {**self.__dict__, "before_": None}
+
+
+def _torch_generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def own_generators(net):
+    """Find the generators that a net's parameters keep, say in its augmentations.
+
+    braindecode's transforms keep NumPy's global generator or, once scikit-learn has
+    cloned the net, a copy of it.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        With its parameters.
+
+    Returns
+    -------
+    places : list of tuple
+        Containers and keys, so that ``container[key]`` is a RandomState or a
+        torch.Generator; the same one may be in several places.
+    """
+    places = []
+    _find_generators(net.get_params(deep=False), set(), places)
+    return places
+
+
+def _find_generators(node, seen, places):
+    if hasattr(node, "__dict__") and not isinstance(node, (type, dict)):
+        node = vars(node)
+    if id(node) in seen or not isinstance(node, (dict, list, tuple)):
+        return
+    seen.add(id(node))
+    for key, item in list(node.items() if isinstance(node, dict) else enumerate(node)):
+        if isinstance(item, (np.random.RandomState, torch.Generator)):
+            places.append((node, key))
+        else:
+            _find_generators(item, seen, places)
 
 
 def generator_states():

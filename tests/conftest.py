@@ -19,6 +19,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+N_THREADS = torch.get_num_threads()
 TRIED = collections.Counter()
 
 
@@ -39,6 +40,8 @@ def pytest_terminal_summary(terminalreporter):
 def _seeded():
     torch.manual_seed(0)
     np.random.seed(0)
+    yield
+    torch.set_num_threads(N_THREADS)  # nets with a SeedCallback may have set it
 
 
 @pytest.fixture

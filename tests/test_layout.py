@@ -25,7 +25,8 @@ ALLOWED = {
     | {"mne", "braindecode.datasets", "braindecode.preprocessing"}
     | {"braindecode_sam.checks", "braindecode_sam.datasets"},
     "model_selection": ARRAYS
-    | {"torch", "skorch", "braindecode.datasets", "braindecode_sam.metrics"},
+    | {"joblib", "distributed", "torch", "skorch", "braindecode.datasets"}
+    | {"braindecode_sam.metrics"},
     "models": {"torch", "scipy", "braindecode.models", "braindecode.modules"}
     | {"braindecode_sam.models"},
     "configs": {"pydantic", "braindecode.models"},
