@@ -156,14 +156,15 @@ class SAMCallback(Callback):
 
 
 def _sam_of(net):
-    if not isinstance(net.optimizer_, SAM):
-        name = type(net.optimizer_).__name__
+    optimizer = getattr(net.optimizer_, "optimizer", net.optimizer_)  # accelerate's
+    if not isinstance(optimizer, SAM):
+        name = type(optimizer).__name__
         raise TypeError(
             f"SAMCallback needs a net whose optimizer is a SAM, this one's is {name}."
             f" Pass optimizer=SAM and, to keep {name} as the base,"
             f" optimizer__base_optimizer={name}."
         )
-    return net.optimizer_
+    return optimizer
 
 
 def _check_equal_radii(optimizer):

@@ -18,6 +18,7 @@ ALLOWED = {
     "callbacks": {"torch", "numpy", "skorch", "braindecode_sam.optim"},
     "seeding": {"torch", "numpy", "skorch"},
     "checkpoint": {"torch", "numpy", "skorch", "braindecode_sam.seeding"},
+    "mixed_precision": {"torch", "skorch"},
     "checks": ARRAYS | {"torch", "skorch", "mne"},
     "augmentation": {"torch", "numpy", "braindecode.augmentation"},
     "metrics": ARRAYS,

@@ -196,7 +196,8 @@ class SAM(TwoSteps, Optimizer):
             raise TypeError(
                 "SAM.step needs a closure that zeroes the gradients, runs forward and"
                 " backward and returns the loss, since it makes two passes. Without"
-                " one, call first_step() and second_step() around the second pass."
+                " one, call first_step() and second_step() around the second pass;"
+                " under skorch's AccelerateMixin, use SAMAccelerateMixin."
             )
         self._refuse_within_two_steps("step")
         with self._transaction.begin():

@@ -1,0 +1,124 @@
+"""SAM with gradient scaling, and under skorch's AccelerateMixin."""
+
+import types
+
+import torch
+from skorch.hf import AccelerateMixin
+
+
+class SAMAccelerateMixin(AccelerateMixin):
+    """skorch's ``AccelerateMixin`` for optimizers that call a closure.
+
+    skorch's own steps without one, so that a SAM cannot make its second pass. This one
+    works for other optimizers too.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for ``skorch.hf.AccelerateMixin``, among them ``accelerator``.
+
+    Raises
+    ------
+    ValueError
+        When the net is initialized, if the accelerator accumulates gradients: both
+        passes of a step must see the same windows.
+
+    Examples
+    --------
+    >>> from accelerate import Accelerator
+    >>> from braindecode import EEGRegressor
+    >>> from braindecode_sam import SAM
+    >>> from braindecode_sam.mixed_precision import SAMAccelerateMixin
+    >>> class AcceleratedRegressor(SAMAccelerateMixin, EEGRegressor):
+    ...     '''An EEGRegressor that accelerate places and casts.'''
+    >>> net = AcceleratedRegressor(
+    ...     "FastEEGNeX", optimizer=SAM,
+    ...     accelerator=Accelerator(cpu=True, mixed_precision="bf16"))
+    """
+
+    def _validate_params(self):
+        super()._validate_params()
+        n_steps = self.accelerator.gradient_accumulation_steps
+        if n_steps != 1:
+            raise ValueError(
+                "SAM needs the gradients of one batch in both of its passes; expected"
+                f" an Accelerator with gradient_accumulation_steps=1, got {n_steps}."
+                " Raise batch_size instead."
+            )
+
+    def _step_optimizer(self, step_fn):
+        for name in self._optimizers:
+            optimizer = getattr(self, name + "_")
+            scaler = getattr(optimizer, "scaler", None)
+            if scaler is None:
+                optimizer.step(step_fn)
+            else:
+                is_made = scaled_step(optimizer.optimizer, step_fn, scaler)
+                # What accelerate tells learning rate schedulers.
+                optimizer._is_overflow = not is_made
+
+
+def scaled_step(optimizer, closure, scaler):
+    """Make a step with scaled gradients, for float16.
+
+    ``GradScaler.step`` takes no closure. Here the gradients of every pass are unscaled
+    before the optimizer sees them, and if those of either pass overflow, the step is
+    not made and the scale falls, as in training without SAM.
+
+    Parameters
+    ----------
+    optimizer : SAM
+        Or any optimizer that puts back what it did if the closure raises.
+    closure : callable
+        Zeroes the gradients, runs forward, calls ``scaler.scale(loss).backward()`` and
+        returns the loss.
+    scaler : torch.amp.GradScaler
+        Its ``update`` is called here.
+
+    Returns
+    -------
+    is_made : bool
+        Whether no gradient has overflown.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from braindecode_sam import SAM
+    >>> from braindecode_sam.mixed_precision import scaled_step
+    >>> model, x = torch.nn.Linear(2, 1), torch.ones(4, 2)
+    >>> optimizer, scaler = SAM(model.parameters()), torch.amp.GradScaler("cpu")
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = model(x).square().mean()
+    ...     scaler.scale(loss).backward()
+    ...     return loss
+    >>> scaled_step(optimizer, closure, scaler)
+    True
+    """
+    passes = []  # kept until the update: the scaler knows them by their ids
+
+    def unscaled_closure():
+        loss = closure()
+        passes.append(types.SimpleNamespace(param_groups=optimizer.param_groups))
+        scaler.unscale_(passes[-1])
+        if not _are_finite(optimizer.param_groups):
+            raise _OverflowError
+        return loss
+
+    try:
+        optimizer.step(unscaled_closure)
+    except _OverflowError:
+        return False
+    finally:
+        if passes:
+            scaler.update()
+    return True
+
+
+class _OverflowError(Exception):
+    """A gradient is not finite."""
+
+
+def _are_finite(groups):
+    grads = [p.grad for g in groups for p in g["params"] if p.grad is not None]
+    return all(torch.stack(torch._foreach_norm(grads)).isfinite().tolist())

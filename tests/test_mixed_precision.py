@@ -1,0 +1,150 @@
+"""SAM under the real accelerate, and with a gradient scaler."""
+
+import numpy as np
+import pytest
+import torch
+from braindecode import EEGClassifier, EEGRegressor
+from skorch.callbacks import LRScheduler
+from skorch.hf import AccelerateMixin
+
+from braindecode_sam import SAM, SAMCallback
+from braindecode_sam.mixed_precision import SAMAccelerateMixin, scaled_step
+from tests.optim.helpers import FAMILY, Problem, assert_same
+
+accelerate = pytest.importorskip(
+    "accelerate", reason="the extra accelerate is not installed"
+)
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(24, 4, 150)).astype(np.float32)
+Y = RNG.normal(size=24).astype(np.float32)
+
+
+class Regressor(SAMAccelerateMixin, EEGRegressor):
+    """As in the documentation."""
+
+
+class Classifier(SAMAccelerateMixin, EEGClassifier):
+    """Likewise."""
+
+
+def make_net(cls=Regressor, optimizer=SAM, mixed_precision="no", **options):
+    options |= {} if cls is EEGRegressor else {
+        "accelerator": accelerate.Accelerator(
+            cpu=True, mixed_precision=mixed_precision,
+            gradient_accumulation_steps=options.pop("accumulate", 1),
+        )
+    }  # fmt: skip
+    defaults = {"max_epochs": 2, "batch_size": 6, "train_split": None, "verbose": 0}
+    return cls("FastEEGNeX", optimizer=optimizer, **(defaults | options))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator():
+    """The state of accelerate is global: a second precision would be refused."""
+    yield
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def fit(net, y=Y):
+    torch.manual_seed(3)
+    net.fit(X, y)
+    return net
+
+
+@pytest.mark.parametrize("cls", FAMILY)
+def test_full_precision_equals_training_without_accelerate(cls):
+    callbacks = [SAMCallback(schedule="linear")]
+    plain = fit(make_net(EEGRegressor, cls, callbacks=callbacks))
+    net = fit(make_net(Regressor, cls, callbacks=callbacks))
+    assert_same(plain.module_.state_dict(), net.module_.state_dict())
+    name = "sharpness"
+    assert str(plain.history[:, name]) == str(net.history[:, name])
+
+
+@pytest.mark.parametrize("cls", FAMILY)
+def test_bfloat16(cls):
+    net = fit(make_net(Regressor, cls, mixed_precision="bf16", max_epochs=3))
+    assert np.isfinite(net.history[:, "train_loss"]).all()
+    plain = fit(make_net(EEGRegressor, cls, max_epochs=3))
+    losses = net.history[:, "train_loss"], plain.history[:, "train_loss"]
+    np.testing.assert_allclose(*losses, rtol=0.1)
+    assert losses[0] != losses[1]  # it is another precision
+
+
+def test_classifier_and_scheduler():
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR
+    schedule = LRScheduler(one_cycle, max_lr=0.1, total_steps=9, step_every="batch")
+    net = make_net(Classifier, mixed_precision="bf16", callbacks=[schedule])
+    net = fit(net, (Y > 0).astype(int))
+    assert net.predict(X).shape == (24,)
+    rates = net.history[:, "batches", :, "event_lr"]
+    assert rates[0][0] < rates[0][1] < rates[1][0]
+
+
+def test_refuses_accumulation_of_gradients():
+    with pytest.raises(ValueError, match="gradient_accumulation_steps=1, got 2"):
+        fit(make_net(accumulate=2))
+
+
+def test_skorchs_own_mixin_says_what_to_use():
+    class Other(AccelerateMixin, EEGRegressor):
+        pass
+
+    with pytest.raises(TypeError, match="use SAMAccelerateMixin"):
+        fit(make_net(Other))
+
+
+# float16: accelerate takes it on GPUs only, torch's scaler works anywhere
+
+
+def scaled(problem, optimizer, scaler, factor=1.0):
+    def closure():
+        optimizer.zero_grad()
+        loss = problem.loss()
+        (scaler.scale(loss) * factor).backward()
+        return loss
+
+    return scaled_step(optimizer, closure, scaler)
+
+
+@pytest.mark.parametrize("cls", FAMILY)
+def test_a_power_of_two_as_scale_changes_nothing(cls):
+    states = []
+    for is_scaled in (False, True):
+        torch.manual_seed(0)
+        problem = Problem()
+        optimizer = cls(problem.net.parameters(), lr=0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
+        for _ in range(6):
+            if is_scaled:
+                assert scaled(problem, optimizer, scaler)
+            else:
+                problem.train(optimizer, 1)
+        states.append(problem.snapshot())
+    assert_same(*states)
+    assert scaler.get_scale() > 2.0**12
+
+
+@pytest.mark.parametrize("cls", FAMILY)
+def test_a_step_that_overflows_is_not_made_and_the_scale_falls(cls):
+    problem = Problem()
+    optimizer = cls(problem.net.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    assert scaled(problem, optimizer, scaler)
+    before, state = problem.snapshot(), repr(optimizer.state_dict())
+    assert not scaled(problem, optimizer, scaler, factor=torch.inf)
+    assert_same(problem.snapshot(), before)
+    assert repr(optimizer.state_dict()) == state
+    assert scaler.get_scale() == 512
+    assert scaled(problem, optimizer, scaler)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_float16_on_a_gpu():
+    accelerator = accelerate.Accelerator(mixed_precision="fp16")
+    net = fit(Regressor(
+        "FastEEGNeX", optimizer=SAM, accelerator=accelerator, max_epochs=3,
+        batch_size=6, train_split=None, verbose=0,
+    ))  # fmt: skip
+    assert np.isfinite(net.history[:, "train_loss"]).all()
+    assert net.optimizer_.scaler is not None
