@@ -11,6 +11,14 @@ def check_choice(name, value, accepted):
         raise ValueError(f"{name} must be one of {names}, got {value!r}")
 
 
+def check_number(name, value):
+    """Refuse all but finite numbers."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a finite number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+
+
 def check_non_negative(name, value, accepted="a finite number >= 0"):
     """Refuse all but finite numbers from 0 up."""
     # SAM checks rho at every step, where asking for an abstract class would be slow.

@@ -4,6 +4,10 @@ import numpy as np
 import torch
 from braindecode.augmentation import Transform
 
+from braindecode_sam._arguments import check_non_negative
+
+_FRACTION = "a fraction between 0 and 1"
+
 
 def time_shift(X, y, shifts):
     """Shift each window circularly in time.
@@ -52,8 +56,8 @@ class TimeShift(Transform):
 
     Raises
     ------
-    ValueError
-        If `max_shift` is outside its range.
+    TypeError, ValueError
+        If `probability` or `max_shift` is not such a number.
 
     Examples
     --------
@@ -68,12 +72,11 @@ class TimeShift(Transform):
     operation = staticmethod(time_shift)
 
     def __init__(self, probability, max_shift=0.1, random_state=None):
+        for name, value in {"probability": probability, "max_shift": max_shift}.items():
+            check_non_negative(name, value, _FRACTION)
+            if value > 1:
+                raise ValueError(f"{name} must be {_FRACTION}, got {value!r}")
         super().__init__(probability=probability, random_state=random_state)
-        if not 0 <= max_shift <= 1:
-            raise ValueError(
-                "max_shift is a fraction of the window and must be between 0 and 1,"
-                f" got {max_shift!r}"
-            )
         self.max_shift = max_shift
 
     def get_augmentation_params(self, *batch):
@@ -115,6 +118,11 @@ class TimeShift(Transform):
             The targets; only if they were given.
         """
         X = torch.as_tensor(X)
+        if X.ndim not in (2, 3) or X.shape[-1] == 0:
+            raise ValueError(
+                "X must have the shape (n_windows, n_chans, n_times) or (n_chans,"
+                f" n_times) and at least one sample, got {tuple(X.shape)}"
+            )
         batch = X if X.ndim == 3 else X[None]
         shifts = self.get_augmentation_params(batch)["shifts"]
         shifts[~self._get_mask(len(batch), shifts.device)] = 0

@@ -1,5 +1,6 @@
 """A skorch callback that schedules SAM's radius and records what SAM measures."""
 
+import fnmatch
 import math
 
 import numpy as np
@@ -57,8 +58,9 @@ class SAMCallback(Callback):
         neither a number nor a callable.
     ValueError
         When training starts, if an option is unknown or out of its range, if there
-        are no normalization layers to perturb, or if the parameter groups' own
-        radii differ and a schedule would level them.
+        are no normalization layers to perturb, if the parameter groups' own radii
+        differ and a schedule would level them, or if a pattern of
+        ``optimizer__param_groups`` matches no parameter.
 
     References
     ----------
@@ -98,6 +100,7 @@ class SAMCallback(Callback):
         """Check the options, and tell the optimizer what to perturb."""
         self._check_options()
         optimizer = _sam_of(net)
+        _check_patterns(net)
         if self._is_scheduled():
             _check_equal_radii(optimizer)
         only = None if self.perturb == "all" else _norm_parameters(net)
@@ -165,6 +168,19 @@ def _sam_of(net):
             f" optimizer__base_optimizer={name}."
         )
     return optimizer
+
+
+def _check_patterns(net):
+    """Refuse patterns that skorch would leave out without a word."""
+    names = [name for name, _ in net.get_all_learnable_params()]
+    for pattern, options in net.get_params_for("optimizer").get("param_groups") or []:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(
+                f"optimizer__param_groups has {pattern!r} for {options!r}, which"
+                f" matches none of {len(names)} parameters; expected patterns of names"
+                f" such as {names[0]!r}. A weight with a parametrization, say a"
+                " max-norm, is called '*.parametrizations.weight.original'."
+            )
 
 
 def _check_equal_radii(optimizer):

@@ -1,5 +1,7 @@
 """Checks of EEG windows and targets, made before any training."""
 
+from numbers import Number
+
 import mne
 import numpy as np
 import pandas as pd
@@ -37,34 +39,75 @@ def check_windows(X, y=None, groups=None):
     Traceback (most recent call last):
     ValueError: X, y and groups must have the same length, got X: 2, y: 1
     """
+    _check_shape(X)
+    check_same_length(X=X, y=y, groups=groups)
+    _check_finite_windows(X)
+    if y is not None:
+        check_targets(y)
+    if groups is not None:
+        check_groups(groups)
+
+
+def _check_shape(X):
     shape = np.shape(X)
     if len(shape) != 3 or 0 in shape:
         raise ValueError(
             "X must have the shape (n_windows, n_chans, n_times) and no empty"
             f" dimension, got {tuple(shape)}"
         )
-    check_same_length(X=X, y=y, groups=groups)
-    _check_finite_windows(X)
-    if y is not None:
-        check_targets(y)
-    if groups is not None:
-        _check_groups(groups)
 
 
 def check_same_length(**named):
     """Check that all arguments that are not None have one length."""
-    lengths = {name: len(value) for name, value in named.items() if value is not None}
+    lengths = {name: _length(name, value) for name, value in named.items()}
+    lengths = {name: length for name, length in lengths.items() if length is not None}
     if len(set(lengths.values())) > 1:
         got = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise ValueError(f"X, y and groups must have the same length, got {got}")
 
 
+def _length(name, value):
+    if value is None:
+        return None
+    try:
+        return len(value)
+    except TypeError:
+        raise TypeError(f"{name} must have a length, got {value!r}") from None
+
+
+def as_numbers(name, values, dtype="float64"):
+    """Turn an array-like into real numbers; refuse all that would be guesswork.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    values : array-like
+        Booleans, integers or floats. Text that reads like a number is refused, and so
+        is what would be cut off, an imaginary part or what exceeds the dtype.
+    dtype : str, numpy.dtype or None, default="float64"
+        To turn them into; None leaves it.
+
+    Returns
+    -------
+    numbers : ndarray
+        `values` itself if it is such an array.
+    """
+    try:
+        array = np.asarray(values)
+        if array.dtype == object:
+            array = array.astype(float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must hold numbers, got {values!r}") from None
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must hold numbers, got {array.dtype} {values!r}")
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused by name
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+
 def check_targets(y):
     """Check that targets are finite numbers that vary."""
-    try:
-        y = np.asarray(y, dtype=float)
-    except (TypeError, ValueError):
-        raise ValueError(f"y must hold numbers, got {y!r}") from None
+    y = as_numbers("y", y)
     if y.ndim not in (1, 2):
         raise ValueError(
             "y must have the shape (n_windows,) or (n_windows, n_outputs), got"
@@ -154,7 +197,7 @@ def _signal(item):
 
 def _check_finite_windows(X):
     for start in range(0, len(X), BLOCK):
-        _check_finite(np.asarray(X[start : start + BLOCK]), start)
+        _check_finite(as_numbers("X", X[start : start + BLOCK], None), start)
 
 
 def _check_finite(block, start):
@@ -167,10 +210,36 @@ def _check_finite(block, start):
         )
 
 
-def _check_groups(groups):
-    missing = np.flatnonzero(pd.isna(np.asarray(groups, dtype=object)))
+def check_groups(groups):
+    """Check that groups name a subject for every window; give them as an array.
+
+    Parameters
+    ----------
+    groups : array-like of shape (n_windows,)
+        Subjects: all text or all numbers. NumPy would make the text "1" of the number
+        1 beside text, and "nan" of a missing value.
+
+    Returns
+    -------
+    groups : ndarray of shape (n_windows,)
+        The same.
+    """
+    labels = np.empty(_length("groups", groups), dtype=object)
+    for i, label in enumerate(groups):
+        labels[i] = label
+        if np.ndim(label) or isinstance(label, (dict, set)):
+            raise ValueError(
+                f"groups must have the shape (n_windows,), got {label!r} for window {i}"
+            )
+    missing = np.flatnonzero(pd.isna(labels))
     if len(missing):
         raise ValueError(
             f"groups must name a subject for every window, got"
-            f" {groups[missing[0]]!r} for window {missing[0]}"
+            f" {labels[missing[0]]!r} for window {missing[0]}"
         )
+    kinds = {"text" if isinstance(label, str) else "numbers" for label in labels}
+    other = [x for x in labels if not isinstance(x, (str, Number, np.generic))]
+    if len(kinds) > 1 or other:
+        found = repr(other[0]) if other else "text and numbers"
+        raise ValueError(f"groups must be all text or all numbers, got {found}")
+    return np.asarray(groups)

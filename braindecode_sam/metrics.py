@@ -11,6 +11,7 @@ from sklearn.metrics import make_scorer, root_mean_squared_error
 from sklearn.utils import check_array
 
 from braindecode_sam._arguments import check_choice
+from braindecode_sam.checks import as_numbers
 
 SPREADS = {"std": np.std, "range": np.ptp}
 
@@ -56,7 +57,7 @@ def normalized_root_mean_squared_error(
     """
     check_choice("normalization", normalization, SPREADS)
     check_choice("multioutput", multioutput, ("uniform_average", "raw_values"))
-    y_true = _columns("y_true", y_true)
+    y_true, y_pred = _columns_of_both(y_true, y_pred)
     constant = np.flatnonzero(_is_constant(y_true))
     if len(constant):
         raise ValueError(
@@ -64,8 +65,15 @@ def normalized_root_mean_squared_error(
             f" {y_true[0, constant[0]]}), so its {normalization} is 0 and the"
             " normalized error is undefined; expected targets that vary"
         )
-    spread = SPREADS[normalization](y_true, axis=0)
-    error = root_mean_squared_error(y_true, y_pred, multioutput="raw_values") / spread
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        spread = SPREADS[normalization](y_true, axis=0)
+        error = root_mean_squared_error(y_true, y_pred, multioutput="raw_values")
+        error = error / spread
+    if not np.isfinite(error).all():
+        raise ValueError(
+            "y_true and y_pred differ, or vary, by more or less than float64 can hold;"
+            f" expected other units, got {y_true[0]} and {y_pred[0]}"
+        )
     return error if multioutput == "raw_values" else float(error.mean())
 
 
@@ -91,15 +99,10 @@ def pearson_correlation(y_true, y_pred):
     >>> round(pearson_correlation([1.0, 2.0, 3.0], [2.0, 4.0, 7.0]), 3)
     0.993
     """
-    y_true, y_pred = _columns("y_true", y_true), _columns("y_pred", y_pred)
-    if y_true.shape != y_pred.shape:
-        raise ValueError(
-            f"y_true and y_pred must have the same shape, got {y_true.shape} and"
-            f" {y_pred.shape}"
-        )
+    y_true, y_pred = _columns_of_both(y_true, y_pred)
     if _is_constant(y_true).any() or _is_constant(y_pred).any():
         return float("nan")
-    true, pred = y_true - y_true.mean(axis=0), y_pred - y_pred.mean(axis=0)
+    true, pred = _centered(y_true), _centered(y_pred)
     norms = np.linalg.norm(true, axis=0) * np.linalg.norm(pred, axis=0)
     return float(((true * pred).sum(axis=0) / norms).mean())
 
@@ -122,6 +125,27 @@ def _is_constant(columns):
     return np.ptp(columns, axis=0) == 0
 
 
+def _columns_of_both(y_true, y_pred):
+    y_true, y_pred = _columns("y_true", y_true), _columns("y_pred", y_pred)
+    if y_true.shape != y_pred.shape:
+        raise ValueError(
+            f"y_true and y_pred must have the same shape, got {y_true.shape} and"
+            f" {y_pred.shape}"
+        )
+    return y_true, y_pred
+
+
 def _columns(name, y):
-    y = check_array(y, ensure_2d=False, dtype="float64", input_name=name)
-    return y.reshape(len(y), -1)
+    y = as_numbers(name, y)
+    if y.ndim not in (1, 2) or y.size == 0:
+        raise ValueError(
+            f"{name} must have the shape (n_samples,) or (n_samples, n_outputs) and not"
+            f" be empty, got {y.shape}"
+        )
+    return check_array(y.reshape(len(y), -1), input_name=name)
+
+
+def _centered(columns):
+    columns = columns / np.abs(columns).max(axis=0)  # or squares might overflow
+    centered = columns - columns.mean(axis=0)
+    return centered / np.abs(centered).max(axis=0)

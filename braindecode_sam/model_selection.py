@@ -1,6 +1,8 @@
 """Splits that keep subjects whole, also inside a fold of ``cross_validate``."""
 
 import contextlib
+import math
+from numbers import Integral, Real
 
 import joblib
 import numpy as np
@@ -10,7 +12,10 @@ from sklearn.model_selection import GroupShuffleSplit
 from skorch.helper import SliceDataset
 from torch.utils.data import Subset
 
+from braindecode_sam.checks import check_groups
 from braindecode_sam.metrics import normalized_root_mean_squared_error
+
+_SIZES = "a fraction between 0 and 1 or a number of subjects"
 
 
 class SubjectSplit:
@@ -80,12 +85,13 @@ class SubjectSplit:
         """
         if groups is None:
             groups = subjects_of(dataset, self.subject)
-        subjects = np.unique(groups)
+        subjects = np.unique(check_groups(groups))
         if len(subjects) < 2:
             raise ValueError(
                 "SubjectSplit needs at least 2 subjects, one of them to validate on,"
                 f" got {len(subjects)}: {list(subjects)}"
             )
+        _check_valid_size(self.valid_size, len(subjects))
         splitter = GroupShuffleSplit(
             n_splits=1, test_size=self.valid_size, random_state=self.random_state
         )
@@ -94,6 +100,19 @@ class SubjectSplit:
 
     def __repr__(self):
         return f"SubjectSplit({self.valid_size!r}, random_state={self.random_state!r})"
+
+
+def _check_valid_size(valid_size, n_subjects):
+    is_number = isinstance(valid_size, Integral) and not isinstance(valid_size, bool)
+    if not (is_number or isinstance(valid_size, Real)):
+        raise TypeError(f"valid_size must be {_SIZES}, got {valid_size!r}")
+    # scikit-learn rounds up the subjects to validate on.
+    held_out = valid_size if is_number else math.ceil(valid_size * n_subjects)
+    if not (valid_size > 0 and (is_number or valid_size < 1)) or held_out >= n_subjects:
+        raise ValueError(
+            f"valid_size must be {_SIZES} and leave one of {n_subjects} subjects to"
+            f" train on, got {valid_size!r}"
+        )
 
 
 def subjects_of(dataset, subject="subject"):

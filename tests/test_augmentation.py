@@ -81,5 +81,7 @@ def test_in_loader_and_compose():
 
 @pytest.mark.parametrize("max_shift", [-0.1, 1.5, float("nan")])
 def test_refuses_max_shift(max_shift):
-    with pytest.raises(ValueError, match="max_shift is a fraction of the window"):
+    with pytest.raises(
+        ValueError, match="max_shift must be a fraction between 0 and 1, got"
+    ):
         TimeShift(0.5, max_shift=max_shift)

@@ -21,13 +21,13 @@ ALLOWED = {
     "mixed_precision": {"torch", "skorch"},
     "checks": ARRAYS | {"torch", "skorch", "mne"},
     "augmentation": {"torch", "numpy", "braindecode.augmentation"},
-    "metrics": ARRAYS,
+    "metrics": ARRAYS | {"braindecode_sam.checks"},
     "datasets": ARRAYS
     | {"mne", "braindecode.datasets", "braindecode.preprocessing"}
     | {"braindecode_sam.checks", "braindecode_sam.datasets"},
     "model_selection": ARRAYS
     | {"joblib", "distributed", "torch", "skorch", "braindecode.datasets"}
-    | {"braindecode_sam.metrics"},
+    | {"braindecode_sam.checks", "braindecode_sam.metrics"},
     "models": {"torch", "scipy", "braindecode.models", "braindecode.modules"}
     | {"braindecode_sam.models"},
     "configs": {"pydantic", "braindecode.models"},

@@ -87,7 +87,7 @@ def test_scoring_in_cross_validate():
         ([1.0, 2.0], [1.0, 2.0], {"multioutput": "x"}, "multioutput must be one of"),
         ([1.0, math.nan], [1.0, 2.0], {}, "y_true contains NaN"),
         ([1.0, 2.0], [1.0, math.inf], {}, "infinity"),
-        ([1.0, 2.0], [1.0], {}, "inconsistent numbers of samples"),
+        ([1.0, 2.0], [1.0], {}, "y_true and y_pred must have the same shape"),
     ],
 )
 def test_refuses(y_true, y_pred, options, message):

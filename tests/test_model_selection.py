@@ -171,7 +171,9 @@ def test_refuses_a_single_subject():
 
 @pytest.mark.parametrize("valid_size", [0.0, 1.5, 10, -1])
 def test_refuses_valid_size(valid_size):
-    with pytest.raises(ValueError, match=f"test_size.*{valid_size}"):
+    with pytest.raises(
+        ValueError, match=f"valid_size must be a fraction.*got {valid_size}"
+    ):
         make_net(train_split=SubjectSplit(valid_size)).fit(
             SubjectWindows(X, SUBJECTS), Y
         )

@@ -122,7 +122,7 @@ def load_config(config):
 
 def _read(config):
     if str(config).endswith(".json"):
-        return json.loads(Path(config).read_text())
+        return _read_file(config)
     if config not in config_names():
         raise ValueError(
             f"config must be one of {', '.join(config_names())}, the path of a .json"
@@ -131,3 +131,14 @@ def _read(config):
     return json.loads(
         resources.files(__package__).joinpath(f"{config}.json").read_text()
     )
+
+
+def _read_file(path):
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"config must be a file with JSON in it, got {str(path)!r}: {error}"
+        ) from error

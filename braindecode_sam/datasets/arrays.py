@@ -6,7 +6,12 @@ import mne
 import numpy as np
 from braindecode.datasets import BaseConcatDataset
 
-from braindecode_sam.checks import check_same_length, check_windows
+from braindecode_sam.checks import (
+    as_numbers,
+    check_groups,
+    check_same_length,
+    check_windows,
+)
 
 MICROVOLTS = 1e6
 
@@ -59,8 +64,7 @@ def to_arrays(data, y=None, groups=None, *, target="target", subject="subject"):
             f"{missing} is None, but an array does not hold it; pass"
             " to_arrays(X, y, groups)"
         )
-    X = np.asarray(data, dtype=np.float32)
-    return _checked(X, y, groups)
+    return _checked(as_numbers("X", data, np.float32), y, groups)
 
 
 @to_arrays.register(mne.BaseEpochs)
@@ -101,9 +105,9 @@ def _column(table, name, argument):
 
 
 def _checked(X, y, groups):
-    groups = np.asarray(groups)
+    y = as_numbers("y", y, np.float32)
     check_windows(X, y, groups)
-    return X, np.asarray(y, dtype=np.float32), groups
+    return X, y, np.asarray(groups)
 
 
 class SubjectWindows:
@@ -139,9 +143,14 @@ class SubjectWindows:
     """
 
     def __init__(self, X, groups):
-        groups = np.asarray(groups)
+        if len(np.shape(X)) != 3:
+            raise ValueError(
+                "X must have the shape (n_windows, n_chans, n_times), got"
+                f" {np.shape(X)}"
+            )
         check_same_length(X=X, groups=groups)
-        self._X = X
+        groups = check_groups(groups)
+        self._X = X if hasattr(X, "shape") else np.asarray(X)
         self._all_groups = groups
         self._rows = np.arange(len(groups))
 

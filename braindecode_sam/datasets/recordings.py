@@ -3,7 +3,9 @@
 import logging
 import math
 import re
+import sys
 import warnings
+from numbers import Real
 from pathlib import Path
 
 import mne
@@ -12,7 +14,12 @@ import pandas as pd
 from braindecode.datasets import BaseConcatDataset, EEGWindowsDataset, RawDataset
 from braindecode.preprocessing import create_fixed_length_windows
 
-from braindecode_sam._arguments import check_choice, check_non_negative, check_positive
+from braindecode_sam._arguments import (
+    check_choice,
+    check_non_negative,
+    check_number,
+    check_positive,
+)
 from braindecode_sam.datasets.arrays import MICROVOLTS
 
 MAX_SIGNALS = 9999  # of an EDF file: the header counts them in four characters
@@ -106,17 +113,22 @@ def subject_target_windows(
     ValueError
         If a recording does not have the column, or no number in it.
     """
-    check_positive("window_seconds", window_seconds)
     stride_seconds = window_seconds if stride_seconds is None else stride_seconds
-    check_positive("stride_seconds", stride_seconds)
+    n_times = _n_samples("window_seconds", window_seconds, recordings)
+    stride = _n_samples("stride_seconds", stride_seconds, recordings)
+    shortest = min(recording.raw.n_times for recording in recordings.datasets)
+    if n_times > shortest:
+        raise ValueError(
+            f"window_seconds is {window_seconds!r}, {n_times} samples, but the shortest"
+            f" recording has {shortest}"
+        )
     for recording in recordings.datasets:
         _check_has_number(recording.description, target)
         recording.target_name = target
-    sfreq = recordings.datasets[0].raw.info["sfreq"]
     windows = create_fixed_length_windows(
         recordings,
-        window_size_samples=round(window_seconds * sfreq),
-        window_stride_samples=round(stride_seconds * sfreq),
+        window_size_samples=n_times,
+        window_stride_samples=stride,
         on_last_window="drop",
     )
     windows.target_transform = as_column
@@ -163,7 +175,8 @@ def response_time_windows(
     ValueError
         If a recording has no event of one of the names, or no trial is left.
     """
-    check_positive("window_seconds", window_seconds)
+    _n_samples("window_seconds", window_seconds, recordings)
+    check_number("offset_seconds", offset_seconds)
     _check_limits(limits)
     datasets = []
     for recording in recordings.datasets:
@@ -327,17 +340,31 @@ def _check_has_number(description, target):
         ) from None
 
 
+def _n_samples(name, seconds, recordings):
+    check_positive(name, seconds)
+    sfreq = recordings.datasets[0].raw.info["sfreq"]
+    n_samples = round(seconds * sfreq) if seconds * sfreq < sys.maxsize else sys.maxsize
+    if n_samples < 1:
+        raise ValueError(
+            f"{name} must be at least one sample, {1 / sfreq} s, got {seconds!r}"
+        )
+    return n_samples
+
+
 def _name(description):
     return description.get("path", description.get("subject", "?"))
 
 
 def _check_limits(limits):
-    shortest, longest = limits
-    if not 0 <= shortest < longest:
-        raise ValueError(
-            "limits must be the shortest and the longest response time in seconds,"
-            f" the first smaller, got {limits!r}"
-        )
+    accepted = (
+        "limits must be the shortest and the longest response time in seconds, the"
+        f" first smaller, got {limits!r}"
+    )
+    is_pair = isinstance(limits, (tuple, list, np.ndarray)) and len(limits) == 2
+    if not is_pair or not all(isinstance(limit, Real) for limit in limits):
+        raise TypeError(accepted)
+    if not 0 <= limits[0] < limits[1]:
+        raise ValueError(accepted)
 
 
 def _onsets(raw, event, argument, description):

@@ -5,8 +5,7 @@ Every check returns its argument, so that it can stand where the value is used.
 
 import functools
 import inspect
-import math
-from numbers import Number, Real
+from numbers import Number
 
 import torch
 
@@ -67,14 +66,6 @@ def check_base_optimizer(base):
     return base
 
 
-def check_number(name, value):
-    """Refuse all but finite numbers."""
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} must be a finite number, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-
-
 def check_below_one(name, value):
     """Refuse all but numbers from 0 to less than 1."""
     expected = "a number >= 0 and < 1"
@@ -90,3 +81,14 @@ def check_group(group):
     if group["adaptive"] not in (True, False):
         raise TypeError(f"adaptive must be True or False, got {group['adaptive']!r}")
     return group
+
+
+def check_not_an_option(name, groups):
+    """Refuse as a group's option what belongs to the whole optimizer."""
+    for group in groups:
+        if name in group:
+            raise ValueError(
+                f"{name}={group[name]!r} was set on an optimizer that is built already;"
+                f" expected {name} among the arguments of its class. With skorch, set"
+                f" optimizer__{name} before initialize, or on sklearn.base.clone(net)."
+            )

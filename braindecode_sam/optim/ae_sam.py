@@ -21,8 +21,8 @@ import math
 
 import torch
 
-from braindecode_sam._arguments import check_positive
-from braindecode_sam.optim._arguments import check_below_one, check_number
+from braindecode_sam._arguments import check_number, check_positive
+from braindecode_sam.optim._arguments import check_below_one
 from braindecode_sam.optim._two_gradients import dot
 from braindecode_sam.optim._workspace import dense_gradient
 from braindecode_sam.optim.sam import SAM

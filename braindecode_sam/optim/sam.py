@@ -34,6 +34,7 @@ from braindecode_sam.optim._arguments import (
     as_builtin,
     check_base_optimizer,
     check_group,
+    check_not_an_option,
     check_params,
     without_prefix,
 )
@@ -304,8 +305,11 @@ class SAM(TwoSteps, Optimizer):
     def _perturbs(self):
         """Tell whether this step may be perturbed, before any pass."""
         rhos = [group["rho"] for group in self.param_groups]
-        for rho in rhos:  # skorch's set_params writes to the groups unchecked
+        # skorch's set_params writes to the groups, unchecked, whatever it is given.
+        for rho in rhos:
             check_non_negative("rho", rho)
+        for name in ("base_optimizer", "interval", *self.variant_attributes):
+            check_not_an_option(name, self.param_groups)
         return any(rhos) and self.n_steps % self.interval == 0
 
     def _is_sharp(self):

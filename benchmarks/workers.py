@@ -1,0 +1,103 @@
+"""Time of five folds at once: how many workers with how many threads each.
+
+Challenge 1's configuration with FastEEGNeX and SAM (fewer epochs and subjects) through
+``cross_validate``, five folds by subject: in this process, in joblib's loky workers
+and in Dask workers, which talk by TCP. The cores are shared out among the workers.
+Workers are up, and have imported all that they need, before the time is taken. All
+take turns; the median counts. Scores must not differ by a bit among those that
+compute with the same number of threads.
+"""
+
+import argparse
+import contextlib
+import itertools
+import os
+
+import numpy as np
+from _report import add_common_arguments, interleaved_medians, print_table
+from joblib import parallel_config
+from sklearn.model_selection import GroupKFold, cross_validate
+
+from braindecode_sam import SCORING, make_regressor
+from braindecode_sam.datasets import simulate_response_times, to_arrays
+from braindecode_sam.model_selection import on_dask
+from braindecode_sam.seeding import SeedCallback
+
+
+def make_run(backend, n_threads, max_epochs, data, scores):
+    """Build a function that cross-validates within a backend's context."""
+    X, y, splits = data
+    net = make_regressor(
+        "challenge_1", device="cpu", max_epochs=max_epochs, verbose=0,
+        callbacks=[("seed", SeedCallback(0, n_threads=n_threads))],
+    )  # fmt: skip
+
+    def run():
+        with backend():
+            found = cross_validate(
+                net, X, y, cv=splits, scoring=SCORING, error_score="raise"
+            )["test_nrmse"]
+        expected = scores.setdefault((n_threads, max_epochs), found)
+        if not np.array_equal(found, expected):
+            raise AssertionError(f"scores differ: {found} and {expected}")
+
+    return run
+
+
+def make_backends(n_workers, data, stack):
+    """Build the contexts for a number of workers, by name."""
+    from distributed import Client, LocalCluster
+
+    if n_workers == 1:
+        yield "this process", contextlib.nullcontext
+    yield "loky", lambda: parallel_config("loky", n_jobs=n_workers)
+    cluster = stack.enter_context(
+        LocalCluster(
+            n_workers=n_workers, threads_per_worker=1, host="127.0.0.1",
+            protocol="tcp://", dashboard_address=None,
+        )
+    )  # fmt: skip
+    client = stack.enter_context(Client(cluster, set_as_default=False))
+    yield "Dask", lambda: on_dask(*data, client=client)
+
+
+def main():
+    """Print a table."""
+    parser = add_common_arguments(argparse.ArgumentParser(description=__doc__))
+    parser.set_defaults(repeats=3)
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--subjects", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=32, help="of each subject")
+    parser.add_argument("--epochs", type=int, default=4)
+    args = parser.parse_args()
+    epochs = simulate_response_times(args.subjects, args.trials, random_state=0)
+    X, y, subjects = to_arrays(epochs, target="response_time")
+    data = X, y, list(GroupKFold(5).split(X, y, subjects))
+    runs, scores = {}, {}
+    with contextlib.ExitStack() as stack:
+        for n_workers in args.workers:
+            backends = dict(make_backends(n_workers, data, stack))
+            shares = sorted({max(args.cores // n_workers, 1), 1})
+            for (name, backend), n_threads in itertools.product(
+                backends.items(), shares
+            ):
+                key = name, n_workers, n_threads
+                runs[key] = make_run(backend, n_threads, args.epochs, data, scores)
+        times = interleaved_medians(runs, args.repeats)
+    alone = times["this process", 1, args.cores]
+    rows = [
+        {
+            "where": name,
+            "workers": n_workers,
+            "threads each": n_threads,
+            "seconds": ms / 1e3,
+            "this process, all threads / this": alone / ms,
+        }
+        for (name, n_workers, n_threads), ms in times.items()
+    ]
+    print_table(rows, args.csv)
+
+
+if __name__ == "__main__":
+    main()
