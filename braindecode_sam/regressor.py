@@ -9,9 +9,12 @@ from braindecode_sam.checks import WindowCheck
 from braindecode_sam.configs import load_config
 from braindecode_sam.device import resolve_device
 from braindecode_sam.optim import SAM
+from braindecode_sam.seeding import SeedCallback
 
 
-def make_regressor(config="challenge_1", *, device="auto", **overrides):
+def make_regressor(
+    config="challenge_1", *, device="auto", random_state=None, **overrides
+):
     """Build an EEGRegressor from a configuration.
 
     Parameters
@@ -20,6 +23,10 @@ def make_regressor(config="challenge_1", *, device="auto", **overrides):
         What :func:`braindecode_sam.load_config` accepts.
     device : str or torch.device, default="auto"
         What :func:`braindecode_sam.resolve_device` accepts.
+    random_state : int or None, default=None
+        Seed of all that is drawn for the net, by a callback named ``seed``; see
+        :class:`~braindecode_sam.seeding.SeedCallback`. Pass
+        ``callbacks__seed__n_threads=1`` for the same scores in any number of workers.
     **overrides
         Any parameter of an EEGRegressor, over the configuration's: ``max_epochs=3``,
         ``optimizer__base_optimizer=torch.optim.SGD``, ``module__n_chans=19``.
@@ -58,7 +65,10 @@ def make_regressor(config="challenge_1", *, device="auto", **overrides):
         **_augmentation_settings(config.augmentation),
         **dict(config.training),
         "train_split": None,
-        "callbacks": _callbacks(optimizer, overrides.pop("callbacks", None)),
+        "callbacks": [
+            *([] if random_state is None else [("seed", SeedCallback(random_state))]),
+            *_callbacks(optimizer, overrides.pop("callbacks", None)),
+        ],
         "device": resolve_device(device),
     }
     return EEGRegressor(**(settings | overrides))

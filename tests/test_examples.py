@@ -41,6 +41,16 @@ def test_real_eeg(eegmat):
     check_table(printed)
 
 
+@pytest.mark.slow
+def test_on_a_cluster():
+    pytest.importorskip("distributed", reason="the extra distributed is not installed")
+    options = ["--trials", 8, "--epochs", 2]
+    printed = run("examples/plot_on_a_cluster.py", *options)
+    assert "one of them killed: 5 scores" in printed
+    assert printed.count("the same to the last bit") == 4
+    assert "rho 0.05: mean R2 over the folds" in printed
+
+
 def test_real_eeg_with_too_few_people(eegmat):
     command = [sys.executable, "examples/plot_real_eeg.py", eegmat, "--subjects", "6"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

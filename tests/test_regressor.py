@@ -130,6 +130,15 @@ def test_another_optimizer_keeps_lr_and_weight_decay():
     assert "rho" not in group
 
 
+def test_random_state_and_threads():
+    net = make_regressor(random_state=5, callbacks__seed__n_threads=2, device="cpu")
+    assert [name for name, _ in net.callbacks] == ["seed", "window_check", "sam"]
+    seeded = clone(net).initialize_callbacks().get_params()
+    assert seeded["callbacks__seed__random_state"] == 5
+    assert seeded["callbacks__seed__n_threads"] == 2
+    assert "seed" not in dict(make_regressor(device="cpu").callbacks)
+
+
 def test_clone_and_grid_search():
     net = clone(make_regressor("challenge_1", **SMALL))
     search = GridSearchCV(net, {"optimizer__rho": [0.0, 0.1]}, cv=GroupKFold(2))

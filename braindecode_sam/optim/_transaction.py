@@ -52,16 +52,6 @@ class Transaction:
         """Call the closure, the only part that may be interrupted."""
         return self._interrupts.call(closure)
 
-    def __exit__(self, exc_type, *exc_info):
-        try:
-            if exc_type is None:
-                self._buffers.release()
-            else:
-                self._buffers.__exit__()
-                self._put_back()
-        finally:
-            self._interrupts.__exit__()
-
     def _save(self):
         tensors, self._containers = [], []
         optimizer = self._optimizer()

@@ -1,0 +1,94 @@
+"""What must hold on a GPU; what of it a CPU can show runs everywhere."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from braindecode_sam.optim import AESAM
+from tests.optim.helpers import BASES, FAMILY, Problem, assert_same
+from tests.optim.test_sam import pretend_accelerator
+from tests.test_sam_in_nets import make_net
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]
+
+
+@pytest.fixture
+def _deterministic(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_deterministic")
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("module", ["EEGNeX", "FastEEGNeX", "FastEEGNet"])
+@pytest.mark.parametrize("base_name", ["AdamW", "SGD with momentum"])
+def test_4_rho_0_and_the_base_alone_are_bit_identical(device, module, base_name):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 4, 500)).astype(np.float32)
+    y = rng.normal(size=20).astype(np.float32)
+    base, options = BASES[base_name]
+    options = {f"optimizer__{name}": value for name, value in options.items()}
+    states = []
+    for own in (
+        {"optimizer": base},
+        {"optimizer__base_optimizer": base, "optimizer__rho": 0.0},
+    ):
+        torch.manual_seed(7)
+        net = make_net(module, device=device, **own, **options)
+        net.fit(X, y)
+        states.append(
+            {**net.module_.state_dict(), "random": torch.rand(3, device=device)}
+        )
+    assert_same(*states)
+
+
+class Waiting(TorchDispatchMode):
+    """Refuse to read a value, for which a host would have to wait."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.name().startswith(("aten::_local_scalar_dense", "aten::nonzero")):
+            raise RuntimeError(f"{function} waits for the device")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("cls", [cls for cls in FAMILY if cls is not AESAM])
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_a_step_as_on_an_accelerator_reads_no_value(cls, adaptive):
+    problem = Problem()
+    optimizer = cls(
+        problem.net.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9,
+        adaptive=adaptive,
+    )  # fmt: skip
+    pretend_accelerator(optimizer)
+    closure = problem.closure(optimizer)
+    for _ in range(6):  # LookSAM's steps differ
+        with Waiting():
+            optimizer.step(closure)
+
+
+def test_ae_sam_is_known_to_wait():
+    problem = Problem()
+    optimizer = AESAM(problem.net.parameters(), torch.optim.SGD, lr=0.1)
+    with Waiting(), pytest.raises(RuntimeError, match="waits for the device"):
+        optimizer.step(problem.closure(optimizer))
+
+
+@NEEDS_GPU
+@pytest.mark.parametrize("cls", [cls for cls in FAMILY if cls is not AESAM])
+def test_a_step_makes_no_host_wait(cls):
+    problem = Problem()
+    problem.net.cuda()
+    problem.x, problem.y = problem.x.cuda(), problem.y.cuda()
+    optimizer = cls(problem.net.parameters(), rho=0.1)
+    problem.train(optimizer, 2)
+    closure = problem.closure(optimizer)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(6):
+            optimizer.step(closure)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
