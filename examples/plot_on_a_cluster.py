@@ -93,7 +93,7 @@ def main(args):
         print(f"{name}: {'the same to the last bit' if same else 'DIFFERENT'}")
     for rho, r2 in zip(
         search.cv_results_["param_optimizer__rho"],
-        search.cv_results_["mean_test_r2"],
+        search.cv_results_["mean_test_score"],
         strict=True,
     ):
         print(f"rho {rho}: mean R2 over the folds {r2:.3f}")

@@ -300,8 +300,8 @@ def test_checkpoint_and_initial_state(host, tmp_path):
 
 
 def test_a_pattern_that_matches_no_parameter_is_refused(host):
-    options = {"optimizer__param_groups": [("*.wieght", {"rho": 0.0})]}
-    message = r"'\*.wieght' for \{'rho': 0.0\}, which matches none.*parametrizations"
+    options = {"optimizer__param_groups": [("*.scale", {"rho": 0.0})]}
+    message = r"'\*.scale' for \{'rho': 0.0\}, which matches none.*parametrizations"
     with pytest.raises(ValueError, match=message):
         host.fitted(callbacks=[SAMCallback()], **options)
     host.fitted(callbacks=[SAMCallback()], optimizer__param_groups=[("*bias", {})])

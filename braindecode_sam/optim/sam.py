@@ -109,6 +109,7 @@ class SAM(TwoSteps, Optimizer):
     --------
     >>> import torch
     >>> from braindecode_sam import SAM
+    >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
     >>> x, y = torch.ones(4, 2), torch.zeros(4, 1)
