@@ -95,7 +95,7 @@ def as_numbers(name, values, dtype="float64"):
     """
     try:
         array = np.asarray(values)
-        if array.dtype == object:
+        if array.dtype == object and not any(isinstance(v, str) for v in array.flat):
             array = array.astype(float)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must hold numbers, got {values!r}") from None

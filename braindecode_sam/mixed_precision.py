@@ -121,4 +121,6 @@ class _OverflowError(Exception):
 
 def _are_finite(groups):
     grads = [p.grad for g in groups for p in g["params"] if p.grad is not None]
-    return all(torch.stack(torch._foreach_norm(grads)).isfinite().tolist())
+    return (
+        all(norm.isfinite() for norm in torch._foreach_norm(grads)) if grads else True
+    )

@@ -117,6 +117,7 @@ def assert_same_content(found, X, y, groups):
     ]
     assert np.isfinite(found[0]).all()
     assert np.isfinite(found[1]).all()
+    assert not any(isinstance(x, str) for x in np.asarray(y, dtype=object).flat)
 
 
 @quick
