@@ -1,0 +1,92 @@
+"""CompactCNN, the baseline of a team in the 2025 competition."""
+
+import torch
+from braindecode.models.base import EEGModuleMixin
+
+BLOCKS = ((32, 7, 0.3), (64, 5, 0.4), (128, 3, 0.5))  # filters, taps, dropout
+HEAD = ((64, 0.5), (32, 0.4))  # units, dropout
+
+
+class CompactCNN(EEGModuleMixin, torch.nn.Module):
+    """Three convolutions over all channels at once, and a small perceptron.
+
+    Each block is a convolution in time with stride 2, BatchNorm, ReLU and dropout; the
+    mean over time goes through two hidden layers. From a competition team's notes of
+    October 2025; padded by half of the taps, about which the notes are silent.
+
+    Parameters
+    ----------
+    n_outputs : int
+        Number of outputs.
+    n_chans : int
+        Number of EEG channels.
+    n_times : int
+        Samples of a window. The number of parameters does not depend on it.
+    activation : type, default=torch.nn.ReLU
+        Class of the activations.
+    chs_info, input_window_seconds, sfreq
+        As for all of braindecode's models.
+
+    Examples
+    --------
+    >>> from braindecode_sam.models import CompactCNN
+    >>> model = CompactCNN(n_chans=129, n_times=200, n_outputs=1)
+    >>> sum(p.numel() for p in model.parameters())
+    74753
+    """
+
+    def __init__(
+        self,
+        n_outputs=None,
+        n_chans=None,
+        n_times=None,
+        activation=torch.nn.ReLU,
+        chs_info=None,
+        input_window_seconds=None,
+        sfreq=None,
+    ):
+        super().__init__(
+            n_outputs=n_outputs,
+            n_chans=n_chans,
+            n_times=n_times,
+            chs_info=chs_info,
+            input_window_seconds=input_window_seconds,
+            sfreq=sfreq,
+        )
+        sizes = [self.n_chans, *(filters for filters, _, _ in BLOCKS)]
+        self.blocks = torch.nn.Sequential(
+            *(
+                torch.nn.Sequential(
+                    torch.nn.Conv1d(n_in, n_out, taps, stride=2, padding=taps // 2),
+                    torch.nn.BatchNorm1d(n_out),
+                    activation(),
+                    torch.nn.Dropout(drop_prob),
+                )
+                for n_in, (n_out, taps, drop_prob) in zip(sizes, BLOCKS, strict=False)
+            )
+        )
+        units = [sizes[-1], *(n for n, _ in HEAD)]
+        self.head = torch.nn.Sequential(
+            *(
+                torch.nn.Sequential(
+                    torch.nn.Linear(n_in, n_out), activation(), torch.nn.Dropout(p)
+                )
+                for n_in, (n_out, p) in zip(units, HEAD, strict=False)
+            )
+        )
+        self.final_layer = torch.nn.Linear(units[-1], self.n_outputs)
+
+    def forward(self, x):
+        """Predict.
+
+        Parameters
+        ----------
+        x : torch.Tensor of shape (batch, n_chans, n_times)
+            Windows.
+
+        Returns
+        -------
+        y : torch.Tensor of shape (batch, n_outputs)
+            Predictions.
+        """
+        return self.final_layer(self.head(self.blocks(x).mean(dim=-1)))
