@@ -77,6 +77,10 @@ class ResumableCheckpoint(Callback):
     def resume(self, net, X, y=None, **fit_params):
         """Fit a net for the epochs that are left.
 
+        A training that had come to its end goes on if ``max_epochs`` is larger now; for
+        the same random numbers as in one go, put this callback before a SeedCallback,
+        which sets the generators back at the end.
+
         Parameters
         ----------
         net : skorch.NeuralNet

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from braindecode import EEGClassifier
 
 from braindecode_sam import SAM
 from braindecode_sam.checkpoint import ResumableCheckpoint, read_checkpoint
+from braindecode_sam.seeding import SeedCallback
 from tests.killed_training import Stop, X, Y, make_net
 from tests.optim.helpers import FAMILY, assert_same
 
@@ -91,6 +93,25 @@ def test_early_stopping_stays_stopped_and_a_finished_training_finished(tmp_path)
     assert len(again.history) == n_epochs
     assert_same(net.module_.state_dict(), again.module_.state_dict())
     assert checkpoint.exists()
+
+
+def test_a_finished_training_goes_on_for_more_epochs(tmp_path):
+    """With a metric that draws from the generators, for a classifier."""
+
+    def net(checkpoint, max_epochs):
+        return EEGClassifier(
+            "FastEEGNeX", optimizer=SAM, max_epochs=max_epochs, batch_size=6, verbose=0,
+            callbacks=[checkpoint, SeedCallback(2), "accuracy"],
+        )  # fmt: skip
+
+    labels = (Y > 0).astype(int)
+    whole = net(ResumableCheckpoint(tmp_path / "whole.pt"), 4)
+    whole.fit(np.asarray(X), labels)
+    checkpoint = ResumableCheckpoint(tmp_path / "short.pt")
+    net(checkpoint, 2).fit(np.asarray(X), labels)
+    resumed = checkpoint.resume(net(checkpoint, 4), np.asarray(X), labels)
+    assert bool(rows(whole) == rows(resumed))
+    assert_same(whole.module_.state_dict(), resumed.module_.state_dict())
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from braindecode import EEGClassifier, EEGRegressor
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import Callback, LRScheduler
 from skorch.hf import AccelerateMixin
 
 from braindecode_sam import SAM, SAMCallback
@@ -137,6 +137,36 @@ def test_a_step_that_overflows_is_not_made_and_the_scale_falls(cls):
     assert repr(optimizer.state_dict()) == state
     assert scaler.get_scale() == 512
     assert scaled(problem, optimizer, scaler)
+
+
+class Scaled(Callback):
+    """Give the accelerator a scaler that works on a CPU."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        scaler = torch.amp.GradScaler("cpu", init_scale=self.scale)
+        net.accelerator.scaler = net.optimizer_.scaler = scaler
+
+
+@pytest.mark.parametrize("cls", FAMILY)
+def test_the_mixin_with_a_scaler(cls):
+    plain = fit(make_net(EEGRegressor, cls))
+    net = fit(make_net(Regressor, cls, callbacks=[Scaled(2.0**12)]))
+    assert_same(plain.module_.state_dict(), net.module_.state_dict())
+    assert not net.accelerator.optimizer_step_was_skipped
+
+
+def test_the_mixin_tells_schedulers_of_steps_that_were_not_made():
+    schedule = LRScheduler(
+        torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5, step_every="batch"
+    )
+    callbacks = [Scaled(float("inf")), schedule]
+    net = fit(make_net(callbacks=callbacks, max_epochs=1))
+    assert net.accelerator.optimizer_step_was_skipped
+    assert net.optimizer_.param_groups[0]["lr"] == 0.01
+    assert net.optimizer_.optimizer.n_steps == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
