@@ -106,9 +106,10 @@ def _check_valid_size(valid_size, n_subjects):
     is_number = isinstance(valid_size, Integral) and not isinstance(valid_size, bool)
     if not (is_number or isinstance(valid_size, Real)):
         raise TypeError(f"valid_size must be {_SIZES}, got {valid_size!r}")
-    # scikit-learn rounds up the subjects to validate on.
-    held_out = valid_size if is_number else math.ceil(valid_size * n_subjects)
-    if not (valid_size > 0 and (is_number or valid_size < 1)) or held_out >= n_subjects:
+    held_out = valid_size if is_number else 0
+    if not is_number and 0 < valid_size < 1:
+        held_out = math.ceil(valid_size * n_subjects)  # as scikit-learn rounds
+    if not 0 < held_out < n_subjects:
         raise ValueError(
             f"valid_size must be {_SIZES} and leave one of {n_subjects} subjects to"
             f" train on, got {valid_size!r}"

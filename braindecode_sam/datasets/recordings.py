@@ -383,12 +383,15 @@ def _onsets(raw, event, argument, description):
 
 def _trials(raw, onsets, times, offset_seconds, window_seconds):
     sfreq = raw.info["sfreq"]
-    starts = np.round((onsets + offset_seconds) * sfreq).astype(int)
+    starts = np.round((onsets + offset_seconds) * sfreq)
+    starts = starts.clip(-1, raw.n_times).astype(
+        int
+    )  # integers hold these, all outside
     return pd.DataFrame(
         {
             "i_window_in_trial": 0,
             "i_start_in_trial": starts,
-            "i_stop_in_trial": starts + round(window_seconds * sfreq),
+            "i_stop_in_trial": starts + n_samples,
             "target": times,
             "response_time": times,
         }
