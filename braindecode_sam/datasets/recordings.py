@@ -383,10 +383,10 @@ def _onsets(raw, event, argument, description):
 
 def _trials(raw, onsets, times, offset_seconds, window_seconds):
     sfreq = raw.info["sfreq"]
-    starts = np.round((onsets + offset_seconds) * sfreq)
-    starts = starts.clip(-1, raw.n_times).astype(
-        int
-    )  # integers hold these, all outside
+    # What leaves the recording anyway is cut to what an integer holds.
+    starts = np.round((onsets + offset_seconds) * sfreq).clip(-1, raw.n_times)
+    starts = starts.astype(int)
+    n_samples = min(round(window_seconds * sfreq), raw.n_times + 1)
     return pd.DataFrame(
         {
             "i_window_in_trial": 0,
