@@ -5,14 +5,6 @@ its callback, and what a subject-wise cross-validated EEG regression needs aroun
 """
 
 from braindecode_sam._version import __version__
-from braindecode_sam.augmentation import TimeShift
-from braindecode_sam.callbacks import SAMCallback
-from braindecode_sam.configs import load_config
-from braindecode_sam.device import resolve_device
-from braindecode_sam.metrics import SCORING, normalized_root_mean_squared_error
-from braindecode_sam.models import FastEEGNet, FastEEGNeX
-from braindecode_sam.optim import SAM
-from braindecode_sam.regressor import make_regressor
 
 __all__ = [
     "SAM",
@@ -27,3 +19,24 @@ __all__ = [
     "normalized_root_mean_squared_error",
     "resolve_device",
 ]
+
+try:
+    from braindecode_sam.augmentation import TimeShift
+    from braindecode_sam.callbacks import SAMCallback
+    from braindecode_sam.configs import load_config
+    from braindecode_sam.device import resolve_device
+    from braindecode_sam.metrics import SCORING, normalized_root_mean_squared_error
+    from braindecode_sam.models import FastEEGNet, FastEEGNeX
+    from braindecode_sam.optim import SAM
+    from braindecode_sam.regressor import make_regressor
+except (ImportError, OSError, RuntimeError, AttributeError) as _error:
+    from braindecode_sam import installation as _installation
+
+    _problem = _error
+
+    # The error waits for the first name that is asked for, so that
+    # ``python -m braindecode_sam`` can tell what is wrong.
+    def __getattr__(name):
+        if name in __all__:
+            raise ImportError(_installation.explain(_problem)) from _problem
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

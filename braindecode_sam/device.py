@@ -61,7 +61,7 @@ def resolve_device(device="auto"):
     if gpu is None:
         return plain
     if gpu == "rocm" and torch.version.hip is None:
-        raise RuntimeError(NO_HIP.format(device=device, build=_build()))
+        raise RuntimeError(NO_HIP.format(device=device, build=torch_build()))
     _require(torch.cuda.is_available(), device, "a GPU")
     return "cuda" if index is None else f"cuda:{_existing(device, int(index))}"
 
@@ -75,8 +75,8 @@ def _best():
 def _require(available, device, what):
     if not available:
         raise RuntimeError(
-            f"device {device!r} needs {what}, and PyTorch finds none here ({_build()})."
-            " Use 'cpu', or 'auto' to take what there is."
+            f"device {device!r} needs {what}, and PyTorch finds none here"
+            f" ({torch_build()}). Use 'cpu', or 'auto' to take what there is."
         )
 
 
@@ -97,7 +97,20 @@ def _unknown(device):
     return f"device must be {ACCEPTED}, got {device!r}.{hint}"
 
 
-def _build():
+def torch_build():
+    """Say which kind of build of PyTorch this is.
+
+    Returns
+    -------
+    text : str
+        The kind and the version.
+
+    Examples
+    --------
+    >>> from braindecode_sam.device import torch_build
+    >>> "build, torch 2." in torch_build()
+    True
+    """
     kind = "a CPU build"
     if torch.version.hip is not None:
         kind = f"a ROCm {torch.version.hip} build"

@@ -32,6 +32,8 @@ ALLOWED = {
     | {"braindecode_sam.models"},
     "configs": {"pydantic", "braindecode.models"},
     "device": {"torch"},
+    "installation": {"torch", "braindecode_sam.device"},
+    "__main__": {"braindecode_sam.installation"},
     "visualization": {"matplotlib", "numpy"},
 }
 MEET = {"__init__", "regressor"}
