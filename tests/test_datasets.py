@@ -27,7 +27,7 @@ from braindecode_sam.datasets import (
     subject_target_windows,
     to_arrays,
 )
-from braindecode_sam.datasets.recordings import response_times
+from braindecode_sam.datasets.windows import response_times
 
 # Simulation
 
@@ -222,6 +222,20 @@ def test_response_time_windows(shift, caplog):
         "a.edf: kept 2 of 5 trials; left out 1 without a response, 1 with a response"
         " time outside of (0.1, 4.0) s, 1 with a window that leaves the recording"
     ) in caplog.text
+
+
+def test_several_names_of_stimuli_and_responses():
+    events = [(1, "left"), (1.5, "hit left"), (3, "right"), (3.25, "hit right")]
+    recordings = BaseConcatDataset([RawDataset(make_raw(events), {"subject": "a"})])
+    windows = response_time_windows(
+        recordings, stimulus=["left", "right"], response=["hit left", "hit right"],
+        window_seconds=2.0,
+    )  # fmt: skip
+    assert [float(window[1][0]) for window in windows] == pytest.approx([0.5, 0.25])
+    with pytest.raises(ValueError, match=r"names the event \['up', 'down'\]"):
+        response_time_windows(
+            recordings, stimulus=["up", "down"], response="hit left", window_seconds=2.0
+        )
 
 
 @pytest.mark.parametrize(

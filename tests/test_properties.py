@@ -22,7 +22,7 @@ from braindecode_sam import (
 )
 from braindecode_sam.configs import TrainingConfig
 from braindecode_sam.datasets import SubjectWindows, to_arrays
-from braindecode_sam.datasets.recordings import (
+from braindecode_sam.datasets.windows import (
     response_time_windows,
     response_times,
     subject_target_windows,

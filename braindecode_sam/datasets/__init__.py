@@ -1,12 +1,12 @@
 """EEG windows with targets and subjects, simulated or out of recordings."""
 
 from braindecode_sam.datasets.arrays import SubjectWindows, to_arrays
-from braindecode_sam.datasets.recordings import (
-    read_recordings,
+from braindecode_sam.datasets.recordings import read_recordings
+from braindecode_sam.datasets.simulation import simulate_response_times
+from braindecode_sam.datasets.windows import (
     response_time_windows,
     subject_target_windows,
 )
-from braindecode_sam.datasets.simulation import simulate_response_times
 
 __all__ = [
     "SubjectWindows",

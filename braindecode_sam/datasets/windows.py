@@ -1,0 +1,259 @@
+"""Windows with targets, cut out of recordings."""
+
+import logging
+import math
+import sys
+from numbers import Real
+
+import numpy as np
+import pandas as pd
+from braindecode.datasets import BaseConcatDataset, EEGWindowsDataset
+from braindecode.preprocessing import create_fixed_length_windows
+
+from braindecode_sam._arguments import (
+    check_non_negative,
+    check_number,
+    check_positive,
+)
+
+log = logging.getLogger(__name__)
+
+
+def subject_target_windows(
+    recordings, target, *, window_seconds=4.0, stride_seconds=None
+):
+    """Cut recordings into windows whose target belongs to the subject.
+
+    Parameters
+    ----------
+    recordings : BaseConcatDataset of RawDataset
+        For example from :func:`read_recordings`.
+    target : str
+        Column of the recordings' descriptions, numbers.
+    window_seconds : float, default=4.0
+        Length of a window.
+    stride_seconds : float, optional
+        Distance between the beginnings of windows; default `window_seconds`. What
+        is left at the end of a recording is dropped.
+
+    Returns
+    -------
+    windows : BaseConcatDataset
+        Windows with targets of shape (1,), ready for ``EEGRegressor.fit(windows,
+        y=None)`` or :func:`to_arrays`.
+
+    Raises
+    ------
+    ValueError
+        If a recording does not have the column, or no number in it.
+    """
+    stride_seconds = window_seconds if stride_seconds is None else stride_seconds
+    n_times = _n_samples("window_seconds", window_seconds, recordings)
+    stride = _n_samples("stride_seconds", stride_seconds, recordings)
+    shortest = min(recording.raw.n_times for recording in recordings.datasets)
+    if n_times > shortest:
+        raise ValueError(
+            f"window_seconds is {window_seconds!r}, {n_times} samples, but the shortest"
+            f" recording has {shortest}"
+        )
+    for recording in recordings.datasets:
+        _check_has_number(recording.description, target)
+        recording.target_name = target
+    windows = create_fixed_length_windows(
+        recordings,
+        window_size_samples=n_times,
+        window_stride_samples=stride,
+        on_last_window="drop",
+    )
+    windows.target_transform = as_column
+    return windows
+
+
+def response_time_windows(
+    recordings,
+    *,
+    stimulus,
+    response,
+    window_seconds,
+    offset_seconds=0.0,
+    limits=(0.0, math.inf),
+):
+    """Cut a window at each stimulus, with the response time as its target.
+
+    A response belongs to the last stimulus before it, and only the first one
+    counts. A stimulus without a response before the next stimulus, with a response
+    time outside of `limits`, or with a window that leaves the recording is left out;
+    a log line (level INFO) for each recording counts them.
+
+    Parameters
+    ----------
+    recordings : BaseConcatDataset of RawDataset
+        For example from :func:`read_recordings`, with annotations.
+    stimulus, response : str or list of str
+        Descriptions of the annotations that mark them, several for, say, left and
+        right.
+    window_seconds : float
+        Length of a window.
+    offset_seconds : float, default=0.0
+        Beginning of a window after its stimulus; may be negative.
+    limits : tuple of float, default=(0.0, inf)
+        Shortest and longest response time in seconds.
+
+    Returns
+    -------
+    windows : BaseConcatDataset of EEGWindowsDataset
+        Windows with targets in seconds of shape (1,), and the metadata column
+        ``response_time``.
+
+    Raises
+    ------
+    ValueError
+        If a recording has no event of one of the names, or no trial is left.
+    """
+    _n_samples("window_seconds", window_seconds, recordings)
+    check_number("offset_seconds", offset_seconds)
+    _check_limits(limits)
+    datasets = []
+    for recording in recordings.datasets:
+        raw, description = recording.raw, recording.description
+        onsets = _onsets(raw, stimulus, "stimulus", description)
+        responses = _onsets(raw, response, "response", description)
+        times = response_times(onsets, responses)
+        trials = _trials(raw, onsets, times, offset_seconds, window_seconds)
+        kept = trials[_usable(trials, raw, limits, description)]
+        if len(kept):
+            metadata = kept.reset_index(drop=True)
+            datasets.append(EEGWindowsDataset(raw, metadata, description))
+    if not datasets:
+        raise ValueError(
+            f"no trial with a response time within limits={limits} and a window of"
+            f" {window_seconds} s inside its recording is left"
+        )
+    return BaseConcatDataset(datasets, target_transform=as_column)
+
+
+def response_times(onsets, responses):
+    """Time from each stimulus to its response.
+
+    Parameters
+    ----------
+    onsets : ndarray of shape (n_stimuli,)
+        Times of the stimuli in seconds, ascending.
+    responses : ndarray of shape (n_responses,)
+        Times of the responses in seconds, ascending.
+
+    Returns
+    -------
+    times : ndarray of shape (n_stimuli,)
+        Seconds; nan where the next stimulus comes before a response.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> response_times(np.array([1.0, 2.0, 5.0]), np.array([2.25, 2.75, 5.5]))
+    array([ nan, 0.25, 0.5 ])
+    """
+    following = np.append(responses, math.inf)[np.searchsorted(responses, onsets)]
+    answered = following < np.append(onsets[1:], math.inf)
+    return np.where(answered, following - onsets, math.nan)
+
+
+def as_column(y):
+    """Make a target one row of a column, as a net with one output predicts it.
+
+    Left a number, a batch of targets has the shape (batch,) and the predictions
+    (batch, 1): MSELoss would compare every one with every other.
+    """
+    return np.atleast_1d(np.float32(y))
+
+
+def _check_has_number(description, target):
+    if target not in description.index:
+        raise ValueError(
+            f"recording {_name(description)} has no column {target!r}; it has"
+            f" {list(description.index)}"
+        )
+    try:
+        check_non_negative(target, abs(description[target]))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"column {target!r} of recording {_name(description)} must hold a finite"
+            f" number, got {description[target]!r}"
+        ) from None
+
+
+def _n_samples(name, seconds, recordings):
+    check_positive(name, seconds)
+    sfreq = recordings.datasets[0].raw.info["sfreq"]
+    n_samples = round(seconds * sfreq) if seconds * sfreq < sys.maxsize else sys.maxsize
+    if n_samples < 1:
+        raise ValueError(
+            f"{name} must be at least one sample, {1 / sfreq} s, got {seconds!r}"
+        )
+    return n_samples
+
+
+def _name(description):
+    return description.get("path", description.get("subject", "?"))
+
+
+def _check_limits(limits):
+    accepted = (
+        "limits must be the shortest and the longest response time in seconds, the"
+        f" first smaller, got {limits!r}"
+    )
+    is_pair = isinstance(limits, (tuple, list, np.ndarray)) and len(limits) == 2
+    if not is_pair or not all(isinstance(limit, Real) for limit in limits):
+        raise TypeError(accepted)
+    if not 0 <= limits[0] < limits[1]:
+        raise ValueError(accepted)
+
+
+def _onsets(raw, names, argument, description):
+    annotations = raw.annotations
+    here = np.isin(annotations.description, names)
+    if not here.any():
+        known = sorted(set(annotations.description))
+        raise ValueError(
+            f"{argument} names the event {names!r}, which recording"
+            f" {_name(description)} does not have; it has {known}"
+        )
+    # Where annotations have a date of their own, MNE counts from that.
+    first = 0.0 if annotations.orig_time is None else raw.first_time
+    return np.sort(annotations.onset[here]) - first
+
+
+def _trials(raw, onsets, times, offset_seconds, window_seconds):
+    sfreq = raw.info["sfreq"]
+    # What leaves the recording anyway is cut to what an integer holds.
+    starts = np.round((onsets + offset_seconds) * sfreq).clip(-1, raw.n_times)
+    starts = starts.astype(int)
+    n_samples = min(round(window_seconds * sfreq), raw.n_times + 1)
+    return pd.DataFrame(
+        {
+            "i_window_in_trial": 0,
+            "i_start_in_trial": starts,
+            "i_stop_in_trial": starts + n_samples,
+            "target": times,
+            "response_time": times,
+        }
+    )
+
+
+def _usable(trials, raw, limits, description):
+    times = trials["target"]
+    answered = times.notna()
+    within = times.between(*limits) & answered
+    inside = trials["i_start_in_trial"].ge(0) & trials["i_stop_in_trial"].le(len(raw))
+    log.info(
+        "%s: kept %d of %d trials; left out %d without a response, %d with a response"
+        " time outside of %s s, %d with a window that leaves the recording",
+        _name(description),
+        (within & inside).sum(),
+        len(trials),
+        (~answered).sum(),
+        (answered & ~within).sum(),
+        limits,
+        (within & ~inside).sum(),
+    )
+    return within & inside
