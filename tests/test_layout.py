@@ -21,6 +21,7 @@ ALLOWED = {
     "mixed_precision": {"torch", "skorch"},
     "checks": ARRAYS | {"torch", "skorch", "mne"},
     "augmentation": {"torch", "numpy", "braindecode.augmentation"},
+    "landscape": {"torch", "numpy", "sklearn"},
     "metrics": ARRAYS | {"braindecode_sam.checks"},
     "datasets": ARRAYS
     | {"mne", "braindecode.datasets", "braindecode.preprocessing"}
