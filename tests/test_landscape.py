@@ -145,5 +145,5 @@ def test_bad_options_are_named():
         ValueError, match=r"normalization must be .*'none'.*got 'layer'"
     ):
         random_direction(net, normalization="layer")
-    with pytest.raises(ValueError, match="rho must be a number >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"rho must be .* got -1"):
         sharpness(net, X, Y, rho=-1)
