@@ -27,8 +27,8 @@ from braindecode_sam.datasets import simulate_response_times, to_arrays
 from braindecode_sam.model_selection import out_of_fold_predictions
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-parser.add_argument("--subjects", type=int, default=20)
-parser.add_argument("--trials", type=int, default=14, help="of each subject")
+parser.add_argument("--subjects", type=int, default=16)
+parser.add_argument("--trials", type=int, default=12, help="of each subject")
 parser.add_argument("--epochs", type=int, default=14)
 args = parser.parse_args()
 

@@ -1,0 +1,108 @@
+"""Settings of the documentation; ``make html`` in this folder builds it."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS))
+
+# What braindecode's own imports say is no part of what a page shows.
+warnings.filterwarnings("ignore", category=FutureWarning)
+os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
+from inventories import write_inventories  # noqa: E402
+
+from braindecode_sam import __version__  # noqa: E402
+
+project = "braindecode_sam"
+author = "The braindecode_sam developers"
+copyright = "2026, the braindecode_sam developers"  # noqa: A001 - Sphinx's own name
+version = release = __version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "matplotlib.sphinxext.plot_directive",
+    "myst_parser",
+    "sphinx_gallery.gen_gallery",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = []
+
+autosummary_generate = True
+autodoc_default_options = {"members": True, "exclude-members": "__init__"}
+autodoc_typehints = "none"  # numpydoc's sections say it
+numpydoc_show_class_members = False  # autosummary's template lists them
+numpydoc_xref_param_type = False
+
+# The projects' own inventories where they can be reached; else the few entries that
+# these pages refer to, so that links are there without a network too.
+LIBRARIES = {
+    "torch": "https://docs.pytorch.org/docs/stable/",
+    "skorch": "https://skorch.readthedocs.io/en/stable/",
+    "braindecode": "https://braindecode.org/stable/",
+    "mne": "https://mne.tools/stable/",
+    "sklearn": "https://scikit-learn.org/stable/",
+}
+_local = write_inventories(DOCS / "_build" / "inventories")
+intersphinx_mapping = {
+    name: (url, (None, str(_local[name]))) for name, url in LIBRARIES.items()
+}
+intersphinx_timeout = 5
+
+plot_html_show_source_link = False
+plot_html_show_formats = False
+plot_formats = [("png", 150)]
+
+# Recordings that are not part of the project; see tests/conftest.py.
+RECORDINGS = DOCS.parents[1] / "shared" / "data"
+REAL = {
+    "plot_real_eeg.py": RECORDINGS / "eegmat",
+    "plot_response_times.py": RECORDINGS / "eeglab" / "eeglab_data.set",
+}
+missing = [name for name, path in REAL.items() if not path.exists()]
+
+
+def arguments_of(gallery_conf, script_vars):
+    """Give an example its command line."""
+    path = REAL.get(Path(script_vars["src_file"]).name)
+    return [] if path is None else [str(path)]
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": rf"plot_(?!{'|'.join(n[5:-3] for n in missing) or '^'})",
+    "reset_argv": arguments_of,
+    "abort_on_example_error": True,
+    "doc_module": ("braindecode_sam",),
+    "backreferences_dir": "generated/backreferences",
+    "reference_url": {"braindecode_sam": None},
+    "remove_config_comments": True,
+    "show_signature": False,
+    "download_all_examples": False,
+    "within_subsection_order": "FileNameSortKey",
+}
+# sphinx-gallery keeps functions in its settings, which Sphinx cannot store.
+suppress_warnings = ["config.cache"]
+
+html_theme = "pydata_sphinx_theme"
+html_title = "braindecode_sam"
+html_theme_options = {
+    "show_prev_next": False,
+    "navigation_with_keys": False,
+    "header_links_before_dropdown": 7,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "secondary_sidebar_items": ["page-toc"],
+}
+html_sidebars = {
+    page: [] for page in ("index", "study", "variants", "limits", "changelog")
+}
+html_show_sourcelink = False

@@ -1,0 +1,71 @@
+"""Draw both ways through EEGNeX's first three blocks."""
+
+import matplotlib.pyplot as plt
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+BIG, SMALL, EDGE = "#f4c7b8", "#bcd9ee", "#444444"
+STOCK = [
+    ("windows\n72 × 500", 0.9, SMALL),
+    ("8 × 72 × 500", 1.6, BIG),
+    ("32 × 72 × 500", 2.4, BIG),
+    ("64 × 500", 0.9, SMALL),
+]
+STOCK_STEPS = ["8 filters\nin time, BN", "8 × 32 filters\nin time, BN", "spatial\nfilters"]
+STEM = [("windows\n72 × 500", 0.9, SMALL), ("64 × 500", 0.9, SMALL)] + [
+    ("64 × 500", 0.9, SMALL)
+]
+STEM_STEPS = ["spatial\nfilters", "32 composed filters in time\n+ both ends, + constant"]
+
+
+def draw_row(ax, y, title, tensors, steps, positions):
+    """Draw tensors as boxes, and what leads from one to the next as arrows."""
+    ax.text(0, y + 1.55, title, fontsize=12, weight="bold", va="center")
+    previous = None
+    for (label, size, color), x in zip(tensors, positions, strict=True):
+        ax.add_patch(
+            FancyBboxPatch(
+                (x, y - size / 2), 1.7, size, fc=color, ec=EDGE,
+                boxstyle="round,pad=0.02",
+            )
+        )  # fmt: skip
+        ax.text(x + 0.85, y, label, ha="center", va="center", fontsize=10)
+        if previous is not None:
+            ax.add_patch(
+                FancyArrowPatch(
+                    (previous + 1.75, y), (x - 0.05, y), arrowstyle="-|>",
+                    mutation_scale=14, color=EDGE,
+                )
+            )  # fmt: skip
+            middle = (previous + 1.75 + x) / 2
+            ax.text(middle, y + 0.12, steps.pop(0), ha="center", va="bottom", fontsize=9)
+        previous = x
+
+
+def draw_statistics(ax):
+    """Draw the way to the batch statistics, which never needs the big tensors."""
+    y = -2.3
+    ax.add_patch(
+        FancyBboxPatch(
+            (3.1, y - 0.4), 3.6, 0.8, fc="#e2efda", ec=EDGE, boxstyle="round,pad=0.02"
+        )
+    )
+    ax.text(
+        4.9, y, "moments of the windows:\nmean, and covariance by lag",
+        ha="center", va="center", fontsize=9,
+    )  # fmt: skip
+    style = {"arrowstyle": "-|>", "mutation_scale": 14, "color": EDGE, "ls": "--"}
+    ax.add_patch(FancyArrowPatch((0.9, -0.5), (3.05, y), **style))
+    ax.add_patch(FancyArrowPatch((6.75, y), (7.6, -0.1), **style))
+    ax.text(
+        7.4, y + 0.15, "mean and variance for both BNs", fontsize=9, va="center"
+    )
+
+
+figure, ax = plt.subplots(figsize=(10.5, 5.6), layout="constrained")
+draw_row(ax, 3.2, "As published: 612 million multiply-adds a window", STOCK,
+         list(STOCK_STEPS), [0, 3.2, 6.6, 10])  # fmt: skip
+draw_row(ax, 0, "The linear stem: about 7 million", STEM, list(STEM_STEPS),
+         [0, 3.8, 10])  # fmt: skip
+draw_statistics(ax)
+ax.set(xlim=(-0.1, 11.9), ylim=(-2.9, 5.1))
+ax.axis("off")
