@@ -21,7 +21,7 @@ def normalized_root_mean_squared_error(
 ):
     r"""Root mean squared error over the spread of the targets.
 
-    .. math:: \sqrt{\frac{1}{n} \sum_i (y_i - \hat y_i)^2} \Big/ s(y)
+    .. math:: \frac{1}{s(y)} \sqrt{\frac{1}{n} \sum_i (y_i - \hat y_i)^2}
 
     Parameters
     ----------

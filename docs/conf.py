@@ -18,22 +18,22 @@ from braindecode_sam import __version__  # noqa: E402
 
 project = "braindecode_sam"
 author = "The braindecode_sam developers"
-copyright = "2026, the braindecode_sam developers"  # noqa: A001 - Sphinx's own name
+copyright = "2026, the braindecode_sam developers"
 version = release = __version__
 
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.mathjax",
     "numpydoc",
     "matplotlib.sphinxext.plot_directive",
     "myst_parser",
+    "mathml",
     "sphinx_gallery.gen_gallery",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build"]
-myst_enable_extensions = []
+html_math_renderer = "mathml"
 
 autosummary_generate = True
 autodoc_default_options = {"members": True, "exclude-members": "__init__"}
@@ -97,12 +97,21 @@ html_title = "braindecode_sam"
 html_theme_options = {
     "show_prev_next": False,
     "navigation_with_keys": False,
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 8,
     "footer_start": ["copyright"],
     "footer_end": [],
     "secondary_sidebar_items": ["page-toc"],
 }
 html_sidebars = {
-    page: [] for page in ("index", "study", "variants", "limits", "changelog")
+    page: []
+    for page in (
+        "index",
+        "study",
+        "variants",
+        "mathematics",
+        "speed",
+        "limits",
+        "changelog",
+    )
 }
 html_show_sourcelink = False

@@ -4,17 +4,13 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 BIG, SMALL, EDGE = "#f4c7b8", "#bcd9ee", "#444444"
-STOCK = [
-    ("windows\n72 × 500", 0.9, SMALL),
-    ("8 × 72 × 500", 1.6, BIG),
-    ("32 × 72 × 500", 2.4, BIG),
-    ("64 × 500", 0.9, SMALL),
-]
-STOCK_STEPS = ["8 filters\nin time, BN", "8 × 32 filters\nin time, BN", "spatial\nfilters"]
-STEM = [("windows\n72 × 500", 0.9, SMALL), ("64 × 500", 0.9, SMALL)] + [
-    ("64 × 500", 0.9, SMALL)
-]
-STEM_STEPS = ["spatial\nfilters", "32 composed filters in time\n+ both ends, + constant"]
+WINDOWS, SIGNALS = ("windows\n72 × 500", 0.9, SMALL), ("64 × 500", 0.9, SMALL)
+STOCK = [WINDOWS, ("8 × 72 × 500", 1.6, BIG), ("32 × 72 × 500", 2.4, BIG), SIGNALS]
+STOCK_STEPS = ["8 filters\nin time, BN", "8 × 32 filters\nin time, BN"]
+STOCK_STEPS += ["spatial\nfilters"]
+STEM = [WINDOWS, SIGNALS, SIGNALS]
+STEM_STEPS = ["spatial\nfilters", "32 composed filters in time"]
+STEM_STEPS[1] += "\n+ both ends, + constant"
 
 
 def draw_row(ax, y, title, tensors, steps, positions):
@@ -37,7 +33,9 @@ def draw_row(ax, y, title, tensors, steps, positions):
                 )
             )  # fmt: skip
             middle = (previous + 1.75 + x) / 2
-            ax.text(middle, y + 0.12, steps.pop(0), ha="center", va="bottom", fontsize=9)
+            ax.text(
+                middle, y + 0.12, steps.pop(0), ha="center", va="bottom", fontsize=8.5
+            )
         previous = x
 
 
@@ -51,17 +49,15 @@ def draw_statistics(ax):
     )
     ax.text(
         4.9, y, "moments of the windows:\nmean, and covariance by lag",
-        ha="center", va="center", fontsize=9,
+        ha="center", va="center", fontsize=8.5,
     )  # fmt: skip
     style = {"arrowstyle": "-|>", "mutation_scale": 14, "color": EDGE, "ls": "--"}
     ax.add_patch(FancyArrowPatch((0.9, -0.5), (3.05, y), **style))
     ax.add_patch(FancyArrowPatch((6.75, y), (7.6, -0.1), **style))
-    ax.text(
-        7.4, y + 0.15, "mean and variance for both BNs", fontsize=9, va="center"
-    )
+    ax.text(7.4, y + 0.15, "mean and variance for both BNs", fontsize=8.5, va="center")
 
 
-figure, ax = plt.subplots(figsize=(10.5, 5.6), layout="constrained")
+figure, ax = plt.subplots(figsize=(8.6, 4.9), layout="constrained")
 draw_row(ax, 3.2, "As published: 612 million multiply-adds a window", STOCK,
          list(STOCK_STEPS), [0, 3.2, 6.6, 10])  # fmt: skip
 draw_row(ax, 0, "The linear stem: about 7 million", STEM, list(STEM_STEPS),
