@@ -41,8 +41,12 @@ MODELS = {
     "Deep4Net": "Deep4Net",
     "SeparableEEGNet": "SeparableEEGNet",
 }
-OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SAM": SAM}
-FAMILY = {name: getattr(optim, name) for name in optim.__all__}
+RHO = 0.05  # as in the source
+OPTIMIZERS = {"AdamW": (torch.optim.AdamW, {}), "SAM": (SAM, {"rho": RHO})}
+# Tried with EEGNeX only: the family, other radii, and radii relative to the weights.
+FAMILY = {name: (getattr(optim, name), {"rho": RHO}) for name in optim.__all__}
+FAMILY |= {f"SAM rho={rho}": (SAM, {"rho": rho}) for rho in (0.02, 0.1, 0.2, 0.5)}
+FAMILY["ASAM rho=0.5"] = (SAM, {"rho": 0.5, "adaptive": True})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What all cells have in common, with the learning rate and rho of the source."""
+    """What all cells have in common, with the learning rate of the source."""
 
     n_splits: int = 5
     max_epochs: int = 30
@@ -83,7 +87,6 @@ class Settings:
     batch_size: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.01
-    rho: float = 0.05
     valid_size: float = 0.2
 
 
@@ -247,8 +250,7 @@ def log_band_power(X):
 
 def make_net(cell, task, settings):
     """Build a net that holds out training subjects to choose its epoch."""
-    optimizer = (OPTIMIZERS | FAMILY)[cell.optimizer]
-    rho = {} if optimizer is torch.optim.AdamW else {"optimizer__rho": settings.rho}
+    optimizer, options = (OPTIMIZERS | FAMILY)[cell.optimizer]
     kind = EEGClassifier if task.classifies else EEGRegressor
     return kind(
         MODELS[cell.model],
@@ -266,6 +268,6 @@ def make_net(cell, task, settings):
             ("stopping", EarlyStopping(patience=settings.patience, load_best=True)),
         ],
         verbose=0,
-        **rho,
+        **{f"optimizer__{name}": value for name, value in options.items()},
         **({"classes": [0, 1]} if task.classifies else {}),
     )
