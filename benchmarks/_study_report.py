@@ -357,6 +357,7 @@ def plot_comparisons(comparisons):
         ax.axvline(0, color="0.4", ls=":")
         labels = mine["model"] + ", " + mine["optimizer"]
         ax.set_yticks(rows, labels if i == 0 else [""] * len(rows))
+        ax.locator_params(axis="x", nbins=5)
         metric = LABELS[mine["metric"].iloc[0]]
         ax.set(title=task.capitalize(), xlabel=f"{metric}, less AdamW's")
     return figure

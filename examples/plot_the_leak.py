@@ -18,13 +18,12 @@ import numpy as np
 import pandas as pd
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
-from sklearn.model_selection import GroupKFold, KFold, cross_validate
+from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
-from braindecode_sam import SCORING, make_regressor
+from braindecode_sam import make_regressor
 from braindecode_sam import normalized_root_mean_squared_error as nrmse
 from braindecode_sam.datasets import simulate_response_times, to_arrays
-from braindecode_sam.model_selection import out_of_fold_predictions
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
 parser.add_argument("--subjects", type=int, default=16)
@@ -64,11 +63,7 @@ folds = {
 rows = []
 for model_name, model in models.items():
     for fold_name, cv in folds.items():
-        results = cross_validate(
-            model, X, y, groups=subjects, cv=cv, scoring=SCORING,
-            return_estimator=True, return_indices=True, error_score="raise",
-        )  # fmt: skip
-        y_pred = out_of_fold_predictions(results, X)
+        y_pred = cross_val_predict(model, X, y, groups=subjects, cv=cv)
         rows.append(
             {
                 "model": model_name,

@@ -42,6 +42,90 @@ def test_real_eeg(eegmat):
 
 
 @pytest.mark.slow
+def test_challenge_2():
+    options = ["--subjects", 10, "--trials", 2, "--epochs", 1]
+    printed = run("examples/plot_challenge_2.py", *options)
+    assert "X (20, 104, 1000), y (20, 8)" in printed
+    assert "Training on " in printed
+    each = printed.split("each output, pooled: [")[1].split("]")[0]
+    assert len(each.split()) == 8
+    check_table(printed)
+
+
+@pytest.mark.slow
+def test_response_times(eeglab):
+    printed = run("examples/plot_response_times.py", eeglab, "--epochs", 1)
+    assert "kept 74 of 80 trials; left out 6 without a response" in printed
+    assert "74 trials, 30 x 128" in printed
+    assert "better than the mean predictor" in printed
+
+
+def test_response_times_without_a_file_explains_itself():
+    assert "FILE is ``eeglab_data.set``" in run("examples/plot_response_times.py")
+
+
+@pytest.mark.slow
+def test_why_sam():
+    options = ["--subjects", 4, "--epochs", 2, "--directions", 2]
+    printed = run("examples/plot_why_sam.py", *options)
+    for optimizer in ("AdamW", "SAM"):
+        assert f"{optimizer}: loss " in printed
+        assert f"Random directions, {optimizer}: the loss rises by " in printed
+        assert f"Filter-normalized directions, {optimizer}: the loss" in printed
+
+
+@pytest.mark.slow
+def test_choose_rho():
+    options = ["--subjects", 6, "--trials", 6, "--epochs", 1, "--rhos", 0, 0.1]
+    printed = run("examples/plot_choose_rho.py", *options)
+    chosen = [line for line in printed.splitlines() if ": chose rho" in line]
+    assert len(chosen) == 3
+    assert all(" rho 0.0," in line or " rho 0.1," in line for line in chosen)
+    assert "in the inner folds." in printed
+
+
+@pytest.mark.slow
+def test_sam_for_nothing():
+    options = ["--subjects", 4, "--epochs", 1, "--steps", 1]
+    printed = run("examples/plot_sam_for_nothing.py", *options)
+    differences = [
+        float(line.split()[-1]) for line in printed.splitlines() if "largest" in line
+    ]
+    assert len(differences) == 2
+    assert max(differences) < 1e-9
+    assert printed.count("autograd keeps") == 4
+    stock, fast = (
+        float(line.split("NRMSE ")[1].split()[0])
+        for line in printed.splitlines()
+        if "AdamW: NRMSE" in line
+    )
+    assert fast == pytest.approx(stock, abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_leak():
+    options = ["--subjects", 6, "--trials", 6, "--epochs", 1]
+    printed = run("examples/plot_the_leak.py", *options)
+    for model in ("net", "mean predictor"):
+        for folds in ("KFold of windows", "GroupKFold of people"):
+            words = [*model.split(), *folds.split()]
+            assert any(line.split()[:-2] == words for line in printed.splitlines())
+    assert "the source reports 0.3008" in printed
+
+
+@pytest.mark.slow
+def test_from_bids(tmp_path):
+    pytest.importorskip("pybv", reason="the extra bids is not installed")
+    options = ["--subjects", 5, "--trials", 4, "--epochs", 1, "--folder", tmp_path]
+    printed = run("examples/plot_from_bids.py", *options)
+    assert "20 windows of 5 people, 129 x 200" in printed
+    assert "windows with the trait; the first: [1.764]" in printed
+    events = next(tmp_path.glob("sub-001/eeg/*_events.tsv")).read_text()
+    assert "left_target" in events
+    assert "right_buttonPress" in events
+
+
+@pytest.mark.slow
 def test_on_a_cluster():
     pytest.importorskip("distributed", reason="the extra distributed is not installed")
     options = ["--trials", 8, "--epochs", 2]
