@@ -96,7 +96,7 @@ for ax, column in zip(axes, ("NRMSE, std", "NRMSE, range"), strict=True):
     pivot = pivot.loc[list(folds), list(models)]
     pivot.plot.bar(ax=ax, rot=0, color=["C0", "0.6"], xlabel="")
     for bars in ax.containers:
-        ax.bar_label(bars, fmt="%.2f")
+        ax.bar_label(bars, fmt="%.2f", bbox={"fc": "w", "ec": "none", "pad": 0.5})
     ax.axhline(0.3008, color="C3", ls="--", label="reported: 0.3008")
     ax.set(title=column, ylabel="pooled NRMSE")
     ax.margins(y=0.2)
