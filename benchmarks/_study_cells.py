@@ -1,6 +1,7 @@
 """The study's tasks and models, and how one cell of it is trained and predicted."""
 
 import dataclasses
+import itertools
 import time
 import warnings
 
@@ -43,21 +44,35 @@ MODELS = {
 }
 RHO = 0.05  # as in the source
 OPTIMIZERS = {"AdamW": (torch.optim.AdamW, {}), "SAM": (SAM, {"rho": RHO})}
-# Tried with EEGNeX only: the family, other radii, and radii relative to the weights.
+# Tried with EEGNeX only: the family and, in the regressions, other radii.
 FAMILY = {name: (getattr(optim, name), {"rho": RHO}) for name in optim.__all__}
-FAMILY |= {f"SAM rho={rho}": (SAM, {"rho": rho}) for rho in (0.02, 0.1, 0.2, 0.5)}
-FAMILY["ASAM rho=0.5"] = (SAM, {"rho": 0.5, "adaptive": True})
+RADII = {f"SAM rho={rho}": (SAM, {"rho": rho}) for rho in (0.02, 0.1, 0.2, 0.5)}
+RADII["ASAM rho=0.5"] = (SAM, {"rho": 0.5, "adaptive": True})
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Windows, targets and subjects of one of the study's questions."""
+    """Windows, targets and subjects of one of the study's questions.
+
+    Where no epoch is chosen, EEGNeX trains on all of a fold to the last epoch.
+    """
 
     name: str
     X: np.ndarray
     y: np.ndarray
     subjects: np.ndarray
     classifies: bool = False
+    chooses_epoch: bool = True
+
+    @property
+    def optimizers(self):
+        """Names of the optimizers for each of the nets."""
+        if not self.chooses_epoch:
+            return {"EEGNeX": [*OPTIMIZERS]}
+        nets = {model: [*OPTIMIZERS] for model in MODELS}
+        return nets | {
+            "EEGNeX": [*FAMILY, "AdamW", *([] if self.classifies else RADII)]
+        }
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -102,7 +117,8 @@ def load_tasks(folder):
     Returns
     -------
     tasks : dict of str to Task
-        "subtractions", "rest or arithmetic" and "response times".
+        "subtractions", "rest or arithmetic", the same "to the end", and "response
+        times".
     """
     people = read_people(folder, "Subject*_2.edf")
     X, y, subjects = to_arrays(subject_target_windows(people, "Number of subtractions"))
@@ -116,17 +132,19 @@ def load_tasks(folder):
     both = np.concatenate([resting, X])
     is_arithmetic = np.repeat([0, 1], [len(resting), len(X)])
     of = np.concatenate([resting_subjects, subjects])
-    return {
-        task.name: task
-        for task in (
-            Task("subtractions", X, y, subjects),
-            Task("rest or arithmetic", both, is_arithmetic, of, classifies=True),
-            Task(
-                "response times",
-                *to_arrays(simulated, target="response_time"),
-            ),
-        )
-    }
+    rest_or_arithmetic = Task("rest or arithmetic", both, is_arithmetic, of, True)
+    times = to_arrays(simulated, target="response_time")
+    tasks = [
+        Task("subtractions", X, y, subjects),
+        rest_or_arithmetic,
+        dataclasses.replace(
+            rest_or_arithmetic,
+            name="rest or arithmetic to the end",
+            chooses_epoch=False,
+        ),
+        Task("response times", *times),
+    ]
+    return {task.name: task for task in tasks}
 
 
 def read_people(folder, pattern):
@@ -144,13 +162,14 @@ def read_people(folder, pattern):
 def all_cells(tasks, n_seeds, n_splits):
     """List the study's cells; what has no seed of its own is fitted once."""
     cells = []
-    for task in tasks:
-        for fold in range(n_splits):
-            cells += [Cell(0, task, name, "-", fold) for name in BASELINES]
-            for seed in range(n_seeds):
-                for model in MODELS:
-                    optimizers = {**OPTIMIZERS, **(FAMILY if model == "EEGNeX" else {})}
-                    cells += [Cell(seed, task, model, o, fold) for o in optimizers]
+    for task, fold in itertools.product(tasks.values(), range(n_splits)):
+        cells += [Cell(0, task.name, name, "-", fold) for name in BASELINES]
+        cells += [
+            Cell(seed, task.name, model, optimizer, fold)
+            for seed in range(n_seeds)
+            for model, optimizers in task.optimizers.items()
+            for optimizer in optimizers
+        ]
     return sorted(cells)
 
 
@@ -195,9 +214,10 @@ def fit_cell(cell, task, settings):
 def _facts_of(net):
     if not hasattr(net, "module_"):
         return {"n_params": 0, "epoch": 0}
-    stopping = dict(net.callbacks_)["stopping"]
     n_params = sum(p.numel() for p in net.module_.parameters())
-    return {"n_params": n_params, "epoch": stopping.best_epoch_}
+    stopping = dict(net.callbacks_).get("stopping")
+    epoch = len(net.history) if stopping is None else stopping.best_epoch_
+    return {"n_params": n_params, "epoch": epoch}
 
 
 def make_model(cell, task, settings):
@@ -249,8 +269,13 @@ def log_band_power(X):
 
 
 def make_net(cell, task, settings):
-    """Build a net that holds out training subjects to choose its epoch."""
-    optimizer, options = (OPTIMIZERS | FAMILY)[cell.optimizer]
+    """Build a net; to choose its epoch it holds out training subjects."""
+    optimizer, options = (OPTIMIZERS | FAMILY | RADII)[cell.optimizer]
+    split, callbacks = None, [("seed", SeedCallback(cell.seed, n_threads=1))]
+    if task.chooses_epoch:
+        split = SubjectSplit(settings.valid_size, random_state=cell.seed)
+        stopping = EarlyStopping(patience=settings.patience, load_best=True)
+        callbacks.append(("stopping", stopping))
     kind = EEGClassifier if task.classifies else EEGRegressor
     return kind(
         MODELS[cell.model],
@@ -262,11 +287,8 @@ def make_net(cell, task, settings):
         lr=settings.lr,
         batch_size=settings.batch_size,
         max_epochs=settings.max_epochs,
-        train_split=SubjectSplit(settings.valid_size, random_state=cell.seed),
-        callbacks=[
-            ("seed", SeedCallback(cell.seed, n_threads=1)),
-            ("stopping", EarlyStopping(patience=settings.patience, load_best=True)),
-        ],
+        train_split=split,
+        callbacks=callbacks,
         verbose=0,
         **{f"optimizer__{name}": value for name, value in options.items()},
         **({"classes": [0, 1]} if task.classifies else {}),

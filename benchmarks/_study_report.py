@@ -342,12 +342,12 @@ def plot_task(summary, task):
 def plot_comparisons(comparisons):
     """Plot the differences to AdamW, a panel for each task."""
     tasks = list(dict.fromkeys(comparisons["task"]))
-    height = 0.32 * comparisons.groupby("task").size().max() + 1
+    sizes = [(comparisons["task"] == task).sum() for task in tasks]
     figure, axes = plt.subplots(
-        1, len(tasks), figsize=(4.2 * len(tasks), height), layout="constrained",
-        squeeze=False,
+        len(tasks), figsize=(8, 0.26 * sum(sizes) + 0.9 * len(tasks)),
+        height_ratios=[n + 1 for n in sizes], layout="constrained", squeeze=False,
     )  # fmt: skip
-    for i, (ax, task) in enumerate(zip(axes[0], tasks, strict=True)):
+    for ax, task in zip(axes[:, 0], tasks, strict=True):
         mine = in_order(comparisons[comparisons["task"] == task])[::-1]
         rows = np.arange(len(mine))
         ax.hlines(rows, mine["ci_low"], mine["ci_high"], color="C1")
@@ -355,9 +355,8 @@ def plot_comparisons(comparisons):
         ax.plot(mine["difference"], rows, "o", color="C1", mfc="w")
         ax.plot(mine["difference"][sure], rows[sure], "o", color="C1")
         ax.axvline(0, color="0.4", ls=":")
-        labels = mine["model"] + ", " + mine["optimizer"]
-        ax.set_yticks(rows, labels if i == 0 else [""] * len(rows))
-        ax.locator_params(axis="x", nbins=5)
+        ax.set_yticks(rows, mine["model"] + ", " + mine["optimizer"])
         metric = LABELS[mine["metric"].iloc[0]]
         ax.set(title=task.capitalize(), xlabel=f"{metric}, less AdamW's")
+        ax.set_ylim(-0.7, len(mine) - 0.3)
     return figure

@@ -80,8 +80,8 @@ def test_the_paired_test_finds_what_is_there(report, task, gain, is_sure):
         assert found["better_in_subjects"] == 8
 
 
-def test_every_model_meets_both_optimizers_and_eegnex_the_family(cells):
-    listed = cells.all_cells(["t"], n_seeds=5, n_splits=5)
+def test_every_model_meets_both_optimizers_and_eegnex_the_family(cells, task):
+    listed = cells.all_cells({"noise": task}, n_seeds=5, n_splits=5)
     assert len(set(listed)) == len(listed)
     of = {
         model: {c.optimizer for c in listed if c.model == model}
@@ -89,13 +89,28 @@ def test_every_model_meets_both_optimizers_and_eegnex_the_family(cells):
     }
     assert of.pop("mean predictor") == of.pop("ridge on band power") == {"-"}
     family = of.pop("EEGNeX")
-    assert set(cells.optim.__all__) | {"AdamW"} <= family
+    assert set(cells.optim.__all__) | {"AdamW", "SAM rho=0.5"} <= family
     assert of == {
         name: {"AdamW", "SAM"}
         for name in ("CompactCNN", "EEGNet", "Deep4Net", "SeparableEEGNet")
     }
     n_runs = 5 * 5 * (2 * 4 + len(family)) + 2 * 5
     assert len(listed) == n_runs
+
+
+@pytest.mark.parametrize("chooses_epoch", [True, False])
+def test_the_epoch_is_chosen_on_held_out_subjects_or_not_at_all(cells, chooses_epoch):
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((40, 2, 128)).astype(np.float32)
+    y, subjects = np.tile([0, 1], 20), np.repeat(list("abcdefghij"), 4)
+    task = cells.Task("noise", X, y, subjects, True, chooses_epoch)
+    settings = cells.Settings(max_epochs=2, batch_size=8)
+    cell = cells.Cell(0, "noise", "EEGNeX", "SAM", 0)
+    result = cells.fit_cell(cell, task, settings)
+    assert result["y_pred"].shape == (8,)
+    assert result["epoch"] in ((1, 2) if chooses_epoch else (2,))
+    net = cells.make_net(cell, task, settings)
+    assert (net.train_split is not None) == chooses_epoch
 
 
 def test_band_power_sees_a_rhythm_in_its_band(cells):
