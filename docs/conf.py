@@ -83,7 +83,6 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "doc_module": ("braindecode_sam",),
     "backreferences_dir": "generated/backreferences",
-    "reference_url": {"braindecode_sam": None},
     "remove_config_comments": True,
     "show_signature": False,
     "download_all_examples": False,

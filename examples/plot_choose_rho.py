@@ -21,7 +21,9 @@ from sklearn.preprocessing import StandardScaler
 from braindecode_sam import SCORING, make_regressor
 from braindecode_sam.datasets import simulate_response_times, to_arrays
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--subjects", type=int, default=12)
 parser.add_argument("--trials", type=int, default=12, help="of each subject")
 parser.add_argument("--epochs", type=int, default=10)

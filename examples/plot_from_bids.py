@@ -36,7 +36,9 @@ from braindecode_sam.datasets import (
 from braindecode_sam.model_selection import nrmse_table, out_of_fold_predictions
 from braindecode_sam.visualization import plot_fold_scores
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--subjects", type=int, default=12)
 parser.add_argument("--trials", type=int, default=16, help="of each subject")
 parser.add_argument("--epochs", type=int, default=15)

@@ -104,7 +104,9 @@ def main(args):
 
 # Dask's workers import this file; only the first process shall run it.
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--subjects", type=int, default=10)
     parser.add_argument("--trials", type=int, default=20, help="of each subject")
     parser.add_argument("--epochs", type=int, default=8)

@@ -36,7 +36,9 @@ from braindecode_sam.datasets import (
 from braindecode_sam.model_selection import nrmse_table, out_of_fold_predictions
 from braindecode_sam.visualization import plot_fold_scores, plot_history
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("folder", type=Path, help="with SubjectNN_2.edf, subject-info.csv")
 parser.add_argument("--subjects", type=int, help="use only the first of them")
 parser.add_argument("--epochs", type=int, default=8)

@@ -36,7 +36,9 @@ from braindecode_sam.datasets import (
 from braindecode_sam.model_selection import nrmse_table, out_of_fold_predictions
 from braindecode_sam.visualization import plot_fold_scores
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("file", type=Path, help="recording with stimuli and responses")
 parser.add_argument("--stimulus", nargs="+", default=["square"])
 parser.add_argument("--response", nargs="+", default=["rt"])

@@ -25,7 +25,9 @@ from braindecode_sam import (
 )
 from braindecode_sam.datasets import simulate_response_times, to_arrays
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--epochs", type=int, default=2)
 parser.add_argument("--subjects", type=int, default=8)
 parser.add_argument("--steps", type=int, default=3, help="to time, of each kind")

@@ -25,7 +25,9 @@ from braindecode_sam import make_regressor
 from braindecode_sam import normalized_root_mean_squared_error as nrmse
 from braindecode_sam.datasets import simulate_response_times, to_arrays
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--subjects", type=int, default=16)
 parser.add_argument("--trials", type=int, default=12, help="of each subject")
 parser.add_argument("--epochs", type=int, default=14)

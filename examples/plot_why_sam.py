@@ -21,7 +21,9 @@ from braindecode_sam import SAM, make_regressor
 from braindecode_sam.datasets import simulate_response_times, to_arrays
 from braindecode_sam.landscape import loss_along, random_direction, sharpness
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--subjects", type=int, default=12)
 parser.add_argument("--epochs", type=int, default=20)
 parser.add_argument("--rho", type=float, default=0.1, help="SAM's radius")
