@@ -60,7 +60,8 @@ def write_report(cells, tasks, settings, folder, results, n_resamples):
         for name, by_key in runs.items()
         for key, run in by_key.items()
     ]
-    summary = pd.concat(Parallel(-1)(jobs), ignore_index=True)
+    print(f"scoring {len(jobs)} runs, {n_resamples} bootstrap samples of each")
+    summary = pd.concat(Parallel(-1, verbose=1)(jobs), ignore_index=True)
     per_fold = pd.concat(
         [
             fold_scores(tasks[name], *key, run, settings.n_splits)
@@ -225,7 +226,8 @@ def compare_all(tasks, runs, pairs, n_resamples):
         )
         for task, model, other in pairs
     ]  # fmt: skip
-    table = pd.DataFrame(Parallel(-1)(jobs))
+    print(f"comparing {len(jobs)} runs with AdamW", flush=True)
+    table = pd.DataFrame(Parallel(-1, verbose=1)(jobs))
     if len(table):
         table["p_holm"] = holm(table["p"].to_numpy())
     return table
