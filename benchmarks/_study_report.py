@@ -306,12 +306,12 @@ def compact_table(summary, task):
         for metric in metrics_of(task):
             s = group.loc[group["metric"] == metric].iloc[0]
             text = f"{s['pooled']:.3f} [{s['ci_low']:.3f}, {s['ci_high']:.3f}]"
-            row[LABELS[metric]] = "-" if np.isnan(s["pooled"]) else text
-        row["parameters"] = f"{s['n_params']:,}" if s["n_params"] else "-"
+            row[LABELS[metric]] = "" if np.isnan(s["pooled"]) else text
+        row["parameters"] = f"{s['n_params']:,}" if s["n_params"] else ""
         row["CPU s a fit"] = f"{s['cpu_seconds_per_fit']:.1f}"
-        row["epoch"] = f"{s['median_epoch']:.0f}" if s["median_epoch"] else "-"
+        row["epoch"] = f"{s['median_epoch']:.0f}" if s["median_epoch"] else ""
         rows.append(row)
-    return in_order(pd.DataFrame(rows))
+    return in_order(pd.DataFrame(rows)).replace("-", "")
 
 
 def plot_task(summary, task):

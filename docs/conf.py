@@ -10,6 +10,7 @@ sys.path.insert(0, str(DOCS))
 
 # What braindecode's own imports say is no part of what a page shows.
 warnings.filterwarnings("ignore", category=FutureWarning)
+warnings.filterwarnings("ignore", message="Using padding='same' with even kernel")
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
 from inventories import write_inventories  # noqa: E402

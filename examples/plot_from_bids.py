@@ -11,6 +11,7 @@ public data. Needs ``pip install "braindecode_sam[bids]"``.
 
 import argparse
 import tempfile
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -45,6 +46,8 @@ parser.add_argument("--epochs", type=int, default=15)
 parser.add_argument("--folder", type=Path, help="where to write; default temporary")
 args = parser.parse_args()
 mne.set_log_level("error")
+# MNE has no place for columns such as "attention"; they are read from the table below.
+warnings.filterwarnings("ignore", "Unable to map the following column", RuntimeWarning)
 
 # %%
 # A folder like the challenge's
@@ -125,7 +128,13 @@ recordings = BIDSDataset(root=root, tasks="contrastChangeDetection")
 # MNE gives volts; nets want microvolts, as BatchNorm takes a variance far below its
 # ``eps`` for none.
 
-preprocess(recordings, [Preprocessor(lambda volts: volts * 1e6, picks="eeg")])
+
+def to_microvolts(volts):
+    """Change the unit."""
+    return volts * 1e6
+
+
+preprocess(recordings, [Preprocessor(to_microvolts, picks="eeg")])
 
 # %%
 # Two seconds from the target on, with the response time

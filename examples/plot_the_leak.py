@@ -28,9 +28,9 @@ from braindecode_sam.datasets import simulate_response_times, to_arrays
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
-parser.add_argument("--subjects", type=int, default=16)
+parser.add_argument("--subjects", type=int, default=20)
 parser.add_argument("--trials", type=int, default=12, help="of each subject")
-parser.add_argument("--epochs", type=int, default=14)
+parser.add_argument("--epochs", type=int, default=12)
 args = parser.parse_args()
 
 # %%
@@ -52,20 +52,20 @@ y = np.random.RandomState(1).standard_normal(args.subjects)[person].astype(np.fl
 
 net = make_regressor(
     "challenge_1", device="cpu", max_epochs=args.epochs, random_state=0, verbose=0,
-    module__n_chans=24, module__n_times=250, batch_size=16,
+    module__n_chans=24, module__n_times=250, batch_size=16, lr=3e-3,
 )  # fmt: skip
 models = {
     "net": TransformedTargetRegressor(net, transformer=StandardScaler()),
     "mean predictor": DummyRegressor(),
 }
 folds = {
-    "KFold of windows": KFold(5, shuffle=True, random_state=0),
-    "GroupKFold of people": GroupKFold(5),
+    "KFold of windows": [*KFold(5, shuffle=True, random_state=0).split(X)],
+    "GroupKFold of people": [*GroupKFold(5).split(X, groups=subjects)],
 }
 rows = []
 for model_name, model in models.items():
     for fold_name, cv in folds.items():
-        y_pred = cross_val_predict(model, X, y, groups=subjects, cv=cv)
+        y_pred = cross_val_predict(model, X, y, cv=cv)
         rows.append(
             {
                 "model": model_name,
