@@ -2,8 +2,9 @@
 
 Cross-validates {mean predictor, ridge on band power, CompactCNN, EEGNet, EEGNeX,
 Deep4Net, SeparableEEGNet} with AdamW and with SAM, and EEGNeX with every optimizer of
-SAM's family, in five folds of subjects. The epoch is chosen on subjects that are held
-out of the training fold. FOLDER is PhysioNet's "EEG During Mental Arithmetic Tasks"
+SAM's family and, in the regressions, with other radii, in five folds of subjects. The
+epoch is chosen on subjects that are held out of the training fold; for EEGNeX on rest
+or arithmetic also not at all. FOLDER is PhysioNet's "EEG During Mental Arithmetic Tasks"
 (Zyma et al. 2019, https://doi.org/10.3390/data4010014).
 
 A finished cell is kept in a file and not run again, so the study can be stopped at any
@@ -127,6 +128,8 @@ def main():
     by_model = {cell.model: None for cell in cells}
     models = choose("--models", by_model, args.models)
     cells = [cell for cell in cells if cell.model in models]
+    if (args.tasks or args.models) and args.results == RESULTS:
+        parser.error("a part of the study needs --results, not to replace the whole's")
     run_all(cells, tasks, settings, args.cells, args.jobs)
     write_report(cells, tasks, settings, args.cells, args.results, args.resamples)
 

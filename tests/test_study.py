@@ -166,5 +166,7 @@ def test_unknown_tasks_and_missing_recordings_are_named(eegmat, tmp_path):
     done = study(eegmat, "--tasks", "sleep", "--cells", tmp_path)
     assert "--tasks must be among ['subtractions'" in done.stderr
     assert "got 'sleep'" in done.stderr
+    done = study(eegmat, "--tasks", "response times", "--cells", tmp_path)
+    assert "a part of the study needs --results" in done.stderr
     done = study(tmp_path, "--cells", tmp_path / "cells")
     assert "holds no file named like Subject*_2.edf" in done.stderr
