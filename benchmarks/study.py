@@ -4,8 +4,8 @@ Cross-validates {mean predictor, ridge on band power, CompactCNN, EEGNet, EEGNeX
 Deep4Net, SeparableEEGNet} with AdamW and with SAM, and EEGNeX with every optimizer of
 SAM's family and, in the regressions, with other radii, in five folds of subjects. The
 epoch is chosen on subjects that are held out of the training fold; for EEGNeX on rest
-or arithmetic also not at all. FOLDER is PhysioNet's "EEG During Mental Arithmetic Tasks"
-(Zyma et al. 2019, https://doi.org/10.3390/data4010014).
+or arithmetic also not at all. FOLDER is PhysioNet's "EEG During Mental Arithmetic
+Tasks" (Zyma et al. 2019, https://doi.org/10.3390/data4010014).
 
 A finished cell is kept in a file and not run again, so the study can be stopped at any
 time and goes on where it was. When all are there, tables and figures are written.
