@@ -5,9 +5,9 @@ import itertools
 import time
 import warnings
 
-import mne
 import numpy as np
 import torch
+from _eegmat import read_subtractions
 from braindecode import EEGClassifier, EEGRegressor
 from scipy.signal import welch
 from sklearn.compose import TransformedTargetRegressor
@@ -21,9 +21,7 @@ from skorch.callbacks import EarlyStopping
 from braindecode_sam import SAM, optim
 from braindecode_sam.datasets import (
     SubjectWindows,
-    read_recordings,
     simulate_response_times,
-    subject_target_windows,
     to_arrays,
 )
 from braindecode_sam.model_selection import SubjectSplit
@@ -120,12 +118,8 @@ def load_tasks(folder):
         "subtractions", "rest or arithmetic", the same "to the end", and "response
         times".
     """
-    people = read_people(folder, "Subject*_2.edf")
-    X, y, subjects = to_arrays(subject_target_windows(people, "Number of subtractions"))
-    rest = read_people(folder, "Subject*_1.edf")
-    resting, _, resting_subjects = to_arrays(
-        subject_target_windows(rest, "Number of subtractions")
-    )
+    X, y, subjects = read_subtractions(folder, "Subject*_2.edf", SFREQ)
+    resting, _, resting_subjects = read_subtractions(folder, "Subject*_1.edf", SFREQ)
     simulated = simulate_response_times(
         24, 12, n_chans=19, n_times=500, sfreq=SFREQ, random_state=0
     )
@@ -145,18 +139,6 @@ def load_tasks(folder):
         Task("response times", *times),
     ]
     return {task.name: task for task in tasks}
-
-
-def read_people(folder, pattern):
-    """Read recordings of EEGMAT, its 19 EEG channels at 125 Hz."""
-    files = sorted(folder.glob(pattern))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no file named like {pattern}")
-    names = mne.io.read_raw(files[0], verbose="error").ch_names
-    picks = [n for n in names if n.startswith("EEG ") and n != "EEG A2-A1"]
-    return read_recordings(
-        files, participants=folder / "subject-info.csv", picks=picks, sfreq=SFREQ
-    )
 
 
 def all_cells(tasks, n_seeds, n_splits):

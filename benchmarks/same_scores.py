@@ -12,9 +12,9 @@ import argparse
 import functools
 from pathlib import Path
 
-import mne
 import numpy as np
 import torch
+from _eegmat import read_subtractions
 from _report import MODELS, print_table
 from braindecode import EEGRegressor
 from sklearn.compose import TransformedTargetRegressor
@@ -23,25 +23,8 @@ from sklearn.preprocessing import StandardScaler
 
 from braindecode_sam import SAM
 from braindecode_sam import normalized_root_mean_squared_error as nrmse
-from braindecode_sam.datasets import (
-    read_recordings,
-    subject_target_windows,
-    to_arrays,
-)
 
 OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SAM": SAM}
-
-
-def read(folder, sfreq):
-    """Give windows, targets and subjects."""
-    files = sorted(folder.glob("Subject*_2.edf"))
-    names = mne.io.read_raw(files[0], verbose="error").ch_names
-    picks = [n for n in names if n.startswith("EEG ") and n != "EEG A2-A1"]
-    table = folder / "subject-info.csv"
-    recordings = read_recordings(
-        files, participants=table, picks=picks, sfreq=sfreq, on_bad="warn"
-    )
-    return to_arrays(subject_target_windows(recordings, "Number of subtractions"))
 
 
 def in_float64(cls):
@@ -89,7 +72,7 @@ def main():
     parser.add_argument("--one-thread", action="store_true", help="stock once more")
     parser.add_argument("--csv", help="also write the table to this file")
     args = parser.parse_args()
-    data = read(args.folder, args.sfreq)
+    data = read_subtractions(args.folder, "Subject*_2.edf", args.sfreq, on_bad="warn")
     y = data[1]
     predictions = {model: predict_out_of_fold(model, data, args) for model in MODELS}
     if args.one_thread:

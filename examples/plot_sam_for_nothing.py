@@ -107,6 +107,7 @@ for _ in range(args.steps):
         step()
         seconds[name].append(time.perf_counter() - start)
 seconds = {name: np.median(values) for name, values in seconds.items()}
+print(f"With {torch.get_num_threads()} threads:")
 for name, median in seconds.items():
     ratio = seconds["stock, AdamW"] / median
     print(
