@@ -1,101 +1,156 @@
 """Steps that use the clean gradient after the perturbed pass."""
 
-import torch
+from __future__ import annotations
 
-from braindecode_sam.optim._workspace import KIND, dense_gradient
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from braindecode_sam.optim._flat import (
+    FlatGroup,
+    FlatGroups,
+    Tensors,
+    dense_gradient,
+    flat_groups,
+    gather,
+    with_gradient,
+)
 from braindecode_sam.optim.sam import SAM
+
+# A factor of a vector; in a tensor where it depends on values that only a device knows.
+Factor = float | Tensor
 
 
 class TwoGradientSAM(SAM):
     """A SAM that keeps the clean gradient until the perturbed one is there.
 
-    A variant overrides ``_mixed``, which gets both as lists of tensors, of all
-    parameters of all groups, perturbed or not, and returns what to descend along.
+    A variant overrides ``_combine``. What it remembers from step to step is in
+    ``state``, beside what the base optimizer keeps there.
     """
 
-    def _reset_transient_state(self):
+    def _reset_transient_state(self) -> None:
         super()._reset_transient_state()
-        self._clean = {}  # copies that are used again in the next step
-        self._had_gradient = set()
+        self._all = FlatGroups()
 
-    def _ascend(self):
-        self._had_gradient = {p for p in self._params() if p.grad is not None}
-        for p in self._had_gradient:
-            if p not in self._clean or KIND(self._clean[p]) != KIND(p):
-                self._clean[p] = torch.empty_like(p)
-            self._clean[p].copy_(dense_gradient(p))
-        super()._ascend()
+    def _ascend(self, groups: Sequence[FlatGroup]) -> None:
+        self._update_all()
+        for group in self._all.groups:
+            group.save_gradients()
+        super()._ascend(groups)
 
-    def _mix(self):
-        if not self._has_ascended:
-            return
-        params = with_gradients(self._params(), self._had_gradient)
-        clean = [
-            self._clean[p] if p in self._had_gradient else torch.zeros_like(p)
-            for p in params
-        ]
-        perturbed = [p.grad for p in params]
-        if params:
-            mixed = self._mixed(params, clean, perturbed)
-            write_if_finite(
-                params, mixed, dot(clean, clean) + dot(perturbed, perturbed)
-            )
+    def _update_all(self) -> None:
+        self._all.update(
+            [(group, with_gradient(group["params"])) for group in self.param_groups]
+        )
 
-    def _mixed(self, params, clean, perturbed):
+    def _combine_gradients(self) -> None:
+        if self._has_ascended:
+            had = {p for group in self._all.groups for p in group.params}
+            late = [
+                new
+                for group in self.param_groups
+                for new in flat_groups(group, with_gradient(_others(group, had)))
+            ]
+            # A gradient that only one of the passes has is zero in the other one.
+            self._both = [*self._all.groups, *late]
+            make_dense(self._both)
+            if self._both:
+                self._combine(self._both)
+
+    def _combine(self, groups: Sequence[FlatGroup]) -> None:
+        """Turn the perturbed gradients, in place, into what to descend along.
+
+        Parameters
+        ----------
+        groups : sequence of FlatGroup
+            All parameters with a gradient, perturbed or not: the clean ones are in
+            ``clean``, which may be overwritten, the perturbed ones in ``gradients()``.
+        """
         raise NotImplementedError
 
-    def _option(self, name, params):
-        """Give each parameter's value of a group option."""
-        values = {
-            p: group[name] for group in self.param_groups for p in group["params"]
-        }
-        return [values[p] for p in params]
+    def _known(self, name: str, group: FlatGroup) -> Tensors:
+        """Return what is remembered of a group; zeros for what is not."""
+        found = [self.state.get(p, {}).get(name) for p in group.params]
+        pairs = zip(found, group.params, strict=True)
+        return group.plain([torch.zeros_like(p) if v is None else v for v, p in pairs])
+
+    def _remembered(self, name: str, group: FlatGroup) -> Tensors:
+        """Return the same, to be changed in place.
+
+        Only after the base optimizer's step: most take a state that is not empty as
+        initialized.
+        """
+        for p in group.params:
+            if name not in self.state[p]:
+                self.state[p][name] = torch.zeros_like(p)
+        return self._known(name, group)
 
 
-def with_gradients(params, also=()):
-    """Give the parameters that have a gradient, and make those gradients dense.
-
-    Parameters
-    ----------
-    params : list of torch.Tensor
-        Parameters.
-    also : set of torch.Tensor, optional
-        Parameters that get a gradient of zeros if they have none.
-
-    Returns
-    -------
-    params : list of torch.Tensor
-        Those that have one now.
-    """
-    chosen = [p for p in params if p.grad is not None or p in also]
-    for p in chosen:
-        p.grad = dense_gradient(p)
-    return chosen
+def _others(group: Any, params: set[Tensor]) -> list[Tensor]:
+    return [p for p in group["params"] if p not in params]
 
 
-def write_if_finite(params, gradients, size):
-    """Replace the gradients, unless `size`, a scalar, is not finite.
-
-    What is not finite is the base optimizer's to deal with, as if it were alone.
-    """
-    is_finite = torch.isfinite(size)
-    for p, gradient in zip(params, gradients, strict=True):
-        here = is_finite.to(p.device)
-        p.grad.copy_(torch.where(here, gradient, p.grad))
+def make_dense(groups: Sequence[FlatGroup]) -> None:
+    """Give every parameter a dense gradient, that can be changed in place."""
+    for group in groups:
+        for p in group.params:
+            p.grad = dense_gradient(p)
 
 
-def dot(first, second):
-    """Inner product of vectors that are lists of tensors, on the first one's device."""
-    products = [_product(a, b) for a, b in zip(first, second, strict=True)]
-    return sum(product.to(products[0].device) for product in products)
+def clean_gradients(groups: Sequence[FlatGroup]) -> list[Tensors]:
+    """Return the clean gradients of each group."""
+    return [group.clean for group in groups]
 
 
-def _product(a, b):
-    wide = torch.promote_types(a.dtype, torch.float32)  # half precision overflows
-    return (a.conj().to(wide) * b.to(wide)).real.sum()
+def gradients(groups: Sequence[FlatGroup]) -> list[Tensors]:
+    """Return the present gradients of each group."""
+    return [group.gradients() for group in groups]
 
 
-def quotient(numerator, denominator):
+def dot(
+    groups: Sequence[FlatGroup], first: Sequence[Tensors], second: Sequence[Tensors]
+) -> Tensor:
+    """Return the inner product of two vectors, a scalar on the first one's device."""
+    parts = zip(groups, first, second, strict=True)
+    return torch.stack(gather([group.inner(a, b) for group, a, b in parts])).sum()
+
+
+def quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Divide scalars; 0 where nothing can be divided by."""
     safe = torch.where(denominator == 0, 1, denominator)
     return torch.where(denominator == 0, 0, numerator / safe)
+
+
+def combine(
+    group: FlatGroup, factor: Factor, clean_factor: Factor, valid: Tensor
+) -> None:
+    """Set the gradients to ``factor * gradients + clean_factor * clean`` if `valid`.
+
+    Parameters
+    ----------
+    group : FlatGroup
+        Its gradients are changed in place, and left as they are if not valid: what is
+        not finite is the base optimizer's to deal with, as if it were alone. Its clean
+        gradients are overwritten.
+    factor, clean_factor : float or torch.Tensor
+        Scalars, on any device.
+    valid : torch.Tensor
+        A scalar, on any device.
+    """
+    perturbed, clean = group.gradients(), group.clean
+    torch._foreach_mul_(perturbed, if_valid(valid, factor, 1.0, group))
+    group.flat_clean.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    torch._foreach_mul_(clean, if_valid(valid, clean_factor, 0.0, group))
+    torch._foreach_add_(perturbed, clean)
+
+
+def if_valid(
+    valid: Tensor, factor: Factor, otherwise: float, group: FlatGroup
+) -> Tensor:
+    """Choose one of two factors, without asking a device, in the group's precision."""
+    like = group.flat_clean
+    wide = torch.promote_types(like.dtype, torch.float32)
+    chosen = torch.as_tensor(factor, dtype=wide, device=like.device)
+    return torch.where(valid.to(like.device), chosen, otherwise)

@@ -16,13 +16,25 @@ updates m before it is subtracted, its authors' code after; here it is the code'
 the old m, which holds nothing of the present batch.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
 import torch
 
 from braindecode_sam._arguments import check_non_negative
-from braindecode_sam.optim._arguments import check_below_one
-from braindecode_sam.optim._two_gradients import TwoGradientSAM, dot
+from braindecode_sam.optim._checks import BaseOptimizer, Check, check_below_one
+from braindecode_sam.optim._flat import FlatGroup, Tensors
+from braindecode_sam.optim._two_gradients import (
+    TwoGradientSAM,
+    clean_gradients,
+    dot,
+    if_valid,
+)
+from braindecode_sam.optim.sam import SAM
 
-MEAN = "mean_gradient"
+MEAN = "sam__mean_gradient"
 
 
 class FriendlySAM(TwoGradientSAM):
@@ -59,31 +71,44 @@ class FriendlySAM(TwoGradientSAM):
     >>> optimizer = FriendlySAM(model.parameters(), torch.optim.SGD, lr=0.1)
     """
 
-    variant_options = {  # noqa: RUF012
+    _group_options: ClassVar[dict[str, Check]] = {
+        **SAM._group_options,
         "sigma": check_non_negative,
         "lmbda": check_below_one,
     }
 
     def __init__(
         self,
-        params,
-        base_optimizer=torch.optim.AdamW,
+        params: Iterable[Any],
+        base_optimizer: BaseOptimizer = torch.optim.AdamW,
         *,
-        sigma=1.0,
-        lmbda=0.9,
-        **options,
-    ):
+        sigma: float = 1.0,
+        lmbda: float = 0.9,
+        **options: Any,
+    ) -> None:
         super().__init__(params, base_optimizer, sigma=sigma, lmbda=lmbda, **options)
 
-    def _direction(self, segment):
-        mean = segment.real(self.memory.vector(MEAN, segment.params))
-        sigma = segment.group["sigma"]
-        return torch._foreach_sub(segment.read_gradients(), mean, alpha=sigma)
+    def _ascent_direction(self, group: FlatGroup) -> Tensors:
+        mean = self._known(MEAN, group)
+        sigma = group.options["sigma"]
+        return torch._foreach_sub(group.gradients(), mean, alpha=sigma)
 
-    def _mixed(self, params, clean, perturbed):
-        # Here, after both passes: one that raises shall leave the average as it was.
-        mean = self.memory.vector(MEAN, params)
-        is_finite = torch.isfinite(dot(clean, clean))
-        for m, g, lmbda in zip(mean, clean, self._option("lmbda", params), strict=True):
-            m.copy_(torch.where(is_finite.to(m.device), torch.lerp(g, m, lmbda), m))
-        return perturbed
+    def _combine(self, groups: Sequence[FlatGroup]) -> None:
+        """Descend along the perturbed gradients, as they are."""
+
+    def _base_step(self) -> None:
+        super()._base_step()
+        # Only now, after both passes: one that raises must leave the average alone.
+        if self._has_ascended and self._both:
+            clean = clean_gradients(self._both)
+            valid = torch.isfinite(dot(self._both, clean, clean))
+            for group in self._both:
+                self._move_average(group, valid)
+
+    def _move_average(self, group: FlatGroup, valid: torch.Tensor) -> None:
+        lmbda = group.options["lmbda"]
+        mean = self._remembered(MEAN, group)
+        group.flat_clean.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        torch._foreach_mul_(mean, if_valid(valid, lmbda, 1.0, group))
+        torch._foreach_mul_(group.clean, if_valid(valid, 1 - lmbda, 0.0, group))
+        torch._foreach_add_(mean, group.clean)

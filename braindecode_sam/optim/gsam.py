@@ -15,10 +15,25 @@ Zhuang et al.: Surrogate Gap Minimization Improves Sharpness-Aware Training, ICL
 :class:`~braindecode_sam.SAMCallback` can do.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
 import torch
 
 from braindecode_sam._arguments import check_non_negative
-from braindecode_sam.optim._two_gradients import TwoGradientSAM, dot, quotient
+from braindecode_sam.optim._checks import BaseOptimizer, Check
+from braindecode_sam.optim._flat import FlatGroup
+from braindecode_sam.optim._two_gradients import (
+    TwoGradientSAM,
+    clean_gradients,
+    combine,
+    dot,
+    gradients,
+    quotient,
+)
+from braindecode_sam.optim.sam import SAM
 
 
 class GSAM(TwoGradientSAM):
@@ -42,7 +57,7 @@ class GSAM(TwoGradientSAM):
     Notes
     -----
     Gradients that are clipped in the closure (skorch's ``GradientNormClipping``) are
-    clipped each by itself before they are mixed: the clean one too, which has no
+    clipped separately before they are combined: the clean one too, which has no
     effect on :class:`SAM`.
 
     Examples
@@ -53,18 +68,26 @@ class GSAM(TwoGradientSAM):
     >>> optimizer = GSAM(model.parameters(), torch.optim.SGD, lr=0.1, alpha=0.2)
     """
 
-    variant_options = {"alpha": check_non_negative}  # noqa: RUF012
+    _group_options: ClassVar[dict[str, Check]] = {
+        **SAM._group_options,
+        "alpha": check_non_negative,
+    }
 
     def __init__(
-        self, params, base_optimizer=torch.optim.AdamW, *, alpha=0.4, **options
-    ):
+        self,
+        params: Iterable[Any],
+        base_optimizer: BaseOptimizer = torch.optim.AdamW,
+        *,
+        alpha: float = 0.4,
+        **options: Any,
+    ) -> None:
         super().__init__(params, base_optimizer, alpha=alpha, **options)
 
-    def _mixed(self, params, clean, perturbed):
-        along = quotient(dot(clean, perturbed), dot(perturbed, perturbed))
-        return [
-            g_p - alpha * (g - along.to(g.device) * g_p)
-            for g, g_p, alpha in zip(
-                clean, perturbed, self._option("alpha", params), strict=True
-            )
-        ]
+    def _combine(self, groups: Sequence[FlatGroup]) -> None:
+        g, g_p = clean_gradients(groups), gradients(groups)
+        g_p_squared = dot(groups, g_p, g_p)
+        along = quotient(dot(groups, g, g_p), g_p_squared)
+        valid = torch.isfinite(dot(groups, g, g) + g_p_squared)
+        for group in groups:  # g_p - alpha (g - along g_p)
+            alpha = group.options["alpha"]
+            combine(group, 1 + alpha * along, -alpha, valid)

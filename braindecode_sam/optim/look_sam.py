@@ -14,18 +14,28 @@ Liu et al.: Towards Efficient and Scalable Sharpness-Aware Minimization, CVPR 20
 its authors' code, and others after it, take each tensor's by itself.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
 import torch
 
 from braindecode_sam._arguments import check_non_negative
+from braindecode_sam.optim._checks import BaseOptimizer, Check
+from braindecode_sam.optim._flat import FlatGroup
 from braindecode_sam.optim._two_gradients import (
     TwoGradientSAM,
+    clean_gradients,
     dot,
+    gradients,
+    if_valid,
+    make_dense,
     quotient,
-    with_gradients,
-    write_if_finite,
 )
+from braindecode_sam.optim.sam import SAM
 
-ACROSS = "gradient_across"
+ACROSS = "sam__gradient_across"
 
 
 class LookSAM(TwoGradientSAM):
@@ -50,8 +60,8 @@ class LookSAM(TwoGradientSAM):
     Notes
     -----
     The component is saved with the optimizer's state. Gradients that are clipped in
-    the closure (skorch's ``GradientNormClipping``) are clipped before they are mixed;
-    the mixture can be longer than the limit by a factor of up to 1 + alpha.
+    the closure (skorch's ``GradientNormClipping``) are clipped before they are
+    combined; the result can be longer than the limit by a factor of up to 1 + alpha.
 
     Examples
     --------
@@ -61,49 +71,59 @@ class LookSAM(TwoGradientSAM):
     >>> optimizer = LookSAM(model.parameters(), torch.optim.SGD, lr=0.1, interval=10)
     """
 
-    variant_options = {"alpha": check_non_negative}  # noqa: RUF012
+    _group_options: ClassVar[dict[str, Check]] = {
+        **SAM._group_options,
+        "alpha": check_non_negative,
+    }
 
     def __init__(
         self,
-        params,
-        base_optimizer=torch.optim.AdamW,
+        params: Iterable[Any],
+        base_optimizer: BaseOptimizer = torch.optim.AdamW,
         *,
-        interval=5,
-        alpha=0.7,
-        **options,
-    ):
+        interval: int = 5,
+        alpha: float = 0.7,
+        **options: Any,
+    ) -> None:
         options |= {"interval": interval, "alpha": alpha}
         super().__init__(params, base_optimizer, **options)
 
-    def _mixed(self, params, clean, perturbed):
-        along = quotient(dot(clean, perturbed), dot(clean, clean))
-        known = self.memory.vector(ACROSS, params)
-        is_finite = torch.isfinite(along)
-        for g_v, g, g_p in zip(known, clean, perturbed, strict=True):
-            across = g_p - along.to(g.device) * g
-            g_v.copy_(torch.where(is_finite.to(g.device), across, 0))
-        return perturbed
+    def _combine_gradients(self) -> None:
+        super()._combine_gradients()
+        if not self._has_ascended and self._remembers():
+            self._update_all()
+            groups = self._all.groups
+            make_dense(groups)
+            if groups:
+                self._add_remembered(groups)
 
-    def _mix(self):
-        super()._mix()
-        if self._has_ascended or not self._remembers():
-            return
-        params = with_gradients(self._params())
-        if params:
-            clean = [p.grad for p in params]
-            mixed = self._with_memory(params, clean)
-            write_if_finite(params, mixed, dot(clean, clean))
+    def _combine(self, groups: Sequence[FlatGroup]) -> None:
+        """Descend along g_p, and leave g_v in place of the clean gradients."""
+        g, g_p = clean_gradients(groups), gradients(groups)
+        along = quotient(dot(groups, g, g_p), dot(groups, g, g))
+        valid = torch.isfinite(along)
+        for group, g_v, part in zip(groups, g, g_p, strict=True):
+            torch._foreach_mul_(g_v, if_valid(valid, -along, 0.0, group))
+            torch._foreach_add_(g_v, part)
+            group.flat_clean.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+            torch._foreach_mul_(g_v, if_valid(valid, 1.0, 0.0, group))
 
-    def _with_memory(self, params, clean):
-        across = self.memory.vector(ACROSS, params)
-        factor = quotient(dot(clean, clean), dot(across, across)).sqrt()
-        return [
-            g + alpha * factor.to(g.device) * g_v
-            for g, g_v, alpha in zip(
-                clean, across, self._option("alpha", params), strict=True
-            )
-        ]
+    def _base_step(self) -> None:
+        super()._base_step()
+        if self._has_ascended:
+            for group in self._both:
+                torch._foreach_copy_(self._remembered(ACROSS, group), group.clean)
 
-    def _remembers(self):
+    def _add_remembered(self, groups: Sequence[FlatGroup]) -> None:
+        g = gradients(groups)
+        g_v = [self._known(ACROSS, group) for group in groups]
+        g_squared = dot(groups, g, g)
+        factor = quotient(g_squared, dot(groups, g_v, g_v)).sqrt()
+        valid = torch.isfinite(g_squared)
+        for group, part, across in zip(groups, g, g_v, strict=True):
+            weight = if_valid(valid, group.options["alpha"] * factor, 0.0, group)
+            torch._foreach_add_(part, torch._foreach_mul(across, weight))
+
+    def _remembers(self) -> bool:
         is_on = any(group["rho"] for group in self.param_groups)
-        return is_on and ACROSS in self.memory.vectors
+        return is_on and any(ACROSS in state for state in self.state.values())

@@ -14,9 +14,18 @@ paper's algorithm, and code after it, leaves the weights perturbed between the s
 where validation and checkpoints then find them; here they are clean.
 """
 
-import torch
+from __future__ import annotations
 
-from braindecode_sam.optim.sam import SAM
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from braindecode_sam.optim._checks import BaseOptimizer
+from braindecode_sam.optim._flat import FlatGroup, Tensors
+from braindecode_sam.optim._options import Options
+from braindecode_sam.optim.sam import SAM, Loss, detached
 
 MOMENTA = ("momentum_buffer", "exp_avg")
 
@@ -52,7 +61,16 @@ class MomentumSAM(SAM):
     ...     model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
     """
 
-    def add_param_group(self, param_group):
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base_optimizer: BaseOptimizer = torch.optim.AdamW,
+        **options: Any,
+    ) -> None:
+        super().__init__(params, base_optimizer, **options)
+        self._check_momentum(self.param_groups)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; see :meth:`SAM.add_param_group`.
 
         Parameters
@@ -66,16 +84,11 @@ class MomentumSAM(SAM):
             If the base optimizer keeps no momentum for it.
         """
         super().add_param_group(param_group)
-        if "base_optimizer" in self.__dict__:
-            self._check_momentum(self.param_groups[-1:])
+        self._check_momentum(self.param_groups[-1:])
 
-    def _share_with_base(self):
-        super()._share_with_base()
-        self._check_momentum(self.param_groups)
-
-    def _check_momentum(self, groups):
+    def _check_momentum(self, groups: Iterable[Options]) -> None:
         for group in groups:
-            if not (group.get("momentum") or "betas" in group):
+            if not (group.base.get("momentum") or "betas" in group.base):
                 raise ValueError(
                     "MomentumSAM perturbs along the momentum of its base optimizer, but"
                     f" {type(self.base_optimizer).__name__} keeps none with these"
@@ -83,21 +96,29 @@ class MomentumSAM(SAM):
                     " torch.optim.SGD with momentum=0.9"
                 )
 
-    def _passes(self, closure):
-        if not self._perturbs():
-            return self._pass(closure), None
-        self._save()
-        try:
-            self._ascend()
-            return self._pass(closure), None
-        finally:
-            self._restore()
+    def _run_passes(self, run_pass: Callable[[], Loss]) -> Loss:
+        self._begin_step()
+        if not self._should_perturb():
+            loss = run_pass()
+        else:
+            self._perturb()
+            try:
+                loss = run_pass()
+            finally:
+                self._unperturb()
+        self.last_loss = detached(loss)
+        return loss
 
-    def _direction(self, segment):
-        momenta = list(map(self._momentum, segment.params))
-        return torch._foreach_neg(segment.real(momenta))
+    def _with_direction(self, params: Iterable[Tensor]) -> list[Tensor]:
+        return [p for p in params if self._momentum(p) is not None]
 
-    def _momentum(self, param):
+    def _ascent_direction(self, group: FlatGroup) -> Tensors:
+        v = group.plain([self._momentum(p) for p in group.params])
+        # perturb() turns the direction round where the base maximizes, but a momentum
+        # is that of the descent already.
+        return v if group.options.base.get("maximize") else torch._foreach_neg(v)
+
+    def _momentum(self, param: Tensor) -> Tensor | None:
         state = self.state.get(param, {})
         known = [state[name] for name in MOMENTA if state.get(name) is not None]
-        return known[0] if known else torch.zeros_like(param)
+        return known[0] if known else None

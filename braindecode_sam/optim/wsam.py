@@ -15,10 +15,23 @@ some implementations, which steps along a (g_p - g) past the base optimizer; thi
 objective's gradient, through the base optimizer.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
 import torch
 
-from braindecode_sam.optim._arguments import check_below_one
-from braindecode_sam.optim._two_gradients import TwoGradientSAM
+from braindecode_sam.optim._checks import BaseOptimizer, Check, check_below_one
+from braindecode_sam.optim._flat import FlatGroup
+from braindecode_sam.optim._two_gradients import (
+    TwoGradientSAM,
+    clean_gradients,
+    combine,
+    dot,
+    gradients,
+)
+from braindecode_sam.optim.sam import SAM
 
 
 class WSAM(TwoGradientSAM):
@@ -42,7 +55,7 @@ class WSAM(TwoGradientSAM):
     Notes
     -----
     Gradients that are clipped in the closure (skorch's ``GradientNormClipping``) are
-    clipped each by itself before they are mixed; with the default gamma the mixture,
+    clipped separately before they are combined; with the default gamma the result,
     9 g_p - 8 g, can be much longer than either.
 
     Examples
@@ -53,16 +66,24 @@ class WSAM(TwoGradientSAM):
     >>> optimizer = WSAM(model.parameters(), torch.optim.SGD, lr=0.1, gamma=0.8)
     """
 
-    variant_options = {"gamma": check_below_one}  # noqa: RUF012
+    _group_options: ClassVar[dict[str, Check]] = {
+        **SAM._group_options,
+        "gamma": check_below_one,
+    }
 
     def __init__(
-        self, params, base_optimizer=torch.optim.AdamW, *, gamma=0.9, **options
-    ):
+        self,
+        params: Iterable[Any],
+        base_optimizer: BaseOptimizer = torch.optim.AdamW,
+        *,
+        gamma: float = 0.9,
+        **options: Any,
+    ) -> None:
         super().__init__(params, base_optimizer, gamma=gamma, **options)
 
-    def _mixed(self, params, clean, perturbed):
-        weights = [gamma / (1 - gamma) for gamma in self._option("gamma", params)]
-        return [
-            (1 - a) * g + a * g_p
-            for g, g_p, a in zip(clean, perturbed, weights, strict=True)
-        ]
+    def _combine(self, groups: Sequence[FlatGroup]) -> None:
+        g, g_p = clean_gradients(groups), gradients(groups)
+        valid = torch.isfinite(dot(groups, g, g) + dot(groups, g_p, g_p))
+        for group in groups:
+            a = group.options["gamma"] / (1 - group.options["gamma"])
+            combine(group, a, 1 - a, valid)

@@ -3,6 +3,7 @@
 import torch
 
 import braindecode_sam.optim
+from braindecode_sam.optim import _flat
 
 FAMILY = [
     getattr(braindecode_sam.optim, name) for name in braindecode_sam.optim.__all__
@@ -60,3 +61,8 @@ def assert_same(first, second):
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+def pretend_accelerator(monkeypatch):
+    """Take the path that never asks a device for a value."""
+    monkeypatch.setattr(_flat, "may_read", lambda tensor: False)

@@ -10,7 +10,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, spectral_norm
 
 from braindecode_sam import SAM
-from braindecode_sam.optim._norm_stats import HeldBuffers
+from braindecode_sam.optim._second_pass import preserve_buffers
 from tests.optim.helpers import Problem, assert_same, small_net
 
 
@@ -38,7 +38,7 @@ def test_buffers_stay(name):
     x = torch.randn(8, 4, 6)
     module(x)
     before = buffers(module)
-    with HeldBuffers():
+    with preserve_buffers():
         module(x + 1)
         module[1](x + 2)  # called by itself too
     assert_same(buffers(module), before)
@@ -60,7 +60,7 @@ def test_buffers_that_a_forward_rebinds():
 
     module = Counting()
     buffer = module.running_mean
-    with HeldBuffers():
+    with preserve_buffers():
         module(torch.ones(3))
     assert module.running_mean is buffer
     assert buffer.item() == 0
@@ -70,7 +70,7 @@ def test_released_when_the_pass_raises():
     norm = torch.nn.BatchNorm1d(2)
 
     def interrupted_pass():
-        with HeldBuffers():
+        with preserve_buffers():
             norm(torch.randn(4, 2))
             raise KeyboardInterrupt
 
@@ -82,7 +82,7 @@ def test_released_when_the_pass_raises():
 
 def test_other_threads_go_on_counting():
     norm, other = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
-    with HeldBuffers():
+    with preserve_buffers():
         norm(torch.randn(4, 2))
         thread = threading.Thread(target=other, args=(torch.randn(4, 2),))
         thread.start()

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from torch.nn.modules import module as torch_module
 
 from braindecode_sam import SAM
-from tests.optim.helpers import BASES, Problem, assert_same, small_net
+from tests.optim.helpers import (
+    BASES,
+    Problem,
+    assert_same,
+    pretend_accelerator,
+    small_net,
+)
 
 SGD = torch.optim.SGD
 
@@ -201,7 +207,12 @@ def test_no_gradient_makes_a_weight_that_is_not_finite(
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("on_accelerator", [False, True])
-def test_a_gradient_that_is_not_finite_is_left_to_the_base(bad, on_accelerator):
+def test_a_gradient_that_is_not_finite_is_left_to_the_base(
+    bad, on_accelerator, monkeypatch
+):
+    if on_accelerator:
+        pretend_accelerator(monkeypatch)
+
     def run(make):
         problem = Problem(small_net(dropout=0))
         optimizer = make(problem.net.parameters())
@@ -212,8 +223,6 @@ def test_a_gradient_that_is_not_finite_is_left_to_the_base(bad, on_accelerator):
             problem.net[0].weight.grad[0, 0] = bad
             return loss
 
-        if on_accelerator and isinstance(optimizer, SAM):
-            pretend_accelerator(optimizer)
         optimizer.step(spoiled)
         return problem.snapshot()
 
@@ -225,36 +234,31 @@ def test_a_gradient_that_is_not_finite_is_left_to_the_base(bad, on_accelerator):
         torch.testing.assert_close(sam[name], value, rtol=0, atol=0, equal_nan=True)
 
 
-def pretend_accelerator(optimizer):
-    """Take the way that never asks the device for a value."""
-    optimizer._workspace.update(optimizer.param_groups)
-    for segment in optimizer._workspace.segments:
-        segment.on_cpu = False
-
-
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_the_way_for_accelerators_gives_the_same_weights(adaptive):
-    def run(on_accelerator):
+def test_the_way_for_accelerators_gives_the_same_weights(adaptive, monkeypatch):
+    def run():
         torch.manual_seed(0)
         problem = Problem()
         params = problem.net.parameters()
         optimizer = SAM(params, SGD, lr=0.1, adaptive=adaptive, rho=0.5)
-        if on_accelerator:
-            pretend_accelerator(optimizer)
         problem.train(optimizer, 3)
         return problem.snapshot()
 
-    cpu, accelerator = run(False), run(True)
+    cpu = run()
+    pretend_accelerator(monkeypatch)
+    accelerator = run()
     for name, value in cpu.items():
         torch.testing.assert_close(value, accelerator[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("on_accelerator", [False, True])
-def test_ascent_from_a_gradient_that_is_not_finite_is_skipped(on_accelerator):
+def test_ascent_from_a_gradient_that_is_not_finite_is_skipped(
+    on_accelerator, monkeypatch
+):
     problem = Problem()
     optimizer = SAM(problem.net.parameters(), rho=0.5)
     if on_accelerator:
-        pretend_accelerator(optimizer)
+        pretend_accelerator(monkeypatch)
     weights = {n: p.detach().clone() for n, p in problem.net.named_parameters()}
     problem.closure(optimizer)()
     problem.net[0].weight.grad[0, 0] = math.inf
@@ -377,11 +381,14 @@ def test_refuses_a_group_option_when_added_or_set_later():
     net = small_net()
     with pytest.raises(ValueError, match="rho must be a finite number >= 0, got -2"):
         SAM([{"params": net.parameters(), "rho": -2}])
-    problem = Problem(net)
     optimizer = SAM(net.parameters())
-    optimizer.param_groups[0]["rho"] = math.nan
     with pytest.raises(ValueError, match="rho must be a finite number >= 0, got nan"):
-        problem.train(optimizer, 1)
+        optimizer.param_groups[0]["rho"] = math.nan
+    with pytest.raises(ValueError, match="interval=3 was set on an optimizer that is"):
+        optimizer.param_groups[0]["interval"] = 3
+    with pytest.raises(TypeError, match="rho is an option of SAM and cannot be"):
+        del optimizer.param_groups[0]["rho"]
+    assert optimizer.param_groups[0]["rho"] == 0.05
 
 
 def test_both_spellings_of_base_options():
@@ -499,16 +506,15 @@ def test_buffers_are_kept_and_follow_the_parameters(adaptive):
     problem = Problem()
     optimizer = SAM(problem.net.parameters(), SGD, lr=0.1, adaptive=adaptive)
     problem.train(optimizer, 1)
-    (segment,) = optimizer._workspace.segments
-    pointer = segment.saved.data_ptr()
+    (group,) = optimizer._flat.groups
+    pointer = group._saved[0].data_ptr()
     problem.train(optimizer, 3)
-    assert optimizer._workspace.segments == [segment]
-    assert segment.saved.data_ptr() == pointer
-    assert segment.direction == []  # gradients are not kept alive
+    assert optimizer._flat.groups == [group]
+    assert group._saved[0].data_ptr() == pointer
     problem.net.double()
     problem.x, problem.y = problem.x.double(), problem.y.double()
     problem.train(optimizer, 1)
-    assert optimizer._workspace.segments[0].saved.dtype == torch.float64
+    assert optimizer._flat.groups[0]._saved[0].dtype == torch.float64
 
 
 def test_a_net_of_two_dtypes():
@@ -522,4 +528,4 @@ def test_a_net_of_two_dtypes():
     n = sum(p.numel() for p in before)
     for p, old in zip(net.parameters(), before, strict=True):
         torch.testing.assert_close(p.detach(), old + 0.5 / math.sqrt(n))
-    assert len(optimizer._workspace.segments) == 2
+    assert len(optimizer._flat.groups) == 2

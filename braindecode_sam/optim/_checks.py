@@ -1,0 +1,123 @@
+"""Checks and conversions of the arguments of a SAM optimizer."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Number
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from braindecode_sam._arguments import check_non_negative
+
+# Called with name and value; raises what the user is to read.
+Check = Callable[[str, Any], object]
+BaseOptimizer = Callable[..., Optimizer]
+
+
+def as_builtin(value: Any) -> Any:
+    """Turn NumPy's numbers into Python's: torch refuses to load the former."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(as_builtin(v) for v in value)
+    is_numpy_number = isinstance(value, Number) and hasattr(value, "item")
+    return value.item() if is_numpy_number else value
+
+
+def check_params(params: Iterable[Any]) -> list[Any]:
+    """Refuse an empty list, groups that hold no parameter, and shards; give a list."""
+    if isinstance(params, Tensor):
+        return params  # torch's own error is clear
+    params = list(params)
+    is_group = [isinstance(entry, dict) for entry in params]
+    if not params or (all(is_group) and not any(_holds(group) for group in params)):
+        raise ValueError(
+            f"params must hold at least one tensor, got {params!r}. Note that"
+            " model.parameters() can be iterated over only once."
+        )
+    return params
+
+
+def _holds(group: Mapping[str, Any]) -> bool:
+    params = group["params"]
+    return not hasattr(params, "__len__") or len(params) > 0
+
+
+def check_base_optimizer(base: BaseOptimizer) -> None:
+    """Refuse what is not an optimizer's class, or needs a closure itself."""
+    cls = base.func if isinstance(base, functools.partial) else base
+    if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
+        raise TypeError(
+            "base_optimizer must be a class derived from torch.optim.Optimizer, such"
+            f" as torch.optim.AdamW (the class, not an instance), got {base!r}"
+        )
+    closure = inspect.signature(cls.step).parameters.get("closure")
+    requires_closure = closure is not None and closure.default is closure.empty
+    if requires_closure or getattr(cls, "needs_closure", False):
+        raise ValueError(
+            "base_optimizer must be able to step without a closure, as"
+            f" torch.optim.AdamW and SGD are, got {cls.__name__}"
+        )
+
+
+def check_not_in_shards(params: Iterable[Tensor]) -> None:
+    """Refuse parameters of which each process sees its part as if it were the whole.
+
+    The norm would be that of the part, and a part would be perturbed where the other
+    processes compute with the unperturbed one.
+    """
+    zero = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    frame = sys._getframe() if zero is not None else None
+    while frame is not None:
+        # Nothing but its constructor's frame tells whose local optimizer this is.
+        if isinstance(frame.f_locals.get("self"), zero.ZeroRedundancyOptimizer):
+            raise ValueError(
+                "SAM cannot be the optimizer_class of a ZeroRedundancyOptimizer: each"
+                " process would perturb its own shard only. Put it the other way"
+                " round, SAM(params, ZeroRedundancyOptimizer,"
+                " optimizer_class=torch.optim.AdamW, lr=...)."
+            )
+        frame = frame.f_back
+    for p in params:
+        if getattr(p, "_fsdp_flattened", False) or getattr(p, "_is_flat_param", False):
+            raise ValueError(
+                "SAM cannot perturb the flattened parameters of"
+                " FullyShardedDataParallel, of which each process has a part; expected"
+                " parameters sharded by torch.distributed.fsdp.fully_shard (FSDP2),"
+                " or replicated ones (DistributedDataParallel)."
+            )
+
+
+def check_bool(name: str, value: object) -> None:
+    """Refuse all but True and False."""
+    if value not in (True, False):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_positions(name: str, value: object) -> None:
+    """Refuse all but None and lists of whole numbers."""
+    if value is not None and not (
+        isinstance(value, list) and all(isinstance(i, Integral) for i in value)
+    ):
+        raise TypeError(
+            f"{name} must be None or a list of positions in the group's params, got"
+            f" {value!r}; expected it to be set by perturb_only"
+        )
+
+
+def check_below_one(name: str, value: object) -> None:
+    """Refuse all but numbers from 0 to less than 1."""
+    expected = "a number >= 0 and < 1"
+    check_non_negative(name, value, expected)
+    if value >= 1:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def vanish(gradients: Iterable[Tensor | None]) -> bool:
+    """Whether there are gradients, and all of them are zero."""
+    known = [g for g in gradients if g is not None]
+    return bool(known) and not any(torch.any(g != 0) for g in known)

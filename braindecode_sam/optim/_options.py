@@ -1,0 +1,140 @@
+"""One view of the options of a SAM and of its base optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+BASE_PREFIX = "base_optimizer__"
+# How state_dict spells an option of SAM whose name the base optimizer uses too.
+SAVED_PREFIX = "sam__"
+
+
+class Options(MutableMapping[str, Any], dict):  # torch asks for a dict
+    """A parameter group, or the defaults, of a SAM.
+
+    A name that both use, such as Adadelta's ``rho``, is SAM's. Any option of the base
+    optimizer can be spelled with the prefix ``base_optimizer__``. Nothing is stored
+    here: the base's part is the very dict that the base optimizer reads.
+
+    Parameters
+    ----------
+    own : dict
+        Options of SAM.
+    base : dict
+        Group or defaults of the base optimizer.
+    checks : mapping of str to callable
+        Called with name and value when an option of SAM is set. A name that is not in
+        `own` belongs to the whole optimizer and cannot be set in a group.
+
+    Examples
+    --------
+    >>> group = Options({"rho": 0.05}, {"lr": 0.1, "rho": 0.9}, {})
+    >>> group["rho"], group["base_optimizer__rho"], group["lr"]
+    (0.05, 0.9, 0.1)
+    >>> list(group)
+    ['rho', 'lr', 'base_optimizer__rho']
+    """
+
+    def __init__(
+        self,
+        own: dict[str, Any],
+        base: dict[str, Any],
+        checks: Mapping[str, Callable[[str, Any], object]],
+    ) -> None:
+        self.own, self.base, self.checks = own, base, checks
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.own:
+            return self.own[name]
+        if name in self.checks:
+            raise KeyError(name)
+        return self.base[name.removeprefix(BASE_PREFIX)]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self.checks:
+            if name not in self.own:
+                raise ValueError(
+                    f"{name}={value!r} was set on an optimizer that is built already;"
+                    f" expected {name} among the arguments of its class. With skorch,"
+                    f" set optimizer__{name} before initialize, or on"
+                    " sklearn.base.clone(net)."
+                )
+            self.checks[name](name, value)
+            self.own[name] = value
+        else:
+            self.base[name.removeprefix(BASE_PREFIX)] = value
+
+    def __delitem__(self, name: str) -> None:
+        if name in self.checks:
+            raise TypeError(f"{name} is an option of SAM and cannot be removed.")
+        del self.base[name.removeprefix(BASE_PREFIX)]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.own
+        for name in self.base:
+            yield BASE_PREFIX + name if name in self.checks else name
+
+    def __len__(self) -> int:
+        return len(self.own) + len(self.base)
+
+    # What dict would do with its own, empty table.
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(list(self))
+
+    def __or__(self, other: Any) -> Any:
+        return dict(self) | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | dict(self)
+
+    def __ior__(self, other: Any) -> Any:
+        self.update(other)
+        return self
+
+    def copy(self) -> dict[str, Any]:
+        """Return a plain dict with the same items."""
+        return dict(self)
+
+    __copy__ = copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Options, (self.own, self.base, self.checks)
+
+    # What is saved: the base's options as the base alone would save them.
+
+    def saved(self) -> dict[str, Any]:
+        """Return the items under the names of a ``state_dict``."""
+        own = {self._saved_name(name): value for name, value in self.own.items()}
+        return {**own, **self.base}
+
+    def load(self, saved: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Split saved items into SAM's options and the base's.
+
+        Options of SAM that are missing, as in a state of the base optimizer alone,
+        are those of this group.
+        """
+        names = {name: self._saved_name(name) for name in self.own}
+        own = {k: saved.get(name, self.own[k]) for k, name in names.items()}
+        for name, value in own.items():
+            self.checks[name](name, value)
+        base = {k: v for k, v in saved.items() if k not in names.values()}
+        return own, base
+
+    def _saved_name(self, name: str) -> str:
+        return SAVED_PREFIX + name if name in self.base else name
+
+
+def strip_prefix(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell the base optimizer's options as the base optimizer does."""
+    stripped: dict[str, Any] = {}
+    for name, value in options.items():
+        short = name.removeprefix(BASE_PREFIX)
+        if short in stripped:
+            raise TypeError(f"{short} was given twice: also as {BASE_PREFIX}{short}.")
+        stripped[short] = value
+    return stripped
