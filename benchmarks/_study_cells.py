@@ -19,13 +19,13 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch.callbacks import EarlyStopping
 
 from braindecode_sam import SAM, optim
+from braindecode_sam.callbacks import SeedCallback
 from braindecode_sam.datasets import (
     SubjectWindows,
     simulate_response_times,
     to_arrays,
 )
 from braindecode_sam.model_selection import SubjectSplit
-from braindecode_sam.seeding import SeedCallback
 
 SFREQ = 125.0
 BANDS = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30),

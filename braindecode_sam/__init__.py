@@ -25,10 +25,10 @@ try:
     from braindecode_sam.callbacks import SAMCallback
     from braindecode_sam.configs import load_config
     from braindecode_sam.device import resolve_device
+    from braindecode_sam.estimators import make_regressor
     from braindecode_sam.metrics import SCORING, normalized_root_mean_squared_error
     from braindecode_sam.models import FastEEGNet, FastEEGNeX
     from braindecode_sam.optim import SAM
-    from braindecode_sam.regressor import make_regressor
 except (ImportError, OSError, RuntimeError, AttributeError) as _error:
     from braindecode_sam import installation as _installation
 

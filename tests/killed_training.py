@@ -11,10 +11,9 @@ from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 
 from braindecode_sam import SAM, SAMCallback, TimeShift
-from braindecode_sam.checkpoint import ResumableCheckpoint
+from braindecode_sam.callbacks import ResumableCheckpoint, SeedCallback
 from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import SubjectSplit
-from braindecode_sam.seeding import SeedCallback
 
 RNG = np.random.default_rng(0)
 SUBJECTS = np.repeat(np.arange(6), 6)

@@ -6,8 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from braindecode_sam.optim import AESAM
-from tests.optim.helpers import BASES, FAMILY, Problem, assert_same
-from tests.optim.test_sam import pretend_accelerator
+from tests.optim.helpers import BASES, FAMILY, Problem, assert_same, pretend_accelerator
 from tests.test_sam_in_nets import make_net
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -57,13 +56,13 @@ class Waiting(TorchDispatchMode):
 
 @pytest.mark.parametrize("cls", [cls for cls in FAMILY if cls is not AESAM])
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_a_step_as_on_an_accelerator_reads_no_value(cls, adaptive):
+def test_a_step_as_on_an_accelerator_reads_no_value(cls, adaptive, monkeypatch):
     problem = Problem()
     optimizer = cls(
         problem.net.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9,
         adaptive=adaptive,
     )  # fmt: skip
-    pretend_accelerator(optimizer)
+    pretend_accelerator(monkeypatch)
     closure = problem.closure(optimizer)
     for _ in range(6):  # LookSAM's steps differ
         with Waiting():

@@ -9,7 +9,8 @@ from skorch.callbacks import Callback
 from skorch.helper import SliceDataset
 
 from braindecode_sam import SAM
-from braindecode_sam.checks import WindowCheck, check_windows
+from braindecode_sam.callbacks import WindowCheck
+from braindecode_sam.checks import check_windows
 from braindecode_sam.datasets import SubjectWindows, simulate_response_times
 
 RNG = np.random.default_rng(0)

@@ -15,8 +15,9 @@ import torch
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 
 from braindecode_sam import SCORING
+from braindecode_sam.callbacks import SeedCallback
+from braindecode_sam.callbacks._generators import generator_states
 from braindecode_sam.model_selection import on_dask
-from braindecode_sam.seeding import SeedCallback, generator_states
 from tests.optim.helpers import assert_same
 from tests.worker_parts import SUBJECTS, CountedWindows, X, Y, make_net, noted
 

@@ -9,8 +9,8 @@ from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
 from skorch.callbacks import Callback
 
 from braindecode_sam import SAM, TimeShift
+from braindecode_sam.callbacks import SeedCallback
 from braindecode_sam.datasets import SubjectWindows
-from braindecode_sam.seeding import SeedCallback
 
 RNG = np.random.default_rng(0)
 SUBJECTS = np.repeat(np.arange(10), 16)

@@ -9,12 +9,13 @@ from braindecode.models import EEGNet, EEGNeX
 from braindecode.modules import Conv2dWithConstraint
 from torch.nn.utils import parametrize
 
-from braindecode_sam.models._norms import normalizer
+from braindecode_sam.models._compile import not_compiled
+from braindecode_sam.models._dropout import ReplayedDropout
+from braindecode_sam.models._fft_conv import FFTConv2d
 from braindecode_sam.models._pickling import allow_pickling
-from braindecode_sam.models.filter_moments import window_moments
-from braindecode_sam.models.linear_stem import one_convolution, two_convolutions
-from braindecode_sam.models.replayed_dropout import ReplayedDropout
-from braindecode_sam.models.spectral_convolution import SpectralConv2d
+from braindecode_sam.models._stem.batch_norm import normalizer
+from braindecode_sam.models._stem.linear import eegnet_stem, eegnex_stem
+from braindecode_sam.models._stem.moments import window_moments
 
 # A block just below glibc's limit, asked for and freed untouched: after that the
 # allocator keeps blocks up to this size for the next pass, instead of giving them back
@@ -28,8 +29,8 @@ class _FastMixin:
     def upgrade_layers(self):
         """Let the layers behind the stem go faster too, each exactly what it was."""
         for layer in torch.nn.ModuleList(self._rest()).modules():
-            if SpectralConv2d.suits(layer):
-                layer.__class__ = SpectralConv2d
+            if FFTConv2d.can_replace(layer):
+                layer.__class__ = FFTConv2d
             elif type(layer) is torch.nn.Dropout:
                 layer.__class__ = ReplayedDropout
 
@@ -53,7 +54,7 @@ class _FastMixin:
             y = layer(y)
         return y
 
-    @torch.compiler.disable  # its FFTs and statistics are no faster compiled
+    @not_compiled  # its FFTs and statistics are no faster compiled
     def _run_stem(self, x):
         with torch.autocast(x.device.type, enabled=False):
             return self._stem(x.to(self._stem_dtype())).unsqueeze(2)
@@ -144,7 +145,7 @@ class FastEEGNeX(_FastMixin, EEGNeX):
 
     def _stem(self, x):
         conv_1, norm_1, conv_2, norm_2, spatial = self._stem_layers()
-        return two_convolutions(
+        return eegnex_stem(
             x,
             (conv_1.weight[:, 0, 0], normalizer(norm_1), _same(conv_1)),
             (conv_2.weight[:, :, 0], normalizer(norm_2), _same(conv_2)),
@@ -184,7 +185,7 @@ class FastEEGNet(_FastMixin, EEGNet):
 
     def _stem(self, x):
         conv, norm, spatial = self._stem_layers()
-        return one_convolution(
+        return eegnet_stem(
             x,
             (conv.weight[:, 0, 0], normalizer(norm), (conv.padding[1],) * 2),
             spatial.weight[:, 0, :, 0],

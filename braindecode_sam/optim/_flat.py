@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Hashable, Iterable, Sequence
 
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor
 from braindecode_sam.optim._options import Options
 
 Tensors = Sequence[Tensor]
+
+# Elements of a group whose norm is taken of a copy, on a CPU.
+LARGEST_COPY = 2**16
 
 
 class FlatGroup:
@@ -40,6 +44,10 @@ class FlatGroup:
         self.options = options
         self.params = params
         self._is_plain = not (params[0].is_complex() or _is_sharded(params[0]))
+        is_wide = params[0].dtype in (torch.float32, torch.float64)
+        self._is_small = (self._is_plain and is_wide and params[0].is_cpu) and sum(
+            p.numel() for p in params
+        ) <= LARGEST_COPY
 
     # Tensors as arithmetic takes them: dense, real and local.
 
@@ -53,7 +61,10 @@ class FlatGroup:
 
     def gradients(self) -> Tensors:
         """Return the gradients, dense, real and local; zeros for a missing one."""
-        return self.plain([dense_gradient(p) for p in self.params])
+        grads = [p.grad for p in self.params]
+        if any(g is None or g.layout is not torch.strided for g in grads):
+            grads = [dense_gradient(p) for p in self.params]
+        return self.plain(grads)
 
     # Sums over all elements, those of other processes included.
 
@@ -68,6 +79,9 @@ class FlatGroup:
 
     def norm(self, tensors: Tensors) -> Tensor:
         """Return the Euclidean norm of a list of tensors, a scalar."""
+        if self._is_small:  # one norm of a copy takes less than many small norms
+            flat = torch.cat([t.reshape(-1) for t in tensors])
+            return torch.linalg.vector_norm(flat)
         half = tensors[0].dtype in (torch.float16, torch.bfloat16)
         wide = torch.float32 if half else None  # squares overflow
         norms = torch._foreach_norm(tensors, 2, wide)
@@ -167,6 +181,9 @@ class FlatGroup:
         torch._foreach_add_(weights, views(epsilon, weights))
 
 
+_KIND = operator.attrgetter("dtype", "device", "shape")
+
+
 class FlatGroups:
     """Parameters of an optimizer, split anew only when they change.
 
@@ -184,7 +201,7 @@ class FlatGroups:
         """Fit them to some parameters of each of the optimizer's groups."""
         # A module's .to() changes its parameters in place.
         layout = [
-            (id(group), [(id(p), p.dtype, p.device, p.shape) for p in params])
+            (id(group), list(map(id, params)), list(map(_KIND, params)))
             for group, params in chosen
         ]
         if layout != self._layout:

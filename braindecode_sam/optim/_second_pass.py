@@ -9,6 +9,9 @@ from a global forward pre-hook which modules run.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
+import operator
 import signal
 import sys
 import threading
@@ -19,8 +22,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.nn import Module
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.nn.parameter import is_lazy
 
 T = TypeVar("T")
@@ -41,8 +48,10 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
 
     Parameters
     ----------
-    memory : BufferMemory
+    cache : BufferCache
         Keeps the copies' memory from step to step.
+    defer : callable
+        Returns a context in which SIGINT is deferred.
     params : iterable of torch.Tensor or None, default=None
         Preserve only modules with one of these parameters, and what their forward
         calls, and put their buffers back in any case. None means all modules.
@@ -51,7 +60,7 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
     --------
     >>> import torch
     >>> norm, x = torch.nn.BatchNorm1d(2), torch.randn(8, 2)
-    >>> with preserve_buffers(BufferMemory()) as buffers:
+    >>> with preserve_buffers(BufferCache(), DeferSigint) as buffers:
     ...     _ = norm(x)
     ...     buffers.rewind()
     ...     _ = norm(x)
@@ -60,62 +69,62 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
     """
 
     def __init__(
-        self, memory: BufferMemory, params: Iterable[Tensor] | None = None
+        self,
+        cache: BufferCache,
+        defer: Callable[[], contextlib.AbstractContextManager[Any]],
+        params: Iterable[Tensor] | None = None,
     ) -> None:
-        self._memory = memory
+        self._cache, self._defer = cache, defer
         self._owned = None if params is None else {id(p) for p in params}
         self._is_inside = False  # of the forward of a module that owns a parameter
         self._before: list[_Buffers] = []
         self._after: list[_Buffers] = []
         self._is_second_pass = False
-        # Held by their ids with the modules, which nobody else can get meanwhile.
-        self._preserved: dict[int, Module] = {}
-        self._skipped: set[int] = set()
+        self._preserved: set[int] = set()
+        self._skipped: set[int] = set()  # modules whose calls need nothing more
         self._handles: list[Any] = []
 
     def __enter__(self) -> preserve_buffers:
         self._thread = threading.get_ident()
-        self._memory.begin()
+        self._cache.begin()
         self._watch()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         try:
             goes_back = kind is not None or self._owned is not None
-            for buffers in self._before if goes_back else self._after:
-                buffers.put_back()
+            _put_back(self._before if goes_back else self._after)
+        except BaseException:  # one failure must not leave half of them
+            _put_back(self._before)
+            raise
         finally:
             self._unwatch()
-            self._before, self._after, self._preserved = [], [], {}
+            self._before, self._after = [], []
 
     def rewind(self) -> None:
         """Note what the first pass left, and go back to what it started from."""
         self._after = [buffers.now() for buffers in self._before]
         self._is_second_pass = True
-        for buffers in self._before:
-            buffers.put_back()
+        _put_back(self._before)
 
-    # The hook is global, since only torch knows when a module runs; nothing is left on
+    # The hook is global, since only torch knows when a module runs. Nothing is left on
     # the modules themselves, so that copies of them are plain modules.
 
     def _watch(self) -> None:
         # A weak reference: when a two-step user drops the optimizer between its
         # steps, the hook must not keep that user's modules alive for ever.
         reference, skipped = weakref.ref(self), self._skipped
-
-        @torch.compiler.disable
-        def enter(module: Module, is_compiling: bool) -> None:
-            preserving = reference()
-            if preserving is None:
-                handle.remove()
-            else:
-                preserving._enter(module, is_compiling)
+        enter_compiled = _not_compiled(_enter_compiled)
 
         def hook(module: Module, args: object) -> None:
-            if torch.compiler.is_compiling():
-                enter(module, True)
+            if is_compiling():
+                enter_compiled(reference, module)
             elif id(module) not in skipped:
-                enter(module, False)
+                preserving = reference()
+                if preserving is None:
+                    handle.remove()
+                else:
+                    preserving._enter(module)
 
         handle = register_module_forward_pre_hook(hook)
         self._handles.append(handle)
@@ -125,107 +134,176 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
             handle.remove()
         self._handles = []
 
-    def _enter(self, module: Module, is_compiling: bool) -> None:
+    def _enter(self, module: Module, is_compiled: bool = False) -> None:
         if threading.get_ident() != self._thread:
             return
-        with DeferSigint():
+        with self._defer():
             if self._owned is not None and not self._is_inside:
-                if not any(id(p) in self._owned for p in module.parameters()):
+                if not self._has_owned_parameter(module):
                     return
                 self._is_inside = True
-                self._at_exit_of(module, self._leave)
+                self._at_exit_of(module, self._leave, register_module_forward_hook)
             if id(module) not in self._preserved:
                 self._preserve(module)
-            if is_compiling or _is_compiled(module):
+            if is_compiled or _is_compiled(module):
                 # The hook would break a compiled forward's graph at every layer. All
                 # layers in there are in the tree.
                 self._unwatch()
-                self._at_exit_of(module, self._watch)
+                self._at_exit_of(module, self._watch, module.register_forward_hook)
+
+    def _has_owned_parameter(self, module: Module) -> bool:
+        return any(id(p) in (self._owned or ()) for p in module.parameters())
 
     def _leave(self) -> None:
         self._is_inside = False
+        self._skipped.clear()
 
-    def _at_exit_of(self, module: Module, function: Callable[[], None]) -> None:
-        if isinstance(module, torch.jit.ScriptModule):
-            function()  # takes no hook, and calls no modules that Python could see
-            return
+    def _at_exit_of(
+        self, module: Module, function: Callable[[], None], register: Any
+    ) -> None:
+        def leave(called: Module, args: object, output: object) -> None:
+            if called is module:
+                handle.remove()
+                function()
 
-        @torch.compiler.disable
-        def leave(module: Module, args: object, output: object) -> None:
-            handle.remove()
-            function()
-
-        handle = module.register_forward_hook(leave, always_call=True)
+        handle = register(torch.compiler.disable(leave), always_call=True)
         self._handles.append(handle)
 
     @torch.no_grad()
     def _preserve(self, root: Module) -> None:
-        modules = list(root.modules())
-        buffers = _Buffers(modules, self._memory)
+        buffers = self._cache.saved(root)
         self._before.append(buffers)
         if self._is_second_pass:
             self._after.append(buffers)
-        self._preserved |= {id(module): module for module in modules}
-        if self._owned is None:
-            self._skipped |= {id(m) for m in modules if not _is_compiled(m)}
+        self._preserved |= buffers.modules.keys()
+        self._skipped |= buffers.not_compiled
 
 
-class BufferMemory:
-    """Memory for copies of buffers, used again in the next step."""
+# Applied late, as it imports the compiler, which takes seconds.
+_not_compiled = functools.cache(torch.compiler.disable)
+
+
+def _enter_compiled(reference: weakref.ref[preserve_buffers], module: Module) -> None:
+    preserving = reference()
+    if preserving is not None:
+        preserving._enter(module, is_compiled=True)
+
+
+class BufferCache:
+    """The buffers of the modules that ran in the last step, with memory for copies."""
 
     def __init__(self) -> None:
-        self._used: dict[object, list[Tensor]] = {}
-        self._free: dict[object, list[Tensor]] = {}
+        self._used: dict[int, _Buffers] = {}
+        self._known: dict[int, _Buffers] = {}
 
     def begin(self) -> None:
-        """Begin a step: what the last one used may be overwritten."""
-        self._free, self._used = self._used, {}
+        """Begin a step; forget modules that did not run in the last one."""
+        self._known, self._used = self._used, {}
 
-    def empty_like(self, tensor: Tensor) -> Tensor:
-        """Return a tensor to copy another one to."""
-        kind = tensor.dtype, tensor.device, tensor.shape
-        free = self._free.get(kind)
-        copy = free.pop() if free else _empty(*kind)
-        self._used.setdefault(kind, []).append(copy)
-        return copy
+    def saved(self, root: Module) -> _Buffers:
+        """Copy the buffers of a module and of all modules in it."""
+        buffers = self._known.get(id(root))
+        if buffers is None or buffers.root is not root or not buffers.are_current():
+            buffers = _Buffers(root)
+        self._used[id(root)] = buffers
+        buffers.save()
+        return buffers
 
 
 class _Buffers:
-    """The buffers of some modules, and the values they have now."""
+    """The buffers of a module's tree, and copies of them."""
 
-    def __init__(self, modules: list[Module], memory: BufferMemory) -> None:
-        self._modules, self._memory = modules, memory
+    def __init__(self, root: Module) -> None:
+        self.root = root
+        # The modules are held, so that their ids are nobody else's.
+        self.modules = {id(module): module for module in root.modules()}
+        self._all = list(self.modules.values())
+        self.not_compiled = {
+            key for key, module in self.modules.items() if not _is_compiled(module)
+        }
+        self._children = _Entries(module._modules for module in self._all)
+        self._buffers = _Entries(module._buffers for module in self._all)
+        known = [buffer for buffer in self._buffers.entries if buffer is not None]
+        self._known, self._kinds = known, list(map(_KIND, known))
         self._slots = [
             (module._buffers, name, buffer)
-            for module in modules
+            for module in self._all
             for name, buffer in module._buffers.items()
-            if buffer is not None and _can_change(buffer)
+            if _can_change(buffer) and not isinstance(module, torch.jit.ScriptModule)
         ]
-        # Grouped as torch._foreach_* needs it to be fast.
         alike: dict[object, list[Tensor]] = {}
-        for *_, buffer in self._slots:
-            alike.setdefault((buffer.device, buffer.dtype), []).append(buffer)
+        for buffer in filter(_can_change, known):
+            # On accelerators torch._foreach_* is fast for one dtype at a time.
+            dtype = None if buffer.is_cpu else buffer.dtype
+            alike.setdefault((buffer.device, dtype), []).append(buffer)
         self._tensors = list(alike.values())
-        self._values = [list(map(memory.empty_like, some)) for some in self._tensors]
-        for values, tensors in zip(self._values, self._tensors, strict=True):
-            torch._foreach_copy_(values, tensors)
+        self._copies = [list(map(_empty_like, some)) for some in self._tensors]
+        self._after: _Buffers | None = None
+
+    def are_current(self) -> bool:
+        """Whether the tree has the same modules and the same buffers as it had."""
+        return (
+            self._children.are_current()
+            and self._buffers.are_current()
+            and list(map(_KIND, self._known)) == self._kinds
+        )
+
+    def save(self) -> None:
+        """Copy the buffers."""
+        for copies, tensors in zip(self._copies, self._tensors, strict=True):
+            torch._foreach_copy_(copies, tensors)
 
     def now(self) -> _Buffers:
-        """Return the same modules' buffers as they are now."""
-        return _Buffers(self._modules, self._memory)
+        """Return copies of the same tree's buffers as they are now."""
+        after = self._after
+        if after is None or not after.are_current():
+            after = self._after = _Buffers(self.root)
+        after.save()
+        return after
 
     def put_back(self) -> None:
-        """Write the values back, in place, and bind a buffer that was bound anew."""
-        for tensors, values in zip(self._tensors, self._values, strict=True):
-            torch._foreach_copy_(tensors, values)
+        """Write the copies back, in place, and bind a buffer that was bound anew."""
+        for tensors, copies in zip(self._tensors, self._copies, strict=True):
+            torch._foreach_copy_(tensors, copies)
         for buffers, name, tensor in self._slots:
             if buffers.get(name) is not tensor:
                 buffers[name] = tensor
 
 
-def _can_change(buffer: Tensor) -> bool:
+def _put_back(states: Iterable[_Buffers]) -> None:
+    for buffers in states:
+        buffers.put_back()
+
+
+class _Entries:
+    """What some dicts of modules hold, to be compared at every step."""
+
+    def __init__(self, tables: Iterable[Any]) -> None:
+        self._empty, self._filled = [], []
+        for table in tables:
+            (self._filled if table else self._empty).append(table)
+        self.entries = self._now()
+
+    def _now(self) -> list[Any]:
+        return list(itertools.chain.from_iterable(map(_VALUES, self._filled)))
+
+    def are_current(self) -> bool:
+        """Whether nothing was added, removed or replaced."""
+        now = self._now()
+        return (
+            not any(self._empty)
+            and len(now) == len(self.entries)
+            and all(map(operator.is_, now, self.entries))
+        )
+
+
+_VALUES = operator.methodcaller("values")
+_KIND = operator.attrgetter("shape", "dtype", "device")
+
+
+def _can_change(buffer: Tensor | None) -> bool:
     """Whether a forward could change the buffer in place, and we could."""
-    if is_lazy(buffer) or buffer.is_inference():
+    if buffer is None or is_lazy(buffer) or buffer.is_inference():
         return False
     if torch._C._functorch.is_functorch_wrapped_tensor(buffer):
         return False  # lives no longer than its transform
@@ -233,9 +311,9 @@ def _can_change(buffer: Tensor) -> bool:
     return not is_expanded or buffer.is_contiguous()
 
 
-def _empty(dtype: torch.dtype, device: torch.device, shape: torch.Size) -> Tensor:
+def _empty_like(buffer: Tensor) -> Tensor:
     with torch.inference_mode(False):  # to be written to in the next step, too
-        return torch.empty(shape, dtype=dtype, device=device)
+        return torch.empty(buffer.shape, dtype=buffer.dtype, device=buffer.device)
 
 
 def _is_compiled(module: Module) -> bool:
@@ -266,8 +344,7 @@ def rng_states(devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
     }
 
 
-@contextlib.contextmanager
-def replay_rng(states: dict[torch.device, Tensor]) -> Iterator[None]:
+class replay_rng:  # noqa: N801
     """Rewind torch's generators to `states`, and put them back at the end.
 
     Parameters
@@ -287,12 +364,20 @@ def replay_rng(states: dict[torch.device, Tensor]) -> Iterator[None]:
     >>> torch.equal(after[CPU], rng_states([])[CPU])
     True
     """
-    ahead = rng_states(states)
-    try:
-        _set_states(states)
-        yield
-    finally:
-        _set_states(ahead)
+
+    def __init__(self, states: dict[torch.device, Tensor]) -> None:
+        self._states = states
+
+    def __enter__(self) -> None:
+        self._ahead = {device: _get_state(device) for device in self._states}
+        try:
+            _set_states(self._states)
+        except BaseException:  # one failure must not leave half of them
+            _set_states(self._ahead)
+            raise
+
+    def __exit__(self, *exc_info: object) -> None:
+        _set_states(self._ahead)
 
 
 def _get_state(device: torch.device) -> Tensor:
@@ -366,9 +451,10 @@ class DeferSigint:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        # The closure may have set a handler of its own, to stay.
-        if signal.getsignal(signal.SIGINT) == self._handle:
-            signal.signal(signal.SIGINT, self._previous)
+        if self._previous is not None:
+            current = signal.signal(signal.SIGINT, self._previous)
+            if current != self._handle:  # the closure has set one of its own, to stay
+                signal.signal(signal.SIGINT, current)
         self._raise_deferred()
 
     def call(self, function: Callable[[], T]) -> T:
@@ -390,6 +476,17 @@ class DeferSigint:
             return function()
         finally:
             self._is_open = False
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[None]:
+        """Defer SIGINT again, inside of a function that is called by :meth:`call`."""
+        was_open, self._is_open = self._is_open, False
+        try:
+            yield
+        finally:
+            self._is_open = was_open
+            if was_open:
+                self._raise_deferred()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if not self._is_open:

@@ -33,6 +33,8 @@ class TwoGradientSAM(SAM):
     def _reset_transient_state(self) -> None:
         super()._reset_transient_state()
         self._all = FlatGroups()
+        self._both: list[FlatGroup] = []
+        self._reserved: dict[Tensor, Tensor] = {}
 
     def _ascend(self, groups: Sequence[FlatGroup]) -> None:
         self._update_all()
@@ -76,15 +78,22 @@ class TwoGradientSAM(SAM):
         pairs = zip(found, group.params, strict=True)
         return group.plain([torch.zeros_like(p) if v is None else v for v, p in pairs])
 
+    def _reserve(self, name: str, groups: Sequence[FlatGroup]) -> None:
+        """Allocate what is to be remembered, while a step can still be rolled back."""
+        params = [p for group in groups for p in group.params]
+        self._reserved = {
+            p: torch.zeros_like(p) for p in params if name not in self.state.get(p, {})
+        }
+
     def _remembered(self, name: str, group: FlatGroup) -> Tensors:
-        """Return the same, to be changed in place.
+        """Return what is remembered of a group, to be changed in place.
 
         Only after the base optimizer's step: most take a state that is not empty as
         initialized.
         """
         for p in group.params:
-            if name not in self.state[p]:
-                self.state[p][name] = torch.zeros_like(p)
+            if p in self._reserved:
+                self.state[p][name] = self._reserved.pop(p)
         return self._known(name, group)
 
 

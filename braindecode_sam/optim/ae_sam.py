@@ -137,8 +137,9 @@ class AESAM(SAM):
         self._moved = {"squared_norm_mean": mean, "squared_norm_variance": variance}
         return size >= mean + self._threshold() * math.sqrt(variance)
 
-    def _combine_gradients(self) -> None:
-        # Here, after both passes: one that raises must leave the moments alone.
+    def _base_step(self) -> None:
+        super()._base_step()
+        # Only now, after both passes: one that raises must leave the moments alone.
         for group in self.param_groups:
             group.own.update(self._moved)
 

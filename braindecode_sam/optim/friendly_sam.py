@@ -95,6 +95,7 @@ class FriendlySAM(TwoGradientSAM):
 
     def _combine(self, groups: Sequence[FlatGroup]) -> None:
         """Descend along the perturbed gradients, as they are."""
+        self._reserve(MEAN, groups)
 
     def _base_step(self) -> None:
         super()._base_step()

@@ -99,6 +99,7 @@ class LookSAM(TwoGradientSAM):
 
     def _combine(self, groups: Sequence[FlatGroup]) -> None:
         """Descend along g_p, and leave g_v in place of the clean gradients."""
+        self._reserve(ACROSS, groups)
         g, g_p = clean_gradients(groups), gradients(groups)
         along = quotient(dot(groups, g, g_p), dot(groups, g, g))
         valid = torch.isfinite(along)

@@ -25,6 +25,7 @@ optimizer's alone, as AdamW's users expect.
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -32,6 +33,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim import optimizer as optimizer_module
 
 from braindecode_sam._arguments import check_integer, check_non_negative
 from braindecode_sam.optim._checks import (
@@ -54,7 +56,7 @@ from braindecode_sam.optim._flat import (
 )
 from braindecode_sam.optim._options import Options, strip_prefix
 from braindecode_sam.optim._second_pass import (
-    BufferMemory,
+    BufferCache,
     DeferSigint,
     forget_cached_weights,
     preserve_buffers,
@@ -67,6 +69,28 @@ Pass = Callable[[], Any]
 
 # Tells torch's wrapper of every `step`, which runs the hooks, from the step itself.
 _HOOKED = Optimizer.profile_hook_step(lambda optimizer: None).__code__
+
+
+def _hooked_if_observed(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a step as torch does, but only where there are hooks or a profiler.
+
+    Without an observer, torch's wrapper takes as long as the ascent of a small net.
+    """
+    hooked = Optimizer.profile_hook_step(step)
+
+    @functools.wraps(step)
+    def call(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        is_observed = (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or optimizer_module._global_optimizer_pre_hooks
+            or optimizer_module._global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        )
+        return (hooked if is_observed else step)(self, *args, **kwargs)
+
+    call.hooked = True  # type: ignore[attr-defined]  # torch need not wrap it
+    return call
 
 
 class SAM(Optimizer):
@@ -260,6 +284,7 @@ class SAM(Optimizer):
             self.base_optimizer.add_param_group(param_group)
         self.param_groups.append(Options(own, groups[position], self._checks()))
 
+    @_hooked_if_observed
     @torch.no_grad()
     def step(self, closure: Callable[[], Loss] | None = None) -> Loss | None:
         """Make one step.
@@ -294,7 +319,8 @@ class SAM(Optimizer):
                 with torch.enable_grad():
                     return sigint.call(closure)
 
-            with preserve_buffers(self._buffer_memory) as self._buffers:
+            preserve = preserve_buffers(self._buffer_cache, sigint.closed)
+            with preserve as self._buffers:
                 loss = self._run_passes(run_pass)
                 self._combine_gradients()
             self._base_step()
@@ -335,9 +361,6 @@ class SAM(Optimizer):
         self._flat.update(
             [(g, self._with_direction(chosen_params(g))) for g in self.param_groups]
         )
-        self._perturbed = [g for g in self._flat.groups if g.options.own["rho"]]
-        for group in self._perturbed:
-            group.save()
         try:
             self._ascend(self._flat.groups)
             forget_cached_weights()
@@ -346,10 +369,16 @@ class SAM(Optimizer):
             raise
 
     def _unperturb(self) -> None:
-        for group in self._perturbed:
-            group.restore()
-        self._perturbed = []
-        forget_cached_weights()
+        perturbed, self._perturbed = self._perturbed, []
+        try:
+            for group in perturbed:
+                group.restore()
+        except BaseException:  # one failure must not leave the weights perturbed
+            for group in perturbed:
+                group.restore()
+            raise
+        finally:
+            forget_cached_weights()
 
     def _ascend(self, groups: Sequence[FlatGroup]) -> None:
         """Move the weights to w + epsilon."""
@@ -366,7 +395,9 @@ class SAM(Optimizer):
             directions.append(direction)
         self.last_grad_norm = joint_norm(norms) if norms else torch.zeros(())
         for group, direction in zip(groups, directions, strict=True):
-            if group in self._perturbed:
+            if group.options.own["rho"]:
+                group.save()
+                self._perturbed.append(group)
                 group.perturb(direction, self.last_grad_norm)
 
     def _with_direction(self, params: Iterable[Tensor]) -> list[Tensor]:
@@ -430,8 +461,9 @@ class SAM(Optimizer):
         self._refuse_within_two_steps("first_step")
         self._begin_step()
         with DeferSigint(), contextlib.ExitStack() as undo:
-            buffers = preserve_buffers(self._buffer_memory, self._params())
-            undo.enter_context(buffers)
+            params = self._params()
+            preserve = preserve_buffers(self._buffer_cache, DeferSigint, params)
+            undo.enter_context(preserve)
             if self._should_perturb() and self._needs_second_pass():
                 self._perturb()
                 undo.callback(self._unperturb)
@@ -439,7 +471,7 @@ class SAM(Optimizer):
         if zero_grad:
             self.zero_grad()
 
-    @Optimizer.profile_hook_step
+    @_hooked_if_observed
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False) -> None:
         """Return to w and let the base optimizer step on the present gradients.
@@ -565,7 +597,7 @@ class SAM(Optimizer):
 
     def _reset_transient_state(self) -> None:
         self._flat = FlatGroups()
-        self._buffer_memory = BufferMemory()
+        self._buffer_cache = BufferCache()
         self._undo_first_step: contextlib.ExitStack | None = None
         self._perturbed: list[FlatGroup] = []
         self._begin_step()

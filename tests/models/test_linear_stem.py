@@ -8,9 +8,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from braindecode_sam.models._norms import normalizer
-from braindecode_sam.models.filter_moments import window_moments
-from braindecode_sam.models.linear_stem import one_convolution, two_convolutions
+from braindecode_sam.models._stem.batch_norm import normalizer
+from braindecode_sam.models._stem.linear import eegnet_stem, eegnex_stem
+from braindecode_sam.models._stem.moments import window_moments
 
 PADS = st.tuples(st.integers(0, 12), st.integers(0, 12))
 
@@ -68,7 +68,7 @@ def test_two_convolutions(n_times, taps, pads, depth, training, seed):
     u = stock[0](F.conv2d(F.pad(x[:, None], pads[0]), w1[:, None, None]))
     z = stock[1](F.conv2d(F.pad(u, pads[1]), w2[:, :, None]))
     expected = F.conv2d(z, spatial[:, None, :, None], groups=3)[:, :, 0]
-    found = two_convolutions(
+    found = eegnex_stem(
         x,
         (w1, normalizer(norms[0]), pads[0]),
         (w2, normalizer(norms[1]), pads[1]),
@@ -97,7 +97,7 @@ def test_one_convolution(n_times, n_taps, pad, depth, training, seed):
     stock = copy.deepcopy(norm)
     u = stock(F.conv2d(F.pad(x[:, None], pad), w1[:, None, None]))
     expected = F.conv2d(u, spatial[:, None, :, None], groups=4)[:, :, 0]
-    found = one_convolution(
+    found = eegnet_stem(
         x,
         (w1, normalizer(norm), pad),
         spatial,

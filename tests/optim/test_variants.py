@@ -397,7 +397,12 @@ def test_gradients_that_are_missing_in_one_pass_or_both(cls):
         (LookSAM, {"alpha": None}, TypeError, "alpha must be a finite number >= 0"),
         (AESAM, {"lambda_2": math.nan}, ValueError, "lambda_2 must be a finite .* nan"),
         (AESAM, {"lambda_2": "1"}, TypeError, "lambda_2 must be a finite .* got '1'"),
-        (AESAM, {"lambda_1": 1.0}, TypeError, "total_steps must be the number of steps"),
+        (
+            AESAM,
+            {"lambda_1": 1.0},
+            TypeError,
+            "total_steps must be the number of steps",
+        ),
         (AESAM, {"delta": 1.0}, ValueError, "delta must be a number >= 0 and < 1"),
         (
             MomentumSAM,

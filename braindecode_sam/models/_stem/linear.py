@@ -19,18 +19,18 @@ except where the second convolution reads its own zero padding instead of the fi
 one's output: there, near both ends, some k drop out of the sum. zeta_g is what b does:
 :math:`\zeta_g[t] = \sum_f b_f \sum_k w2[g,f,k]` over the k that read no padding.
 
-Batch statistics of u and z come from :mod:`braindecode_sam.models.filter_moments`.
+Batch statistics of u and z come from :mod:`braindecode_sam.models._stem.moments`.
 """
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from braindecode_sam.models.filter_moments import (
+from braindecode_sam.models._stem.fft_filter import FFTFilter
+from braindecode_sam.models._stem.moments import (
     Edge,
     filter_statistics,
     windows_of,
 )
-from braindecode_sam.models.filter_with_edges import FilterWithEdges
 
 
 def compose_taps(w1, w2):
@@ -179,7 +179,7 @@ def find_edges(parts, inside, pad_2, start, n_times, reach):
     return whole.squeeze(1), *edges
 
 
-def two_convolutions(x, first, second, spatial, moments):
+def eegnex_stem(x, first, second, spatial, moments):
     """conv(time) -> norm -> conv(time) -> norm -> depthwise conv(channels).
 
     Parameters
@@ -257,7 +257,7 @@ def response_to_one(whole, edges, first, n_times, n_out):
     return response
 
 
-def one_convolution(x, first, spatial, moments):
+def eegnet_stem(x, first, spatial, moments):
     """conv(time) -> norm -> depthwise conv(channels).
 
     Parameters
@@ -265,11 +265,11 @@ def one_convolution(x, first, spatial, moments):
     x : torch.Tensor of shape (batch, n_chans, n_times)
         Windows.
     first : tuple of (w1, normalize, pad)
-        As for :func:`two_convolutions`.
+        As for :func:`eegnex_stem`.
     spatial : torch.Tensor of shape (n_first * depth, n_chans)
         Spatial filters.
     moments : callable
-        As for :func:`two_convolutions`.
+        As for :func:`eegnex_stem`.
 
     Returns
     -------
@@ -325,7 +325,7 @@ def filter_projections(x, spatial, whole, first, edges, zeta, scale, shift):
     zeta = zeta + offset * response_to_one(whole, edges, first, n_times, n_out)
     constant = (scale[:, None] * zeta + shift[:, None]).to(x.dtype)
     signals, total = project(x, spatial, len(whole), offset)
-    y = FilterWithEdges.apply(
+    y = FFTFilter.apply(
         signals,
         (scale[:, None] * whole).to(x.dtype),
         total[..., None] * constant[:, None],

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from braindecode_sam.models.spectral_convolution import (
-    SpectralConv2d,
-    SpectralConvolution,
+from braindecode_sam.models._fft_conv import (
+    FFTConv2d,
+    FFTConvolution,
 )
 
 SUITED = {"kernel_size": (1, 5), "padding": "same"}
@@ -22,7 +22,7 @@ def make_layer(**options):
 
 def upgraded(layer):
     other = pickle.loads(pickle.dumps(layer))
-    other.__class__ = SpectralConv2d
+    other.__class__ = FFTConv2d
     return other
 
 
@@ -40,7 +40,7 @@ def test_equals_torch(batch, n_in, n_out, n_times, n_taps, dilation, bias):
     stock = torch.nn.Conv2d(
         n_in, n_out, (1, n_taps), dilation=(1, dilation), padding="same", bias=bias
     ).double()
-    assert SpectralConv2d.suits(stock)
+    assert FFTConv2d.can_replace(stock)
     results = []
     for layer in (stock, upgraded(stock)):
         x = torch.linspace(-1, 1, batch * n_in * n_times, dtype=torch.float64).sin()
@@ -58,7 +58,7 @@ def test_derivatives(n_times):
     weight = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
 
     def convolve(x, weight):
-        return SpectralConvolution.apply(x, weight, 2, 3)
+        return FFTConvolution.apply(x, weight, 2, 3)
 
     torch.autograd.gradcheck(convolve, (x, weight))
     torch.autograd.gradgradcheck(convolve, (x, weight))
@@ -82,8 +82,8 @@ def test_suits_no_other_convolution(options):
     layer = torch.nn.Conv2d(
         **({"in_channels": 3, "out_channels": 4} | SUITED | options)
     )
-    assert not SpectralConv2d.suits(layer)
-    assert not SpectralConv2d.suits(upgraded(make_layer()))
+    assert not FFTConv2d.can_replace(layer)
+    assert not FFTConv2d.can_replace(upgraded(make_layer()))
 
 
 @pytest.mark.parametrize("case", ["bfloat16", "autocast", "two rows", "empty"])

@@ -18,8 +18,10 @@ import math
 import torch
 from scipy.fft import next_fast_len
 
+from braindecode_sam.models._compile import not_compiled
 
-class SpectralConvolution(torch.autograd.Function):
+
+class FFTConvolution(torch.autograd.Function):
     """Convolve with padding="same".
 
     ``apply(x, weight, dilation, left)`` with x of shape (batch, n_in, n_times), weight
@@ -92,7 +94,7 @@ def _signals(spectra, length, n_times):
     return torch.fft.irfft(spectra.permute(2, 1, 0), length)[..., :n_times]
 
 
-class SpectralConv2d(torch.nn.Conv2d):
+class FFTConv2d(torch.nn.Conv2d):
     """A convolution along time that goes by way of spectra where that is faster.
 
     Made of a :class:`torch.nn.Conv2d` by assigning its class; see :meth:`suits`. On
@@ -101,7 +103,7 @@ class SpectralConv2d(torch.nn.Conv2d):
     """
 
     @staticmethod
-    def suits(layer):
+    def can_replace(layer):
         """Tell whether a layer is a convolution that this class can stand for."""
         return (
             type(layer) is torch.nn.Conv2d
@@ -124,11 +126,11 @@ class SpectralConv2d(torch.nn.Conv2d):
         y : torch.Tensor of shape (batch, n_out, 1, n_times)
             Convolved signals.
         """
-        if not self._is_faster(x):
+        if not self._applies(x):
             return super().forward(x)
         return self._convolve(x)
 
-    def _is_faster(self, x):
+    def _applies(self, x):
         return (
             x.ndim == 4
             and x.shape[2] == 1
@@ -139,12 +141,12 @@ class SpectralConv2d(torch.nn.Conv2d):
             and not torch.is_autocast_enabled("cpu")
         )
 
-    @torch.compiler.disable  # complex numbers are not compiled
+    @not_compiled  # complex numbers are not compiled
     def _convolve(self, x):
         dilation = self.dilation[1]
         left = dilation * (self.kernel_size[1] - 1) // 2
         weight = self.weight[:, :, 0]
-        y = SpectralConvolution.apply(x[:, :, 0], weight, dilation, left)
+        y = FFTConvolution.apply(x[:, :, 0], weight, dilation, left)
         if self.bias is not None:
             y = y + self.bias[:, None]
         return y.unsqueeze(2)

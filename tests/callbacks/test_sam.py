@@ -11,18 +11,10 @@ from braindecode import EEGRegressor
 from sklearn.base import clone
 from skorch.callbacks import Callback
 
-from braindecode_sam import SAM, SAMCallback, callbacks, checkpoint, checks, seeding
+from braindecode_sam import SAM, SAMCallback, callbacks
 from tests.optim.helpers import FAMILY
 
-CALLBACKS = sorted(
-    {
-        cls
-        for module in (callbacks, checkpoint, checks, seeding)
-        for cls in vars(module).values()
-        if isinstance(cls, type) and issubclass(cls, Callback) and cls is not Callback
-    },
-    key=lambda cls: cls.__name__,
-)
+CALLBACKS = [getattr(callbacks, name) for name in callbacks.__all__]
 HOOKS = [name for name in dir(Callback) if name.startswith("on_")]
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 4, 200)).astype(np.float32)

@@ -8,7 +8,7 @@ from skorch.callbacks import Callback, LRScheduler
 from skorch.hf import AccelerateMixin
 
 from braindecode_sam import SAM, SAMCallback
-from braindecode_sam.mixed_precision import SAMAccelerateMixin, scaled_step
+from braindecode_sam.amp import SAMAccelerateMixin, scaled_step
 from tests.optim.helpers import FAMILY, Problem, assert_same
 
 accelerate = pytest.importorskip(

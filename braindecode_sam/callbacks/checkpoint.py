@@ -12,7 +12,7 @@ from skorch.callbacks import Callback
 from skorch.history import History
 
 from braindecode_sam._arguments import check_integer
-from braindecode_sam.seeding import (
+from braindecode_sam.callbacks._generators import (
     generator_states,
     numpy_state,
     own_generators,
@@ -46,7 +46,7 @@ class ResumableCheckpoint(Callback):
     >>> import numpy as np
     >>> from braindecode import EEGRegressor
     >>> from braindecode_sam import SAM
-    >>> from braindecode_sam.checkpoint import ResumableCheckpoint
+    >>> from braindecode_sam.callbacks import ResumableCheckpoint
     >>> X, y = np.random.randn(8, 4, 100).astype("float32"), np.arange(8, dtype="f4")
     >>> file = os.path.join(tempfile.mkdtemp(), "run.pt")
     >>> def script():

@@ -28,7 +28,7 @@ class SAMAccelerateMixin(AccelerateMixin):
     >>> from accelerate import Accelerator
     >>> from braindecode import EEGRegressor
     >>> from braindecode_sam import SAM
-    >>> from braindecode_sam.mixed_precision import SAMAccelerateMixin
+    >>> from braindecode_sam.amp import SAMAccelerateMixin
     >>> class AcceleratedRegressor(SAMAccelerateMixin, EEGRegressor):
     ...     '''An EEGRegressor that accelerate places and casts.'''
     >>> net = AcceleratedRegressor(
@@ -84,7 +84,7 @@ def scaled_step(optimizer, closure, scaler):
     --------
     >>> import torch
     >>> from braindecode_sam import SAM
-    >>> from braindecode_sam.mixed_precision import scaled_step
+    >>> from braindecode_sam.amp import scaled_step
     >>> model, x = torch.nn.Linear(2, 1), torch.ones(4, 2)
     >>> optimizer, scaler = SAM(model.parameters()), torch.amp.GradScaler("cpu")
     >>> def closure():

@@ -4,12 +4,10 @@ from braindecode import EEGRegressor
 from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
 
 from braindecode_sam.augmentation import TimeShift
-from braindecode_sam.callbacks import SAMCallback
-from braindecode_sam.checks import WindowCheck
+from braindecode_sam.callbacks import SAMCallback, SeedCallback, WindowCheck
 from braindecode_sam.configs import load_config
 from braindecode_sam.device import resolve_device
 from braindecode_sam.optim import SAM
-from braindecode_sam.seeding import SeedCallback
 
 
 def make_regressor(
@@ -25,7 +23,7 @@ def make_regressor(
         What :func:`braindecode_sam.resolve_device` accepts.
     random_state : int or None, default=None
         Seed of all that is drawn for the net, by a callback named ``seed``; see
-        :class:`~braindecode_sam.seeding.SeedCallback`. Pass
+        :class:`~braindecode_sam.callbacks.SeedCallback`. Pass
         ``callbacks__seed__n_threads=1`` for the same scores in any number of workers.
     **overrides
         Any parameter of an EEGRegressor, over the configuration's: ``max_epochs=3``,

@@ -12,8 +12,8 @@ import torch
 from braindecode import EEGClassifier
 
 from braindecode_sam import SAM
-from braindecode_sam.checkpoint import ResumableCheckpoint, read_checkpoint
-from braindecode_sam.seeding import SeedCallback
+from braindecode_sam.callbacks import ResumableCheckpoint, SeedCallback
+from braindecode_sam.callbacks.checkpoint import read_checkpoint
 from tests.killed_training import Stop, X, Y, make_net
 from tests.optim.helpers import FAMILY, assert_same
 
@@ -46,7 +46,7 @@ def fail():
 def test_goes_on_after_sigkill_bit_for_bit(tmp_path, tried):
     file = tmp_path / "killed.pt"
     command = [sys.executable, "-m", "tests.killed_training", file, "4"]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     killed = subprocess.run(command, check=False, cwd=root, stderr=subprocess.DEVNULL)
     assert killed.returncode == -signal.SIGKILL
     assert len(read_checkpoint(file)["history"]) == 3

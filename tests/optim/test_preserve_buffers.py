@@ -1,4 +1,4 @@
-"""Holding statistics: which buffers, for how long, on which thread."""
+"""Preserving buffers: which ones, for how long, on which thread."""
 
 import gc
 import threading
@@ -10,7 +10,11 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, spectral_norm
 
 from braindecode_sam import SAM
-from braindecode_sam.optim._second_pass import preserve_buffers
+from braindecode_sam.optim._second_pass import (
+    BufferCache,
+    DeferSigint,
+    preserve_buffers,
+)
 from tests.optim.helpers import Problem, assert_same, small_net
 
 
@@ -38,10 +42,14 @@ def test_buffers_stay(name):
     x = torch.randn(8, 4, 6)
     module(x)
     before = buffers(module)
-    with preserve_buffers():
+    with preserve_buffers(BufferCache(), DeferSigint) as preserved:
         module(x + 1)
+        after_first = buffers(module)
+        preserved.rewind()
+        assert_same(buffers(module), before)
+        module(x + 1.5)
         module[1](x + 2)  # called by itself too
-    assert_same(buffers(module), before)
+    assert_same(buffers(module), after_first)
     module(x + 1)
     assert not before or not all(
         torch.equal(before[n], b) for n, b in buffers(module).items()
@@ -59,18 +67,19 @@ def test_buffers_that_a_forward_rebinds():
             return x
 
     module = Counting()
-    buffer = module.running_mean
-    with preserve_buffers():
+    with preserve_buffers(BufferCache(), DeferSigint) as preserved:
         module(torch.ones(3))
-    assert module.running_mean is buffer
-    assert buffer.item() == 0
+        preserved.rewind()
+        assert module.running_mean.item() == 0
+        module(torch.ones(3) * 5)
+    assert module.running_mean.item() == 1
 
 
 def test_released_when_the_pass_raises():
     norm = torch.nn.BatchNorm1d(2)
 
     def interrupted_pass():
-        with preserve_buffers():
+        with preserve_buffers(BufferCache(), DeferSigint):
             norm(torch.randn(4, 2))
             raise KeyboardInterrupt
 
@@ -82,12 +91,15 @@ def test_released_when_the_pass_raises():
 
 def test_other_threads_go_on_counting():
     norm, other = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
-    with preserve_buffers():
+    with preserve_buffers(BufferCache(), DeferSigint) as preserved:
         norm(torch.randn(4, 2))
-        thread = threading.Thread(target=other, args=(torch.randn(4, 2),))
-        thread.start()
-        thread.join()
-    assert (norm.num_batches_tracked, other.num_batches_tracked) == (0, 1)
+        preserved.rewind()
+        norm(torch.randn(4, 2))
+        for _ in range(2):
+            thread = threading.Thread(target=other, args=(torch.randn(4, 2),))
+            thread.start()
+            thread.join()
+    assert (norm.num_batches_tracked, other.num_batches_tracked) == (1, 2)
 
 
 def test_an_optimizer_dropped_between_its_two_steps_leaves_no_hook():

@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from braindecode_sam.optim._random import CPU, Replayed, random_states
+from braindecode_sam.optim._second_pass import CPU, replay_rng, rng_states
 
 
 def test_replays_and_goes_on_as_after_one_pass():
     def draw():
         return torch.rand(3), torch.randn(3), torch.randperm(9)
 
-    before = random_states([CPU])
+    before = rng_states([CPU])
     first, after = draw(), torch.get_rng_state()
-    with Replayed(before):
+    with replay_rng(before):
         second = draw()
         torch.rand(100)
     assert all(map(torch.equal, first, second))
@@ -22,10 +22,10 @@ def test_replays_and_goes_on_as_after_one_pass():
 
 
 def test_goes_on_when_the_pass_raises():
-    before, after = random_states([]), None
+    before, after = rng_states([]), None
     torch.rand(3)
     after = torch.get_rng_state()
-    with pytest.raises(KeyboardInterrupt), Replayed(before):
+    with pytest.raises(KeyboardInterrupt), replay_rng(before):
         raise KeyboardInterrupt
     assert torch.equal(torch.get_rng_state(), after)
 
@@ -55,9 +55,9 @@ def test_accelerators(monkeypatch, name):
             get_rng_state=fake.get_rng_state, set_rng_state=fake.set_rng_state
         ),
     )
-    before = random_states([device])
+    before = rng_states([device])
     fake.states[key] = 5  # the first pass draws five numbers
-    with Replayed(before):
+    with replay_rng(before):
         assert fake.states[key] == 0
         fake.states[key] = 5
     assert fake.states == {key: 5}

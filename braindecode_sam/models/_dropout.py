@@ -29,7 +29,7 @@ class ReplayedDropout(torch.nn.Dropout):
     Examples
     --------
     >>> import torch
-    >>> from braindecode_sam.models.replayed_dropout import ReplayedDropout
+    >>> from braindecode_sam.models._dropout import ReplayedDropout
     >>> layer, x = ReplayedDropout(), torch.ones(4, 100)
     >>> state = torch.get_rng_state()
     >>> first = layer(x)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from braindecode_sam import SAM
-from braindecode_sam.models.replayed_dropout import ReplayedDropout
+from braindecode_sam.models._dropout import ReplayedDropout
 
 X = torch.linspace(-1, 1, 6000).reshape(20, 3, 100)
 

@@ -4,7 +4,7 @@ import torch
 from scipy.fft import next_fast_len
 
 
-class FilterWithEdges(torch.autograd.Function):
+class FFTFilter(torch.autograd.Function):
     """Filter signals by way of their spectra, with other filters near both ends.
 
     ``apply(signals, filters, constant, first, head, tail, head_columns, tail_columns)``

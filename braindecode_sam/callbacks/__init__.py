@@ -1,0 +1,8 @@
+"""skorch callbacks."""
+
+from braindecode_sam.callbacks.checkpoint import ResumableCheckpoint
+from braindecode_sam.callbacks.sam import SAMCallback
+from braindecode_sam.callbacks.seed import SeedCallback
+from braindecode_sam.callbacks.window_check import WindowCheck
+
+__all__ = ["ResumableCheckpoint", "SAMCallback", "SeedCallback", "WindowCheck"]

@@ -1,0 +1,81 @@
+"""The states of all random number generators that a net may draw from."""
+
+import random
+
+import numpy as np
+import torch
+
+
+def own_generators(net):
+    """Find the generators that a net's parameters keep, say in its augmentations.
+
+    braindecode's transforms keep NumPy's global generator or, once scikit-learn has
+    cloned the net, a copy of it.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        With its parameters.
+
+    Returns
+    -------
+    places : list of tuple
+        Containers and keys, so that ``container[key]`` is a RandomState or a
+        torch.Generator; the same one may be in several places.
+    """
+    places = []
+    _find_generators(net.get_params(deep=False), set(), places)
+    return places
+
+
+def _find_generators(node, seen, places):
+    if hasattr(node, "__dict__") and not isinstance(node, (type, dict)):
+        node = vars(node)
+    if id(node) in seen or not isinstance(node, (dict, list, tuple)):
+        return
+    seen.add(id(node))
+    for key, item in list(node.items() if isinstance(node, dict) else enumerate(node)):
+        if isinstance(item, (np.random.RandomState, torch.Generator)):
+            places.append((node, key))
+        else:
+            _find_generators(item, seen, places)
+
+
+def generator_states():
+    """Read torch's generators, on all devices in use, NumPy's and Python's.
+
+    Returns
+    -------
+    states : dict
+        Of tensors and builtins.
+    """
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": numpy_state(np.random.mtrand._rand),
+        "python": random.getstate(),
+    }
+
+
+def set_generator_states(states):
+    """Set what :func:`generator_states` gave."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    elif torch.cuda.is_initialized():  # since then; as if initialized only now
+        torch.cuda.manual_seed_all(torch.initial_seed())
+    set_numpy_state(np.random.mtrand._rand, states["numpy"])
+    random.setstate(states["python"])
+
+
+def numpy_state(generator):
+    """Give the state of a RandomState in tensors and builtins."""
+    name, key, *rest = generator.get_state()
+    return [name, torch.as_tensor(key.astype(np.int64)), *rest]
+
+
+def set_numpy_state(generator, state):
+    """Set what :func:`numpy_state` gave."""
+    name, key, *rest = state
+    generator.set_state((name, key.numpy().astype(np.uint32), *rest))

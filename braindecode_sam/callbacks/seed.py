@@ -1,0 +1,214 @@
+"""A ``random_state`` for nets, which have none."""
+
+import contextlib
+import random
+import sys
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+
+from braindecode_sam._arguments import check_integer
+from braindecode_sam.callbacks._generators import (
+    generator_states,
+    own_generators,
+    set_generator_states,
+)
+
+
+class SeedCallback(Callback):
+    """Seed weight initialization, shuffling, augmentation and dropout.
+
+    A net with this callback draws from random number generators of its own: torch's,
+    NumPy's global one and Python's are seeded while ``fit`` builds the module and the
+    criterion and while it trains, and put back to their previous state in between and
+    afterwards, also if something raises. Every ``fit`` of the net and of its clones
+    draws the same numbers. With a fixed number of threads, ``cross_validate`` returns
+    the same scores to the last bit in one process, in joblib's workers and on a
+    cluster.
+
+    Parameters
+    ----------
+    random_state : int, default=0
+        Seed, at most 2**32 - 1.
+    n_threads : int or None, default=None
+        Number of threads that torch computes with while the net is built, trained and
+        used for predictions. Sums over threads depend on it in the last bits. None
+        leaves it as it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When the net is initialized, if one of these is not such a number.
+
+    Notes
+    -----
+    ``partial_fit`` and ``set_params`` on an initialized net do not seed. Generators
+    that the net's augmentations hold are replaced by seeded ones when training begins.
+    With joblib's threading backend, nets that train at the same time share the
+    generators, and nothing can be promised.
+
+    Examples
+    --------
+    >>> from braindecode import EEGRegressor
+    >>> from braindecode_sam import SAM
+    >>> from braindecode_sam.callbacks import SeedCallback
+    >>> net = EEGRegressor(
+    ...     "EEGNeX", optimizer=SAM, callbacks=[("seed", SeedCallback(0, n_threads=1))]
+    ... )
+    >>> net.set_params(callbacks__seed__random_state=1).get_params()[
+    ...     "callbacks__seed__random_state"]
+    1
+    """
+
+    def __init__(self, random_state=0, n_threads=None):
+        self.random_state = random_state
+        self.n_threads = n_threads
+        self._stream = None
+
+    def initialize(self):
+        """Arrange that the net that is being initialized is seeded."""
+        check_integer("random_state", self.random_state, 0, 2**32 - 1)
+        if self.n_threads is not None:
+            check_integer("n_threads", self.n_threads, 1)
+        self._stream = None
+        net = _net_being_initialized()
+        if net is not None:
+            self._stream = _Stream(self.random_state)
+            _wrap_next_call(net, "_initialize_module", self._build_module)
+            _wrap_next_call(net, "_initialize_criterion", self._seeded)
+        return self
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Seed the generators that the net's augmentations and loaders hold."""
+        if self._stream is not None:  # else this is a partial_fit
+            places = own_generators(net)
+            sequence = np.random.SeedSequence(self.random_state)
+            seeds = map(int, sequence.generate_state(len(places)))
+            for (container, key), seed in zip(places, seeds, strict=True):
+                # Not in place: it may be NumPy's global one, or shared.
+                is_numpy = isinstance(container[key], np.random.RandomState)
+                kind = np.random.RandomState if is_numpy else _torch_generator
+                container[key] = kind(seed)
+        _wrap_next_call(net, "fit_loop", self._train)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_stream": None}
+
+    # What skorch calls next, inside of the contexts that it needs.
+
+    def _build_module(self, net, method, *args, **kwargs):
+        # Last of the callbacks: on_train_begin wraps what is called right after it, and
+        # the others' on_train_end still find the net's own generators.
+        net.callbacks_.sort(key=lambda named: named[1] is self)
+        self._seeded(net, method, *args, **kwargs)
+        if self.n_threads is not None:
+            for name in net._modules:
+                module = getattr(net, name + "_")
+                if isinstance(module, torch.nn.Module):
+                    threads = _ForwardThreads(self.n_threads)
+                    module.register_forward_pre_hook(threads.enter)
+                    module.register_forward_hook(threads.leave, always_call=True)
+
+    def _seeded(self, net, method, *args, **kwargs):
+        with self._stream, _threads(self.n_threads):
+            return method(*args, **kwargs)
+
+    def _train(self, net, method, *args, **kwargs):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_threads(self.n_threads))
+            if self._stream is not None:
+                stack.enter_context(self._stream)
+                self._stream = None
+            result = method(*args, **kwargs)
+            until_the_end = stack.pop_all()
+
+        def end(net, method, *args, **kwargs):
+            with until_the_end:
+                return method(*args, **kwargs)
+
+        _wrap_next_call(net, "notify", end)  # of on_train_end
+        return result
+
+
+class _Stream:
+    """States of all generators that are entered and left, from a seed on."""
+
+    def __init__(self, seed):
+        self._seed, self._inside = seed, None
+
+    def __enter__(self):
+        self._outside = generator_states()
+        if self._inside is None:
+            torch.manual_seed(self._seed)
+            np.random.seed(self._seed)
+            random.seed(self._seed)
+        else:
+            set_generator_states(self._inside)
+
+    def __exit__(self, *exc_info):
+        self._inside = generator_states()
+        set_generator_states(self._outside)
+
+
+class _ForwardThreads:
+    """Forward hooks that set the number of threads, for predictions."""
+
+    def __init__(self, n_threads):
+        self.n_threads, self._outside = n_threads, None
+
+    def enter(self, module, args):
+        if not torch.compiler.is_compiling():
+            self._outside = torch.get_num_threads()
+            _set_threads(self.n_threads)
+
+    def leave(self, module, args, output):
+        if not torch.compiler.is_compiling():
+            _set_threads(self._outside)
+
+
+@contextlib.contextmanager
+def _threads(n_threads):
+    outside = torch.get_num_threads()
+    _set_threads(outside if n_threads is None else n_threads)
+    try:
+        yield
+    finally:
+        _set_threads(outside)
+
+
+def _set_threads(number):
+    if number != torch.get_num_threads():
+        torch.set_num_threads(number)
+
+
+def _torch_generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def _net_being_initialized():
+    """Find the net whose ``initialize`` is running.
+
+    skorch initializes callbacks before modules, and does not tell them of which net.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if frame.f_code.co_name == "initialize" and isinstance(caller, NeuralNet):
+            return caller
+        frame = frame.f_back
+    return None
+
+
+def _wrap_next_call(net, name, wrapper):
+    """Have the next call of a net's method made by ``wrapper(net, method, ...)``.
+
+    skorch has no hook that runs when a fit raises.
+    """
+
+    def call(*args, **kwargs):
+        vars(net).pop(name, None)
+        return wrapper(net, getattr(net, name), *args, **kwargs)
+
+    vars(net)[name] = call
