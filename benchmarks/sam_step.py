@@ -14,8 +14,8 @@ microseconds of processor time:
 - ``their two-step``: as ours.
 
 pytorch_optimizer preserves neither buffers nor random numbers. Below each is its ratio
-to ``theirs bare``. The second table, ``--calls all``, has each pass call every module
-in the model: a global hook, by which buffers are found, makes a call of a module slower.
+to ``theirs bare``. In the first table a pass calls the model alone, in the second every
+module in it: the global hook that finds buffers makes each call of a module slower.
 """
 
 import argparse
@@ -44,11 +44,6 @@ class Idle(torch.optim.Optimizer):
         """Do nothing."""
 
     step.hooked = True  # or torch would wrap it in a profiler's record
-
-
-import os
-
-INNER = os.environ.get("INNER", "1") == "1"
 
 
 class Problem:

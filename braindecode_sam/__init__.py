@@ -1,10 +1,18 @@
 """Sharpness-Aware Minimization for EEG decoding.
 
-Extends braindecode, skorch and scikit-learn: a SAM optimizer for ``EEGRegressor``,
-its callback, and what a subject-wise cross-validated EEG regression needs around it.
+Extends braindecode, skorch and scikit-learn: a SAM optimizer for ``EEGRegressor`` and
+``EEGClassifier``, its callback, and what a subject-wise cross-validated EEG regression
+needs around it.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from braindecode_sam._version import __version__
+
+if TYPE_CHECKING:
+    from braindecode_sam.configs import load_config
+    from braindecode_sam.estimators import make_regressor
 
 __all__ = [
     "SAM",
@@ -20,23 +28,35 @@ __all__ = [
     "resolve_device",
 ]
 
+# Configurations need a third of a second to import, most scripts do without.
+_LATER = {
+    "load_config": "braindecode_sam.configs",
+    "make_regressor": "braindecode_sam.estimators",
+}
+_problem: Exception | None = None
+
 try:
     from braindecode_sam.augmentation import TimeShift
     from braindecode_sam.callbacks import SAMCallback
-    from braindecode_sam.configs import load_config
     from braindecode_sam.device import resolve_device
-    from braindecode_sam.estimators import make_regressor
     from braindecode_sam.metrics import SCORING, normalized_root_mean_squared_error
     from braindecode_sam.models import FastEEGNet, FastEEGNeX
     from braindecode_sam.optim import SAM
 except (ImportError, OSError, RuntimeError, AttributeError) as _error:
-    from braindecode_sam import installation as _installation
-
+    # The error waits for the first name that is asked for, so that
+    # ``python -m braindecode_sam`` can say what is wrong.
     _problem = _error
 
-    # The error waits for the first name that is asked for, so that
-    # ``python -m braindecode_sam`` can tell what is wrong.
-    def __getattr__(name):
-        if name in __all__:
-            raise ImportError(_installation.explain(_problem)) from _problem
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _problem is not None:
+        from braindecode_sam import installation
+
+        raise ImportError(installation.explain(_problem)) from _problem
+    return getattr(importlib.import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,6 @@
 """SAM with gradient scaling, and under skorch's AccelerateMixin."""
 
+import math
 import types
 
 import torch
@@ -120,7 +121,8 @@ class _OverflowError(Exception):
 
 
 def _are_finite(groups):
+    """Look at all gradients at once: a device is waited for once."""
     grads = [p.grad for g in groups for p in g["params"] if p.grad is not None]
-    return (
-        all(norm.isfinite() for norm in torch._foreach_norm(grads)) if grads else True
-    )
+    values = [g.coalesce().values() if g.is_sparse else g for g in grads]
+    largest = torch.nn.utils.get_total_norm(values, norm_type=math.inf)
+    return bool(largest.isfinite())

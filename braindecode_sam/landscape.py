@@ -127,7 +127,7 @@ def sharpness(net, X, y, rho=0.05):
     y : array-like of shape (n_windows,) or (n_windows, n_outputs)
         Targets as the net was trained on them.
     rho : float, default=0.05
-        Length of the step, in the units of the weights.
+        Length of the step, in the units of the weights. Frozen weights stay.
 
     Returns
     -------
@@ -183,10 +183,14 @@ def _mean_loss(net, X, y):
 def _gradient(net, X, y):
     params = list(net.module_.parameters())
     total = [torch.zeros_like(p) for p in params]
+    trainable = [p for p in params if p.requires_grad]
+    sums = [t for t, p in zip(total, params, strict=True) if p.requires_grad]
     with torch.enable_grad():
         for loss, size in _losses(net, X, y):
-            parts = torch.autograd.grad(size * loss, params, allow_unused=True)
-            for sum_, part in zip(total, parts, strict=True):
+            if not loss.requires_grad:  # all that it depends on is frozen
+                continue
+            parts = torch.autograd.grad(size * loss, trainable, allow_unused=True)
+            for sum_, part in zip(sums, parts, strict=True):
                 if part is not None:
                     sum_.add_(part)
     return [g / len(y) for g in total]

@@ -48,8 +48,9 @@ class SAMCallback(Callback):
         Radius at the end of a "linear" or "cosine" schedule.
     start_epoch : int, default=0
         Before this epoch rho is 0 and a step costs one pass: late-phase SAM.
-    perturb : {"all", "norm"}, default="all"
-        Perturb all parameters, or those of normalization layers only (SAM-ON).
+    perturb : {"all", "norm"} or None, default=None
+        Perturb all parameters, or those of normalization layers only (SAM-ON). None
+        leaves the optimizer as it is: all, or what its ``perturb_only`` was given.
 
     Raises
     ------
@@ -88,7 +89,7 @@ class SAMCallback(Callback):
         schedule="constant",
         final_rho=0.0,
         start_epoch=0,
-        perturb="all",
+        perturb=None,
     ):
         self.rho = rho
         self.schedule = schedule
@@ -103,8 +104,9 @@ class SAMCallback(Callback):
         _check_patterns(net)
         if self._is_scheduled():
             _check_equal_radii(optimizer)
-        only = None if self.perturb == "all" else _norm_parameters(net)
-        optimizer.perturb_only(only)
+        if self.perturb is not None:
+            only = None if self.perturb == "all" else _norm_parameters(net)
+            optimizer.perturb_only(only)
 
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
         """Set this epoch's radius."""
@@ -146,15 +148,15 @@ class SAMCallback(Callback):
 
     def _check_options(self):
         check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("perturb", self.perturb, ("all", "norm"))
+        check_choice("perturb", self.perturb, ("all", "norm", None))
         check_non_negative("final_rho", self.final_rho)
         check_non_negative("start_epoch", self.start_epoch)
         if self.rho is not None and not callable(self.rho):
             check_non_negative("rho", self.rho, "a number >= 0, a callable or None")
         if callable(self.rho) and self.schedule != "constant":
             raise ValueError(
-                f"rho is a callable and so a schedule itself; schedule must then be"
-                f" left at 'constant', got {self.schedule!r}"
+                "a callable rho already defines the schedule; schedule must be left at"
+                f" 'constant', got {self.schedule!r}"
             )
 
 

@@ -26,9 +26,9 @@ def to_arrays(data, y=None, groups=None, *, target="target", subject="subject"):
         Epochs with metadata; windows datasets; or an array of shape
         (n_windows, n_chans, n_times), then with `y` and `groups` beside it.
     y : array-like of shape (n_windows,) or (n_windows, n_outputs), optional
-        Targets, for an array.
+        Targets; needed for an array, elsewhere used instead of `target`.
     groups : array-like of shape (n_windows,), optional
-        Subjects, for an array.
+        Subjects; needed for an array, elsewhere used instead of `subject`.
     target : str or list of str, default="target"
         Columns of the metadata that hold the targets.
     subject : str, default="subject"
@@ -69,13 +69,13 @@ def to_arrays(data, y=None, groups=None, *, target="target", subject="subject"):
 
 @to_arrays.register(mne.BaseEpochs)
 def _(data, y=None, groups=None, *, target="target", subject="subject"):
-    if data.metadata is None:
+    if data.metadata is None and (y is None or groups is None):
         raise ValueError(
             "data has no metadata; expected epochs.metadata with the columns"
-            f" {target!r} and {subject!r}"
+            f" {target!r} and {subject!r}, or y and groups"
         )
-    y = _column(data.metadata, target, "target")
-    groups = _column(data.metadata, subject, "subject")
+    y = _column(data.metadata, target, "target") if y is None else y
+    groups = _column(data.metadata, subject, "subject") if groups is None else groups
     volts = data.get_data(copy=False)
     X = np.empty(volts.shape, dtype=np.float32)
     np.multiply(volts, MICROVOLTS, out=X, casting="same_kind")
@@ -84,9 +84,10 @@ def _(data, y=None, groups=None, *, target="target", subject="subject"):
 
 @to_arrays.register(BaseConcatDataset)
 def _(data, y=None, groups=None, *, target="target", subject="subject"):
-    metadata = data.get_metadata()
-    y = _column(metadata, target, "target")
-    groups = _column(metadata, subject, "subject")
+    if y is None or groups is None:
+        metadata = data.get_metadata()
+        y = _column(metadata, target, "target") if y is None else y
+        groups = _column(metadata, subject, "subject") if groups is None else groups
     X = np.empty((len(data), *np.shape(data[0][0])), dtype=np.float32)
     for i in range(len(data)):
         X[i] = data[i][0]

@@ -12,15 +12,11 @@ from torch.nn.utils import parametrize
 from braindecode_sam.models._compile import not_compiled
 from braindecode_sam.models._dropout import ReplayedDropout
 from braindecode_sam.models._fft_conv import FFTConv2d
+from braindecode_sam.models._memory import keep_freed_memory
 from braindecode_sam.models._pickling import allow_pickling
 from braindecode_sam.models._stem.batch_norm import normalizer
 from braindecode_sam.models._stem.linear import eegnet_stem, eegnex_stem
 from braindecode_sam.models._stem.moments import window_moments
-
-# A block just below glibc's limit, asked for and freed untouched: after that the
-# allocator keeps blocks up to this size for the next pass, instead of giving them back
-# to the system and having every page of them cleared again.
-torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8)
 
 
 class _FastMixin:
@@ -28,6 +24,7 @@ class _FastMixin:
 
     def upgrade_layers(self):
         """Let the layers behind the stem go faster too, each exactly what it was."""
+        keep_freed_memory()
         for layer in torch.nn.ModuleList(self._rest()).modules():
             if FFTConv2d.can_replace(layer):
                 layer.__class__ = FFTConv2d
@@ -102,6 +99,10 @@ class _FastMixin:
 
         return moments
 
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        keep_freed_memory()
+
     def __getstate__(self):
         allow_pickling(self)
         return {k: v for k, v in self.__dict__.items() if k != "_moments"}
@@ -117,6 +118,12 @@ class FastEEGNeX(_FastMixin, EEGNeX):
     their layers was replaced or has hooks. Behind them, long convolutions go by way of
     spectra on a CPU, and dropout takes the mask it has drawn from the same state of the
     random numbers before, as it does in the second pass of a SAM step.
+
+    Notes
+    -----
+    Building a fast model has an effect on the whole process: the C library keeps freed
+    blocks of up to 32 MiB for the next pass, instead of returning them to the system.
+    ``BRAINDECODE_SAM_KEEP_MEMORY=0`` in the environment prevents it.
 
     Examples
     --------

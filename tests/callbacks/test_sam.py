@@ -206,7 +206,7 @@ def test_history_survives_a_file(tmp_path):
         (
             {"perturb": "bias"},
             ValueError,
-            "perturb must be one of 'all', 'norm', got 'bias'",
+            "perturb must be one of 'all', 'norm', None, got 'bias'",
         ),
         (
             {"rho": -1},
@@ -223,7 +223,7 @@ def test_history_survives_a_file(tmp_path):
         (
             {"rho": abs, "schedule": "linear"},
             ValueError,
-            "schedule must then be left at",
+            "schedule must be left at",
         ),
     ],
 )
