@@ -223,8 +223,10 @@ class _Buffers:
         }
         self._children = _Entries(module._modules for module in self._all)
         self._buffers = _Entries(module._buffers for module in self._all)
-        known = [buffer for buffer in self._buffers.entries if buffer is not None]
-        self._known, self._kinds = known, list(map(_KIND, known))
+        some = [buffer for buffer in self._buffers.entries if buffer is not None]
+        self._lazy = [buffer for buffer in some if is_lazy(buffer)]
+        self._known = [buffer for buffer in some if not is_lazy(buffer)]
+        self._kinds = list(map(_KIND, self._known))
         self._slots = [
             (module._buffers, name, buffer)
             for module in self._all
@@ -232,7 +234,7 @@ class _Buffers:
             if _can_change(buffer) and not isinstance(module, torch.jit.ScriptModule)
         ]
         alike: dict[object, list[Tensor]] = {}
-        for buffer in filter(_can_change, known):
+        for buffer in filter(_can_change, self._known):
             # On accelerators torch._foreach_* is fast for one dtype at a time.
             dtype = None if buffer.is_cpu else buffer.dtype
             alike.setdefault((buffer.device, dtype), []).append(buffer)
@@ -245,6 +247,7 @@ class _Buffers:
         return (
             self._children.are_current()
             and self._buffers.are_current()
+            and all(map(is_lazy, self._lazy))
             and list(map(_KIND, self._known)) == self._kinds
         )
 

@@ -615,7 +615,7 @@ def _split(group: dict[str, Any], own: dict[str, Any], checks: Any) -> Options:
     options = Options(dict(own), {}, checks)
     is_own = {name: name in checks for name in group}
     options.update({k: v for k, v in group.items() if is_own[k]})
-    options.update(strip_prefix({k: v for k, v in group.items() if not is_own[k]}))
+    options.base.update(strip_prefix({k: v for k, v in group.items() if not is_own[k]}))
     return options
 
 
