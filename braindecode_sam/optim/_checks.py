@@ -64,17 +64,16 @@ def check_base_optimizer(base: BaseOptimizer) -> None:
         )
 
 
-def check_not_in_shards(params: Iterable[Tensor]) -> None:
+def check_not_in_shards(base: Optimizer, params: Iterable[Tensor]) -> None:
     """Refuse parameters of which each process sees its part as if it were the whole.
 
     The norm would be that of the part, and a part would be perturbed where the other
     processes compute with the unperturbed one.
     """
-    zero = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
-    frame = sys._getframe() if zero is not None else None
+    frame = sys._getframe() if _zero_redundancy() is not None else None
     while frame is not None:
         # Nothing but its constructor's frame tells whose local optimizer this is.
-        if isinstance(frame.f_locals.get("self"), zero.ZeroRedundancyOptimizer):
+        if is_zero_redundancy(frame.f_locals.get("self")):
             raise ValueError(
                 "SAM cannot be the optimizer_class of a ZeroRedundancyOptimizer: each"
                 " process would perturb its own shard only. Put it the other way"
@@ -82,6 +81,12 @@ def check_not_in_shards(params: Iterable[Tensor]) -> None:
                 " optimizer_class=torch.optim.AdamW, lr=...)."
             )
         frame = frame.f_back
+    if is_zero_redundancy(base) and base._overlap_with_ddp:
+        raise ValueError(
+            "SAM's base optimizer cannot be a ZeroRedundancyOptimizer with"
+            " overlap_with_ddp=True, which steps during the backward of each pass;"
+            " expected overlap_with_ddp=False."
+        )
     for p in params:
         if getattr(p, "_fsdp_flattened", False) or getattr(p, "_is_flat_param", False):
             raise ValueError(
@@ -90,6 +95,18 @@ def check_not_in_shards(params: Iterable[Tensor]) -> None:
                 " parameters sharded by torch.distributed.fsdp.fully_shard (FSDP2),"
                 " or replicated ones (DistributedDataParallel)."
             )
+
+
+def is_zero_redundancy(optimizer: object) -> bool:
+    """Whether each process keeps the state of a part of the parameters only."""
+    cls = _zero_redundancy()
+    return cls is not None and isinstance(optimizer, cls)
+
+
+def _zero_redundancy() -> Any:
+    # Slow to import, and imported already if there is one.
+    module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    return getattr(module, "ZeroRedundancyOptimizer", None)
 
 
 def check_bool(name: str, value: object) -> None:

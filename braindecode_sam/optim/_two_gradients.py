@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -57,9 +58,9 @@ class TwoGradientSAM(SAM):
             ]
             # A gradient that only one of the passes has is zero in the other one.
             self._both = [*self._all.groups, *late]
-            make_dense(self._both)
             if self._both:
-                self._combine(self._both)
+                with dense_gradients(self._both):
+                    self._combine(self._both)
 
     def _combine(self, groups: Sequence[FlatGroup]) -> None:
         """Turn the perturbed gradients, in place, into what to descend along.
@@ -101,11 +102,21 @@ def _others(group: Any, params: set[Tensor]) -> list[Tensor]:
     return [p for p in group["params"] if p not in params]
 
 
-def make_dense(groups: Sequence[FlatGroup]) -> None:
-    """Give every parameter a dense gradient, that can be changed in place."""
+@contextlib.contextmanager
+def dense_gradients(groups: Sequence[FlatGroup]) -> Iterator[None]:
+    """Give every parameter a dense gradient, that can be changed in place.
+
+    Afterwards, gradients that were sparse are sparse again: SparseAdam takes no others.
+    """
+    sparse = []
     for group in groups:
         for p in group.params:
+            if p.grad is not None and p.grad.is_sparse:
+                sparse.append((p, p.grad.sparse_dim()))
             p.grad = dense_gradient(p)
+    yield
+    for p, n_dims in sparse:
+        p.grad = dense_gradient(p).to_sparse(n_dims)
 
 
 def clean_gradients(groups: Sequence[FlatGroup]) -> list[Tensors]:

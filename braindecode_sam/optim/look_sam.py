@@ -27,10 +27,10 @@ from braindecode_sam.optim._flat import FlatGroup
 from braindecode_sam.optim._two_gradients import (
     TwoGradientSAM,
     clean_gradients,
+    dense_gradients,
     dot,
     gradients,
     if_valid,
-    make_dense,
     quotient,
 )
 from braindecode_sam.optim.sam import SAM
@@ -93,9 +93,9 @@ class LookSAM(TwoGradientSAM):
         if not self._has_ascended and self._remembers():
             self._update_all()
             groups = self._all.groups
-            make_dense(groups)
             if groups:
-                self._add_remembered(groups)
+                with dense_gradients(groups):
+                    self._add_remembered(groups)
 
     def _combine(self, groups: Sequence[FlatGroup]) -> None:
         """Descend along g_p, and leave g_v in place of the clean gradients."""

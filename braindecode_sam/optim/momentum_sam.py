@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from braindecode_sam.optim._checks import BaseOptimizer
+from braindecode_sam.optim._checks import BaseOptimizer, is_zero_redundancy
 from braindecode_sam.optim._flat import FlatGroup, Tensors
 from braindecode_sam.optim._options import Options
 from braindecode_sam.optim.sam import SAM, Loss, detached
@@ -44,7 +44,8 @@ class MomentumSAM(SAM):
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if the base optimizer keeps no momentum.
+        As :class:`SAM`, and if the base optimizer keeps no momentum, or a part of it in
+        each process (``ZeroRedundancyOptimizer``).
 
     Notes
     -----
@@ -69,6 +70,12 @@ class MomentumSAM(SAM):
     ) -> None:
         super().__init__(params, base_optimizer, **options)
         self._check_momentum(self.param_groups)
+        if is_zero_redundancy(self.base_optimizer):
+            raise ValueError(
+                "MomentumSAM cannot perturb along momenta that are spread over the"
+                " processes, as a ZeroRedundancyOptimizer keeps them; expected a base"
+                " optimizer such as torch.optim.AdamW, or another SAM."
+            )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; see :meth:`SAM.add_param_group`.

@@ -240,7 +240,7 @@ class SAM(Optimizer):
         self.base_optimizer = base
         self._own_of_new = [group.own for group in groups]
         super().__init__(base.param_groups, Options(own, base.defaults, self._checks()))
-        check_not_in_shards(self._params())
+        check_not_in_shards(base, self._params())
         self._reset_transient_state()
         self.register_state_dict_post_hook(_spell_as_saved)
 
