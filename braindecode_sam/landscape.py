@@ -105,7 +105,7 @@ def loss_along(net, X, y, direction, steps):
     """
     losses = []
     for step in steps:
-        with moved(net, direction, step):
+        with perturbed_weights(net, direction, step):
             losses.append(_mean_loss(net, X, y))
     return losses
 
@@ -148,7 +148,7 @@ def sharpness(net, X, y, rho=0.05):
 
 
 @contextlib.contextmanager
-def moved(net, direction, step):
+def perturbed_weights(net, direction, step):
     """Add a multiple of a direction to a net's weights, for as long as this is open."""
     params = list(net.module_.parameters())
     kept = [p.detach().clone() for p in params]

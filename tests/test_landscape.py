@@ -6,7 +6,12 @@ import torch
 from braindecode import EEGClassifier, EEGRegressor
 from skorch import NeuralNetRegressor
 
-from braindecode_sam.landscape import loss_along, moved, random_direction, sharpness
+from braindecode_sam.landscape import (
+    loss_along,
+    perturbed_weights,
+    random_direction,
+    sharpness,
+)
 
 RNG = np.random.RandomState(0)
 X = RNG.standard_normal((10, 3)).astype(np.float32)
@@ -109,7 +114,7 @@ def test_weights_are_put_back_after_an_error():
     before = state(net)
 
     def fail():
-        with moved(net, [torch.ones(1, 3)], 1.0):
+        with perturbed_weights(net, [torch.ones(1, 3)], 1.0):
             assert not torch.equal(net.module_.weight, before["weight"])
             raise ZeroDivisionError
 

@@ -65,24 +65,24 @@ class SeedCallback(Callback):
     def __init__(self, random_state=0, n_threads=None):
         self.random_state = random_state
         self.n_threads = n_threads
-        self._stream = None
+        self.stream_ = None
 
     def initialize(self):
         """Arrange that the net that is being initialized is seeded."""
         check_integer("random_state", self.random_state, 0, 2**32 - 1)
         if self.n_threads is not None:
             check_integer("n_threads", self.n_threads, 1)
-        self._stream = None
+        self.stream_ = None
         net = _net_being_initialized()
         if net is not None:
-            self._stream = _Stream(self.random_state)
+            self.stream_ = _Stream(self.random_state)
             _wrap_next_call(net, "_initialize_module", self._build_module)
             _wrap_next_call(net, "_initialize_criterion", self._seeded)
         return self
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Seed the generators that the net's augmentations and loaders hold."""
-        if self._stream is not None:  # else this is a partial_fit
+        if self.stream_ is not None:  # else this is a partial_fit
             places = own_generators(net)
             sequence = np.random.SeedSequence(self.random_state)
             seeds = map(int, sequence.generate_state(len(places)))
@@ -94,7 +94,7 @@ class SeedCallback(Callback):
         _wrap_next_call(net, "fit_loop", self._train)
 
     def __getstate__(self):
-        return {**self.__dict__, "_stream": None}
+        return {**self.__dict__, "stream_": None}
 
     # What skorch calls next, inside of the contexts that it needs.
 
@@ -112,15 +112,15 @@ class SeedCallback(Callback):
                     module.register_forward_hook(threads.leave, always_call=True)
 
     def _seeded(self, net, method, *args, **kwargs):
-        with self._stream, _threads(self.n_threads):
+        with self.stream_, _threads(self.n_threads):
             return method(*args, **kwargs)
 
     def _train(self, net, method, *args, **kwargs):
         with contextlib.ExitStack() as stack:
             stack.enter_context(_threads(self.n_threads))
-            if self._stream is not None:
-                stack.enter_context(self._stream)
-                self._stream = None
+            if self.stream_ is not None:
+                stack.enter_context(self.stream_)
+                self.stream_ = None
             result = method(*args, **kwargs)
             until_the_end = stack.pop_all()
 

@@ -29,7 +29,8 @@ class Options(MutableMapping[str, Any], dict):  # torch asks for a dict
 
     Examples
     --------
-    >>> group = Options({"rho": 0.05}, {"lr": 0.1, "rho": 0.9}, {})
+    >>> checks = {"rho": lambda name, value: None}
+    >>> group = Options({"rho": 0.05}, {"lr": 0.1, "rho": 0.9}, checks)
     >>> group["rho"], group["base_optimizer__rho"], group["lr"]
     (0.05, 0.9, 0.1)
     >>> list(group)
