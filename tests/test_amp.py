@@ -6,10 +6,11 @@ import torch
 from braindecode import EEGClassifier, EEGRegressor
 from skorch.callbacks import Callback, LRScheduler
 from skorch.hf import AccelerateMixin
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from braindecode_sam import SAM, SAMCallback
-from braindecode_sam.amp import SAMAccelerateMixin, scaled_step
-from tests.optim.helpers import FAMILY, Problem, assert_same
+from braindecode_sam.amp import SAMAccelerateMixin, _are_finite, scaled_step
+from tests.optim.helpers import FAMILY, Problem, assert_same, pretend_accelerator
 
 accelerate = pytest.importorskip(
     "accelerate", reason="the extra accelerate is not installed"
@@ -137,6 +138,40 @@ def test_a_step_that_overflows_is_not_made_and_the_scale_falls(cls):
     assert repr(optimizer.state_dict()) == state
     assert scaler.get_scale() == 512
     assert scaled(problem, optimizer, scaler)
+
+
+class Reading(TorchDispatchMode):
+    """Count the values that are read, for each of which a host waits for its device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.name().startswith("aten::_local_scalar_dense")
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_scaled_step_waits_once_a_pass(monkeypatch):
+    pretend_accelerator(monkeypatch)
+    problem = Problem()
+    optimizer = SAM(problem.net.parameters(), torch.optim.SGD, lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with Reading() as mode:
+        scaled(problem, optimizer, scaler)
+    assert mode.count == 2
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 3e38])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_one_value_in_many_decides_whether_gradients_are_finite(value, sparse):
+    params = [torch.nn.Parameter(torch.ones(5, 3)) for _ in range(3)]
+    for p in params:
+        p.grad = torch.full((5, 3), 3e38)  # the square of which is not finite
+    params[1].grad[2, 1] = value
+    if sparse:
+        params[1].grad = params[1].grad.to_sparse()
+    is_finite = _are_finite([{"params": params}])
+    assert is_finite == (abs(value) < torch.inf)
+    assert _are_finite([{"params": [torch.nn.Parameter(torch.ones(2))]}])
 
 
 class Scaled(Callback):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from braindecode import EEGRegressor
-from braindecode.datasets import BaseConcatDataset, RawDataset
+from braindecode.datasets import BaseConcatDataset, RawDataset, create_from_X_y
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -435,3 +435,35 @@ def test_values_that_are_not_finite(tmp_path):
     file = write_fif(tmp_path / "a_raw.fif", data)
     with pytest.raises(ValueError, match=r"a_raw.fif: the recording holds NaN"):
         read_recordings([file])
+
+
+# Targets and subjects beside the data
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:braindecode")
+@pytest.mark.filterwarnings("ignore:.*drop_last_window.*:DeprecationWarning")
+@pytest.mark.parametrize("has_metadata", [True, False])
+def test_to_arrays_uses_the_targets_and_groups_it_is_given(has_metadata):
+    epochs = simulate_response_times(2, 3, n_chans=4, n_times=200, random_state=0)
+    y, groups = np.arange(6.0), np.repeat(["a", "b", "c"], 2)
+    if has_metadata:
+        own = to_arrays(epochs, groups=groups, target="response_time")
+        np.testing.assert_array_equal(own[2], groups)
+        times = epochs.metadata["response_time"].to_numpy(np.float32)
+        np.testing.assert_array_equal(own[1], times)
+        own = to_arrays(epochs, y)
+        assert own[2].tolist() == epochs.metadata["subject"].tolist()
+    else:
+        epochs.metadata = None
+        with pytest.raises(ValueError, match=r"no metadata.*or y and groups"):
+            to_arrays(epochs, y)
+    X, given_y, given_groups = to_arrays(epochs, y, groups)
+    np.testing.assert_array_equal(given_y, y)
+    np.testing.assert_array_equal(given_groups, groups)
+    with pytest.raises(ValueError, match="same length, got X: 6, y: 5, groups: 6"):
+        to_arrays(epochs, y[:5], groups)
+    windows = create_from_X_y(X, y, drop_last_window=False, sfreq=100)
+    X_2, other_y, other_groups = to_arrays(windows, y[::-1], groups)
+    np.testing.assert_array_equal(X_2, X)
+    np.testing.assert_array_equal(other_y, y[::-1])
+    np.testing.assert_array_equal(other_groups, groups)

@@ -73,6 +73,25 @@ def test_sharpness_of_a_flat_loss_is_zero():
     assert sharpness(net, X, np.zeros_like(Y)) == 0.0
 
 
+def test_sharpness_with_frozen_weights_goes_along_the_others():
+    def frozen_but(name):
+        net = EEGRegressor(
+            "FastEEGNet", module__n_chans=4, module__n_times=150, module__n_outputs=1,
+            module__drop_prob=0.0,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        net.initialize()
+        for own, p in net.module_.named_parameters():
+            p.requires_grad_(name in own)
+        return net
+
+    X = np.random.default_rng(0).normal(size=(8, 4, 150)).astype(np.float32)
+    y = np.arange(8, dtype=np.float32)[:, None]
+    some = sharpness(frozen_but("final"), X, y, rho=0.1)
+    assert 0 < some < sharpness(frozen_but(""), X, y, rho=0.1)
+    assert sharpness(frozen_but("none of them"), X, y, rho=0.1) == 0
+
+
 def test_filters_of_a_direction_have_the_norms_of_the_weights():
     net = eeg_net().initialize()
     direction = random_direction(net, random_state=0)

@@ -147,6 +147,18 @@ def test_perturb_norm_moves_normalization_layers_only():
     assert optimizer.param_groups[0]["perturbed"] is None
 
 
+def test_by_default_a_users_own_perturb_only_stays():
+    net = fitted(SAMCallback(), max_epochs=1)
+    layer = net.module_.final_layer
+    net.optimizer_.perturb_only(layer.parameters())
+    chosen = [group["perturbed"] for group in net.optimizer_.param_groups]
+    net.partial_fit(X, Y[:, None])
+    assert [group["perturbed"] for group in net.optimizer_.param_groups] == chosen
+    net.set_params(callbacks__sam__perturb="all")
+    net.partial_fit(X, Y[:, None])
+    assert net.optimizer_.param_groups[0]["perturbed"] is None
+
+
 # What is recorded
 
 
