@@ -30,16 +30,17 @@ def register(models: Iterable[type[torch.nn.Module]]) -> None:
         host.__reduce_ex__ = _reduce
 
 
-def _reduce(net: Any, protocol: int) -> tuple[Any, ...]:
+def _reduce(net: Any, protocol: int) -> str | tuple[Any, ...]:
     """Pickle a net so that a fresh process knows the name of its model.
 
     What is read by a function of this module imports this package first, and that
     registers the names.
     """
-    make, arguments, *state = object.__reduce_ex__(net, protocol)
-    if net.module in _names:
-        return _make, (make, *arguments), *state
-    return make, arguments, *state
+    reduced = object.__reduce_ex__(net, protocol)
+    if net.module not in _names or isinstance(reduced, str):
+        return reduced
+    make, arguments, *state = reduced
+    return _make, (make, *arguments), *state
 
 
 def _make(make: Callable[..., Any], *arguments: Any) -> Any:

@@ -17,6 +17,7 @@ from braindecode_sam._arguments import check_non_negative
 
 # Called with name and value; raises what the user is to read.
 Check = Callable[[str, Any], object]
+Checks = Mapping[str, Check | None]
 BaseOptimizer = Callable[..., Optimizer]
 
 
@@ -28,7 +29,7 @@ def as_builtin(value: Any) -> Any:
     return value.item() if is_numpy_number else value
 
 
-def check_params(params: Iterable[Any]) -> list[Any]:
+def check_params(params: Iterable[Any]) -> Iterable[Any]:
     """Refuse an empty list, groups that hold no parameter, and shards; give a list."""
     if isinstance(params, Tensor):
         return params  # torch's own error is clear
@@ -81,7 +82,7 @@ def check_not_in_shards(base: Optimizer, params: Iterable[Tensor]) -> None:
                 " optimizer_class=torch.optim.AdamW, lr=...)."
             )
         frame = frame.f_back
-    if is_zero_redundancy(base) and base._overlap_with_ddp:
+    if is_zero_redundancy(base) and vars(base)["_overlap_with_ddp"]:
         raise ValueError(
             "SAM's base optimizer cannot be a ZeroRedundancyOptimizer with"
             " overlap_with_ddp=True, which steps during the backward of each pass;"
@@ -126,7 +127,7 @@ def check_positions(name: str, value: object) -> None:
         )
 
 
-def check_below_one(name: str, value: object) -> None:
+def check_below_one(name: str, value: Any) -> None:
     """Refuse all but numbers from 0 to less than 1."""
     expected = "a number >= 0 and < 1"
     check_non_negative(name, value, expected)

@@ -12,13 +12,14 @@ import functools
 import math
 import operator
 from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from braindecode_sam.optim._options import Options
 
-Tensors = Sequence[Tensor]
+Tensors = list[Tensor]
 
 # Elements of a group whose norm is taken of a copy, on a CPU.
 LARGEST_COPY = 2**16
@@ -61,10 +62,7 @@ class FlatGroup:
 
     def gradients(self) -> Tensors:
         """Return the gradients, dense, real and local; zeros for a missing one."""
-        grads = [p.grad for p in self.params]
-        if any(g is None or g.layout is not torch.strided for g in grads):
-            grads = [dense_gradient(p) for p in self.params]
-        return self.plain(grads)
+        return self.plain([dense_gradient(p) for p in self.params])
 
     # Sums over all elements, those of other processes included.
 
@@ -91,7 +89,7 @@ class FlatGroup:
         return self._over_shards(norm.square()).sqrt()
 
     def _over_shards(self, total: Tensor) -> Tensor:
-        param = self.params[0]
+        param: Any = self.params[0]
         if not _is_sharded(param):
             return total
         # Takes a second to import, and is there already if there is a DTensor.
@@ -101,7 +99,7 @@ class FlatGroup:
             Partial() if p.is_shard() else Replicate() for p in param.placements
         ]
         joint = DTensor.from_local(total, param.device_mesh, placements)
-        return joint.full_tensor()
+        return cast(Tensor, joint.full_tensor())
 
     # Copies, whose memory is kept.
 
@@ -182,6 +180,7 @@ class FlatGroup:
 
 
 _KIND = operator.attrgetter("dtype", "device", "shape")
+_SHARDING = operator.attrgetter("device_mesh", "placements")
 
 
 class FlatGroups:
@@ -195,7 +194,7 @@ class FlatGroups:
 
     def __init__(self) -> None:
         self.groups: list[FlatGroup] = []
-        self._layout: list[object] = []
+        self._layout: list[Any] = []
 
     def update(self, chosen: Sequence[tuple[Options, list[Tensor]]]) -> None:
         """Fit them to some parameters of each of the optimizer's groups."""
@@ -228,7 +227,7 @@ def flat_groups(options: Options, params: Iterable[Tensor]) -> list[FlatGroup]:
     """Split parameters of one group by device, dtype and sharding."""
     alike: dict[Hashable, list[Tensor]] = {}
     for p in params:
-        sharding = (p.device_mesh, p.placements) if _is_sharded(p) else None
+        sharding = _SHARDING(p) if _is_sharded(p) else None
         alike.setdefault((p.device, p.dtype, sharding), []).append(p)
     return [FlatGroup(options, some) for some in alike.values()]
 
@@ -279,6 +278,6 @@ def _is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")  # a DTensor
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    local = tensor.to_local() if _is_sharded(tensor) else tensor
+def _plain(tensor: Any) -> Tensor:
+    local: Tensor = tensor.to_local() if _is_sharded(tensor) else tensor
     return torch.view_as_real(local) if local.is_complex() else local

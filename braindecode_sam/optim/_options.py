@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 BASE_PREFIX = "base_optimizer__"
 # How state_dict spells an option of SAM whose name the base optimizer uses too.
 SAVED_PREFIX = "sam__"
 
 
-class Options(MutableMapping[str, Any], dict):  # torch asks for a dict
+if TYPE_CHECKING:
+    _Options = dict[str, Any]
+else:
+    # Nothing is in the dict itself, but torch asks for one.
+    class _Options(MutableMapping, dict):
+        pass
+
+
+class Options(_Options):
     """A parameter group, or the defaults, of a SAM.
 
     A name that both use, such as Adadelta's ``rho``, is SAM's. Any option of the base
@@ -41,7 +49,7 @@ class Options(MutableMapping[str, Any], dict):  # torch asks for a dict
         self,
         own: dict[str, Any],
         base: dict[str, Any],
-        checks: Mapping[str, Callable[[str, Any], object]],
+        checks: Mapping[str, Callable[[str, Any], object] | None],
     ) -> None:
         self.own, self.base, self.checks = own, base, checks
 
@@ -61,7 +69,7 @@ class Options(MutableMapping[str, Any], dict):  # torch asks for a dict
                     f" set optimizer__{name} before initialize, or on"
                     " sklearn.base.clone(net)."
                 )
-            self.checks[name](name, value)
+            self._check(name, value)
             self.own[name] = value
         else:
             self.base[name.removeprefix(BASE_PREFIX)] = value
@@ -122,9 +130,14 @@ class Options(MutableMapping[str, Any], dict):  # torch asks for a dict
         names = {name: self._saved_name(name) for name in self.own}
         own = {k: saved.get(name, self.own[k]) for k, name in names.items()}
         for name, value in own.items():
-            self.checks[name](name, value)
+            self._check(name, value)
         base = {k: v for k, v in saved.items() if k not in names.values()}
         return own, base
+
+    def _check(self, name: str, value: Any) -> None:
+        check = self.checks[name]
+        if check is not None:
+            check(name, value)
 
     def _saved_name(self, name: str) -> str:
         return SAVED_PREFIX + name if name in self.base else name

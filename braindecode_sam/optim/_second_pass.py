@@ -282,7 +282,8 @@ class _Entries:
     """What some dicts of modules hold, to be compared at every step."""
 
     def __init__(self, tables: Iterable[Any]) -> None:
-        self._empty, self._filled = [], []
+        self._empty: list[Any] = []
+        self._filled: list[Any] = []
         for table in tables:
             (self._filled if table else self._empty).append(table)
         self.entries = self._now()

@@ -147,7 +147,7 @@ class AESAM(SAM):
         return self.delta * average + (1 - self.delta) * value
 
     def _threshold(self) -> float:
-        if self.lambda_1 is None:
+        if self.lambda_1 is None or self.total_steps is None:
             return self.lambda_2
         progress = min(self.n_steps / self.total_steps, 1.0)
         return self.lambda_2 + (self.lambda_1 - self.lambda_2) * progress

@@ -91,7 +91,7 @@ class FriendlySAM(TwoGradientSAM):
     def _ascent_direction(self, group: FlatGroup) -> Tensors:
         mean = self._known(MEAN, group)
         sigma = group.options["sigma"]
-        return torch._foreach_sub(group.gradients(), mean, alpha=sigma)
+        return list(torch._foreach_sub(group.gradients(), mean, alpha=sigma))
 
     def _combine(self, groups: Sequence[FlatGroup]) -> None:
         """Descend along the perturbed gradients, as they are."""

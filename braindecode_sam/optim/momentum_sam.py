@@ -120,10 +120,12 @@ class MomentumSAM(SAM):
         return [p for p in params if self._momentum(p) is not None]
 
     def _ascent_direction(self, group: FlatGroup) -> Tensors:
-        v = group.plain([self._momentum(p) for p in group.params])
+        momenta = map(self._momentum, group.params)
+        v = group.plain([m for m in momenta if m is not None])
         # perturb() turns the direction round where the base maximizes, but a momentum
         # is that of the descent already.
-        return v if group.options.base.get("maximize") else torch._foreach_neg(v)
+        is_descent = not group.options.base.get("maximize")
+        return list(torch._foreach_neg(v)) if is_descent else v
 
     def _momentum(self, param: Tensor) -> Tensor | None:
         state = self.state.get(param, {})

@@ -50,6 +50,7 @@ from braindecode_sam.optim._checks import (
 from braindecode_sam.optim._flat import (
     FlatGroup,
     FlatGroups,
+    Tensors,
     chosen_params,
     joint_norm,
     with_gradient,
@@ -211,8 +212,13 @@ class SAM(Optimizer):
     _optimizer_options: ClassVar[tuple[str, ...]] = ("interval",)
 
     defaults: Options
-    param_groups: list[Options]
+    param_groups: list[Options]  # type: ignore[assignment]  # each is a dict
     base_optimizer: Optimizer
+    last_loss: Any
+    last_perturbed_loss: Any
+    last_grad_norm: Tensor | None
+    _perturbed: list[FlatGroup]
+    _undo_first_step: contextlib.ExitStack[bool | None] | None
 
     def __init__(
         self,
@@ -388,7 +394,7 @@ class SAM(Optimizer):
             direction = self._ascent_direction(group)
             magnitude = group.magnitude() if group.options.own["adaptive"] else None
             if magnitude is not None:  # the norm is that of T g
-                direction = torch._foreach_mul(direction, magnitude)
+                direction = list(torch._foreach_mul(direction, magnitude))
             norms.append(group.norm(direction))
             if magnitude is not None:  # the step goes along T^2 g
                 torch._foreach_mul_(direction, magnitude)
@@ -404,7 +410,7 @@ class SAM(Optimizer):
         """Return the parameters that have a direction of ascent."""
         return with_gradient(params)
 
-    def _ascent_direction(self, group: FlatGroup) -> Sequence[Tensor]:
+    def _ascent_direction(self, group: FlatGroup) -> Tensors:
         """Return where the ascent goes, in the shapes of the group's weights."""
         return group.gradients()
 
@@ -415,13 +421,13 @@ class SAM(Optimizer):
         base = self.base_optimizer
         step = type(base).step
         if getattr(step, "__code__", None) is _HOOKED:
-            step = step.__wrapped__  # the global hooks run once a step, for this one
+            step = vars(step)["__wrapped__"]  # global hooks run once, for this step
         for hook in base._optimizer_step_pre_hooks.values():
             hook(base, (), {})
         step(base)
         for hook in base._optimizer_step_post_hooks.values():
             hook(base, (), {})
-        base._opt_called = True  # what a scheduler on the base asks for
+        vars(base)["_opt_called"] = True  # what a scheduler on the base asks for
         n_steps = self.n_steps + 1
         for group in self.param_groups:
             group.own["n_steps"] = n_steps
@@ -598,8 +604,8 @@ class SAM(Optimizer):
     def _reset_transient_state(self) -> None:
         self._flat = FlatGroups()
         self._buffer_cache = BufferCache()
-        self._undo_first_step: contextlib.ExitStack | None = None
-        self._perturbed: list[FlatGroup] = []
+        self._undo_first_step = None
+        self._perturbed = []
         self._begin_step()
 
     def _params(self) -> list[Tensor]:
@@ -619,7 +625,7 @@ def _split(group: dict[str, Any], own: dict[str, Any], checks: Any) -> Options:
     return options
 
 
-def _spell_as_saved(optimizer: SAM, state_dict: dict[str, Any]) -> dict[str, Any]:
+def _spell_as_saved(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Hold tensors and builtins only, and leave the base's options their names."""
     packed = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
     groups = [
