@@ -1,7 +1,11 @@
 """SAM with gradient scaling, and under skorch's AccelerateMixin."""
 
+from __future__ import annotations
+
 import math
 import types
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from skorch.hf import AccelerateMixin
@@ -37,7 +41,7 @@ class SAMAccelerateMixin(AccelerateMixin):
     ...     accelerator=Accelerator(cpu=True, mixed_precision="bf16"))
     """
 
-    def _validate_params(self):
+    def _validate_params(self) -> None:
         super()._validate_params()
         n_steps = self.accelerator.gradient_accumulation_steps
         if n_steps != 1:
@@ -47,7 +51,7 @@ class SAMAccelerateMixin(AccelerateMixin):
                 " Raise batch_size instead."
             )
 
-    def _step_optimizer(self, step_fn):
+    def _step_optimizer(self, step_fn: Any) -> None:
         for name in self._optimizers:
             optimizer = getattr(self, name + "_")
             scaler = getattr(optimizer, "scaler", None)
@@ -59,7 +63,7 @@ class SAMAccelerateMixin(AccelerateMixin):
                 optimizer._is_overflow = not is_made
 
 
-def scaled_step(optimizer, closure, scaler):
+def scaled_step(optimizer: Any, closure: Callable[[], Any], scaler: Any) -> bool:
     """Make a step with scaled gradients, for float16.
 
     ``GradScaler.step`` takes no closure. Here the gradients of every pass are unscaled
@@ -98,7 +102,7 @@ def scaled_step(optimizer, closure, scaler):
     """
     passes = []  # kept until the update: the scaler knows them by their ids
 
-    def unscaled_closure():
+    def unscaled_closure() -> Any:
         loss = closure()
         passes.append(types.SimpleNamespace(param_groups=optimizer.param_groups))
         scaler.unscale_(passes[-1])
@@ -120,7 +124,7 @@ class _OverflowError(Exception):
     """A gradient is not finite."""
 
 
-def _are_finite(groups):
+def _are_finite(groups: Any) -> Any:
     """Look at all gradients at once: a device is waited for once."""
     grads = [p.grad for g in groups for p in g["params"] if p.grad is not None]
     values = [g.coalesce().values() if g.is_sparse else g for g in grads]

@@ -1,5 +1,9 @@
 """Augmentations of EEG windows that braindecode does not have."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import torch
 from braindecode.augmentation import Transform
@@ -9,7 +13,7 @@ from braindecode_sam._arguments import check_non_negative
 _FRACTION = "a fraction between 0 and 1"
 
 
-def time_shift(X, y, shifts):
+def time_shift(X: Any, y: Any, shifts: Any) -> tuple[torch.Tensor, Any]:
     """Shift each window circularly in time.
 
     Parameters
@@ -71,7 +75,9 @@ class TimeShift(Transform):
 
     operation = staticmethod(time_shift)
 
-    def __init__(self, probability, max_shift=0.1, random_state=None):
+    def __init__(
+        self, probability: float, max_shift: float = 0.1, random_state: Any = None
+    ) -> None:
         for name, value in {"probability": probability, "max_shift": max_shift}.items():
             check_non_negative(name, value, _FRACTION)
             if value > 1:
@@ -79,7 +85,7 @@ class TimeShift(Transform):
         super().__init__(probability=probability, random_state=random_state)
         self.max_shift = max_shift
 
-    def get_augmentation_params(self, *batch):
+    def get_augmentation_params(self, *batch: Any) -> dict[str, torch.Tensor]:
         """Draw one shift a window.
 
         Parameters
@@ -98,7 +104,7 @@ class TimeShift(Transform):
         shifts = self.rng.randint(-largest, largest + 1, size=n_windows)
         return {"shifts": torch.as_tensor(shifts, dtype=torch.int64)}
 
-    def forward(self, X, y=None):
+    def forward(self, X: Any, y: Any = None) -> Any:
         """Shift a batch or a single window.
 
         Unlike braindecode's own transforms this keeps the dtype of `X`.

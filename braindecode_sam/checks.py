@@ -1,14 +1,18 @@
 """Checks of EEG windows and targets, made before any training."""
 
+from __future__ import annotations
+
 from numbers import Number
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 BLOCK = 256  # windows looked at together, to bound the memory of a check
 
 
-def check_windows(X, y=None, groups=None):
+def check_windows(X: Any, y: Any = None, groups: Any = None) -> None:
     """Check EEG windows, their targets and their subjects.
 
     Parameters
@@ -44,7 +48,7 @@ def check_windows(X, y=None, groups=None):
         check_groups(groups)
 
 
-def _check_shape(X):
+def _check_shape(X: Any) -> None:
     shape = np.shape(X)
     if len(shape) != 3 or 0 in shape:
         raise ValueError(
@@ -53,7 +57,7 @@ def _check_shape(X):
         )
 
 
-def check_same_length(**named):
+def check_same_length(**named: Any) -> None:
     """Check that all arguments that are not None have one length."""
     lengths = {name: _length(name, value) for name, value in named.items()}
     lengths = {name: length for name, length in lengths.items() if length is not None}
@@ -62,7 +66,7 @@ def check_same_length(**named):
         raise ValueError(f"X, y and groups must have the same length, got {got}")
 
 
-def _length(name, value):
+def _length(name: str, value: Any) -> Any:
     if value is None:
         return None
     try:
@@ -71,7 +75,7 @@ def _length(name, value):
         raise TypeError(f"{name} must have a length, got {value!r}") from None
 
 
-def as_numbers(name, values, dtype="float64"):
+def as_numbers(name: str, values: Any, dtype: Any = "float64") -> NDArray[Any]:
     """Turn an array-like into real numbers; refuse all that would be guesswork.
 
     Parameters
@@ -101,7 +105,7 @@ def as_numbers(name, values, dtype="float64"):
         return array if dtype is None else array.astype(dtype, copy=False)
 
 
-def check_targets(y):
+def check_targets(y: Any) -> None:
     """Check that targets are finite numbers that vary."""
     y = as_numbers("y", y)
     if y.ndim not in (1, 2):
@@ -124,12 +128,12 @@ def check_targets(y):
         )
 
 
-def _check_finite_windows(X):
+def _check_finite_windows(X: Any) -> None:
     for start in range(0, len(X), BLOCK):
         check_finite(as_numbers("X", X[start : start + BLOCK], None), start)
 
 
-def check_finite(block, start):
+def check_finite(block: Any, start: Any) -> None:
     """Check windows of which the first is number `start`, or that one alone."""
     if not np.isfinite(block).all():
         axes = tuple(range(1, block.ndim)) if block.ndim == 3 else None
@@ -140,7 +144,7 @@ def check_finite(block, start):
         )
 
 
-def check_groups(groups):
+def check_groups(groups: Any) -> NDArray[Any]:
     """Check that groups name a subject for every window; give them as an array.
 
     Parameters

@@ -1,6 +1,9 @@
 """Turn what a user calls a device into what PyTorch calls it."""
 
+from __future__ import annotations
+
 import re
+from typing import Any
 
 import torch
 
@@ -15,7 +18,7 @@ NO_HIP = (
 )
 
 
-def resolve_device(device="auto"):
+def resolve_device(device: str | torch.device = "auto") -> str:
     """Name the device for PyTorch, and check that it is there.
 
     ROCm builds of PyTorch address AMD GPUs as ``"cuda"``; here they can be called
@@ -66,13 +69,13 @@ def resolve_device(device="auto"):
     return "cuda" if index is None else f"cuda:{_existing(device, int(index))}"
 
 
-def _best():
+def _best() -> Any:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _require(available, device, what):
+def _require(available: bool, device: str | torch.device, what: str) -> None:
     if not available:
         raise RuntimeError(
             f"device {device!r} needs {what}, and PyTorch finds none here"
@@ -80,7 +83,7 @@ def _require(available, device, what):
         )
 
 
-def _existing(device, index):
+def _existing(device: str | torch.device, index: int) -> Any:
     count = torch.cuda.device_count()
     if index >= count:
         raise ValueError(
@@ -90,14 +93,14 @@ def _existing(device, index):
     return index
 
 
-def _unknown(device):
+def _unknown(device: str | torch.device) -> Any:
     hint = ""
     if str(device).startswith("hip"):
         hint = " torch.device accepts 'hip' but cannot compute on it: say 'rocm'."
     return f"device must be {ACCEPTED}, got {device!r}.{hint}"
 
 
-def torch_build():
+def torch_build() -> str:
     """Say which kind of build of PyTorch this is.
 
     Returns

@@ -1,5 +1,10 @@
 """From a configuration to a net: the only place where all parts meet."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import torch
 from braindecode import EEGRegressor
 from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
 
@@ -11,8 +16,12 @@ from braindecode_sam.optim import SAM
 
 
 def make_regressor(
-    config="challenge_1", *, device="auto", random_state=None, **overrides
-):
+    config: Any = "challenge_1",
+    *,
+    device: str | torch.device = "auto",
+    random_state: Any = None,
+    **overrides: Any,
+) -> EEGRegressor:
     """Build an EEGRegressor from a configuration.
 
     Parameters
@@ -72,16 +81,16 @@ def make_regressor(
     return EEGRegressor(**(settings | overrides))
 
 
-def _is_sam(optimizer):
+def _is_sam(optimizer: Any) -> Any:
     return isinstance(optimizer, type) and issubclass(optimizer, SAM)
 
 
-def _callbacks(optimizer, further):
+def _callbacks(optimizer: Any, further: Any) -> Any:
     sam = [("sam", SAMCallback())] if _is_sam(optimizer) else []
     return [("window_check", WindowCheck()), *sam, *(further or [])]
 
 
-def _module_settings(model):
+def _module_settings(model: Any) -> Any:
     chosen = model.model_dump(exclude_unset=True, exclude={"model_name_"})
     return {
         "module": f"Fast{model.model_name_}",
@@ -89,7 +98,7 @@ def _module_settings(model):
     }
 
 
-def _optimizer_settings(config, optimizer):
+def _optimizer_settings(config: Any, optimizer: Any) -> Any:
     options = dict(config)
     lr = options.pop("lr")
     if not _is_sam(optimizer):
@@ -98,7 +107,7 @@ def _optimizer_settings(config, optimizer):
     return {"optimizer": optimizer, "lr": lr, **settings}
 
 
-def _augmentation_settings(augmentation):
+def _augmentation_settings(augmentation: Any) -> Any:
     probability = augmentation.probability
     return {
         "iterator_train": AugmentedDataLoader,

@@ -1,9 +1,12 @@
 """What is installed here, and whether its parts fit together."""
 
+from __future__ import annotations
+
 import importlib
 import os
 import platform
 from importlib import metadata
+from typing import Any
 
 PACKAGES = (
     "braindecode_sam",
@@ -26,7 +29,7 @@ ADVICE = (
 )
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Give the installed versions of what matters here.
 
     Returns
@@ -49,7 +52,7 @@ def versions():
     return found
 
 
-def import_problem(name):
+def import_problem(name: str) -> Exception | None:
     """Import a module, and tell what went wrong if anything did.
 
     Parameters
@@ -79,7 +82,7 @@ def import_problem(name):
     return None
 
 
-def explain(error):
+def explain(error: Exception) -> str:
     """Say what can be done where the package's parts cannot be imported.
 
     Parameters
@@ -98,7 +101,7 @@ def explain(error):
     return f"{ADVICE}\n{what}"
 
 
-def devices():
+def devices() -> list[str]:
     """List what PyTorch can compute on here.
 
     Returns
@@ -127,7 +130,7 @@ def devices():
     return found
 
 
-def report():
+def report() -> tuple[str, bool]:
     """Describe the installation.
 
     Returns
@@ -149,6 +152,6 @@ def report():
     )
 
 
-def _rocm():
+def _rocm() -> Any:
     override = os.environ.get("HSA_OVERRIDE_GFX_VERSION")
     return [] if override is None else [f"  HSA_OVERRIDE_GFX_VERSION={override}"]

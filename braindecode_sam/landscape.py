@@ -11,7 +11,11 @@ Li, Xu, Taylor, Studer, Goldstein: Visualizing the Loss Landscape of Neural Nets
 NeurIPS 2018 (section 4).
 """
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +26,9 @@ from braindecode_sam._arguments import check_choice, check_non_negative
 NORMALIZATIONS = ("filter", "none")
 
 
-def random_direction(net, *, normalization="filter", random_state=None):
+def random_direction(
+    net: Any, *, normalization: str = "filter", random_state: Any = None
+) -> list[torch.Tensor]:
     """Draw a direction in the space of a net's weights.
 
     Parameters
@@ -61,7 +67,7 @@ def random_direction(net, *, normalization="filter", random_state=None):
     return [d / norm for d in drawn]
 
 
-def _like_filters(direction, param):
+def _like_filters(direction: torch.Tensor, param: Any) -> Any:
     if param.ndim < 2:
         return torch.zeros_like(param)
     norms = [t.flatten(1).norm(dim=1) for t in (param, direction)]
@@ -69,7 +75,9 @@ def _like_filters(direction, param):
     return direction * scale.reshape(-1, *[1] * (param.ndim - 1))
 
 
-def loss_along(net, X, y, direction, steps):
+def loss_along(
+    net: Any, X: Any, y: Any, direction: list[torch.Tensor], steps: Iterable[float]
+) -> list[float]:
     """Evaluate the loss on a line through a net's weights.
 
     Parameters
@@ -110,7 +118,7 @@ def loss_along(net, X, y, direction, steps):
     return losses
 
 
-def sharpness(net, X, y, rho=0.05):
+def sharpness(net: Any, X: Any, y: Any, rho: float = 0.05) -> float:
     r"""Rise of the loss within a step of length rho along its gradient.
 
     .. math:: L(w + \rho g / \|g\|) - L(w)
@@ -148,7 +156,9 @@ def sharpness(net, X, y, rho=0.05):
 
 
 @contextlib.contextmanager
-def perturbed_weights(net, direction, step):
+def perturbed_weights(
+    net: Any, direction: list[torch.Tensor], step: float
+) -> Iterator[None]:
     """Add a multiple of a direction to a net's weights, for as long as this is open."""
     params = list(net.module_.parameters())
     kept = [p.detach().clone() for p in params]
@@ -163,7 +173,7 @@ def perturbed_weights(net, direction, step):
                 param.copy_(before)
 
 
-def _losses(net, X, y):
+def _losses(net: Any, X: Any, y: Any) -> Iterator[Any]:
     """Give the loss of each batch, in evaluation mode, and its number of windows."""
     net.module_.eval()  # skorch sets the mode before each of its own steps
     for Xi, yi in net.get_iterator(net.get_dataset(X, y), training=False):
@@ -173,14 +183,14 @@ def _losses(net, X, y):
         yield net.get_loss(predicted, yi, X=Xi, training=False), len(yi)
 
 
-def _mean_loss(net, X, y):
+def _mean_loss(net: Any, X: Any, y: Any) -> Any:
     with torch.no_grad():
         found = [(float(loss), size) for loss, size in _losses(net, X, y)]
     losses, sizes = zip(*found, strict=True)
     return float(np.average(losses, weights=sizes))
 
 
-def _gradient(net, X, y):
+def _gradient(net: Any, X: Any, y: Any) -> Any:
     params = list(net.module_.parameters())
     total = [torch.zeros_like(p) for p in params]
     trainable = [p for p in params if p.requires_grad]

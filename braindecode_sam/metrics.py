@@ -6,19 +6,28 @@ scores 1. Others divide by their range, by which the same prediction scores far 
 The two cannot be compared: name the one that you report.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import make_scorer, root_mean_squared_error
 from sklearn.utils import check_array
 
 from braindecode_sam._arguments import check_choice
 from braindecode_sam.checks import as_numbers
 
-SPREADS = {"std": np.std, "range": np.ptp}
+SPREADS: dict[str, Any] = {"std": np.std, "range": np.ptp}
 
 
 def normalized_root_mean_squared_error(
-    y_true, y_pred, *, normalization="std", multioutput="uniform_average"
-):
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    normalization: str = "std",
+    multioutput: str = "uniform_average",
+) -> float | NDArray[np.float64]:
     r"""Root mean squared error over the spread of the targets.
 
     .. math:: \frac{1}{s(y)} \sqrt{\frac{1}{n} \sum_i (y_i - \hat y_i)^2}
@@ -57,27 +66,27 @@ def normalized_root_mean_squared_error(
     """
     check_choice("normalization", normalization, SPREADS)
     check_choice("multioutput", multioutput, ("uniform_average", "raw_values"))
-    y_true, y_pred = _columns_of_both(y_true, y_pred)
-    constant = np.flatnonzero(_is_constant(y_true))
+    true, pred = _columns_of_both(y_true, y_pred)
+    constant = np.flatnonzero(_is_constant(true))
     if len(constant):
         raise ValueError(
             f"y_true is constant (output {constant[0]}, value"
-            f" {y_true[0, constant[0]]}), so its {normalization} is 0 and the"
+            f" {true[0, constant[0]]}), so its {normalization} is 0 and the"
             " normalized error is undefined; expected targets that vary"
         )
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        spread = SPREADS[normalization](y_true, axis=0)
-        error = root_mean_squared_error(y_true, y_pred, multioutput="raw_values")
+        spread = SPREADS[normalization](true, axis=0)
+        error = root_mean_squared_error(true, pred, multioutput="raw_values")
         error = error / spread
     if not np.isfinite(error).all():
         raise ValueError(
             "y_true and y_pred differ, or vary, by more or less than float64 can hold;"
-            f" expected other units, got {y_true[0]} and {y_pred[0]}"
+            f" expected other units, got {true[0]} and {pred[0]}"
         )
     return error if multioutput == "raw_values" else float(error.mean())
 
 
-def pearson_correlation(y_true, y_pred):
+def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     """Pearson's correlation of targets and predictions, averaged over outputs.
 
     Parameters
@@ -99,10 +108,10 @@ def pearson_correlation(y_true, y_pred):
     >>> round(pearson_correlation([1.0, 2.0, 3.0], [2.0, 4.0, 7.0]), 3)
     0.993
     """
-    y_true, y_pred = _columns_of_both(y_true, y_pred)
-    if _is_constant(y_true).any() or _is_constant(y_pred).any():
+    true, pred = _columns_of_both(y_true, y_pred)
+    if _is_constant(true).any() or _is_constant(pred).any():
         return float("nan")
-    true, pred = _centered(y_true), _centered(y_pred)
+    true, pred = _centered(true), _centered(pred)
     norms = np.linalg.norm(true, axis=0) * np.linalg.norm(pred, axis=0)
     return float(((true * pred).sum(axis=0) / norms).mean())
 
@@ -120,22 +129,22 @@ SCORING = {
 """For ``cross_validate(scoring=SCORING)``. Errors are negated, as scikit-learn does."""
 
 
-def _is_constant(columns):
+def _is_constant(columns: Any) -> Any:
     # Not by the standard deviation, which rounding keeps from being 0.
     return np.ptp(columns, axis=0) == 0
 
 
-def _columns_of_both(y_true, y_pred):
-    y_true, y_pred = _columns("y_true", y_true), _columns("y_pred", y_pred)
-    if y_true.shape != y_pred.shape:
+def _columns_of_both(y_true: ArrayLike, y_pred: ArrayLike) -> Any:
+    true, pred = _columns("y_true", y_true), _columns("y_pred", y_pred)
+    if true.shape != pred.shape:
         raise ValueError(
-            f"y_true and y_pred must have the same shape, got {y_true.shape} and"
-            f" {y_pred.shape}"
+            f"y_true and y_pred must have the same shape, got {true.shape} and"
+            f" {pred.shape}"
         )
-    return y_true, y_pred
+    return true, pred
 
 
-def _columns(name, y):
+def _columns(name: str, y: Any) -> Any:
     y = as_numbers(name, y)
     if y.ndim not in (1, 2) or y.size == 0:
         raise ValueError(
@@ -145,7 +154,7 @@ def _columns(name, y):
     return check_array(y.reshape(len(y), -1), input_name=name)
 
 
-def _centered(columns):
+def _centered(columns: Any) -> Any:
     columns = columns / np.abs(columns).max(axis=0)  # or squares might overflow
     centered = columns - columns.mean(axis=0)
     return centered / np.abs(centered).max(axis=0)

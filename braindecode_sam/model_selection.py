@@ -1,13 +1,18 @@
 """Splits that keep subjects whole, also inside a fold of ``cross_validate``."""
 
+from __future__ import annotations
+
 import contextlib
 import math
+from collections.abc import Iterator
 from numbers import Integral, Real
+from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 from braindecode.datasets import BaseConcatDataset
+from numpy.typing import NDArray
 from sklearn.model_selection import GroupShuffleSplit
 from skorch.helper import SliceDataset
 from torch.utils.data import Subset
@@ -61,12 +66,18 @@ class SubjectSplit:
     (15, {np.str_('c')})
     """
 
-    def __init__(self, valid_size=0.2, *, subject="subject", random_state=None):
+    def __init__(
+        self,
+        valid_size: float | int = 0.2,
+        *,
+        subject: str = "subject",
+        random_state: Any = None,
+    ) -> None:
         self.valid_size = valid_size
         self.subject = subject
         self.random_state = random_state
 
-    def __call__(self, dataset, y=None, groups=None):
+    def __call__(self, dataset: Any, y: Any = None, groups: Any = None) -> Any:
         """Split a net's dataset.
 
         Parameters
@@ -98,11 +109,11 @@ class SubjectSplit:
         train, valid = next(splitter.split(np.empty(len(groups)), groups=groups))
         return Subset(dataset, train), Subset(dataset, valid)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"SubjectSplit({self.valid_size!r}, random_state={self.random_state!r})"
 
 
-def _check_valid_size(valid_size, n_subjects):
+def _check_valid_size(valid_size: float | int, n_subjects: int) -> None:
     is_number = isinstance(valid_size, Integral) and not isinstance(valid_size, bool)
     if not (is_number or isinstance(valid_size, Real)):
         raise TypeError(f"valid_size must be {_SIZES}, got {valid_size!r}")
@@ -116,7 +127,7 @@ def _check_valid_size(valid_size, n_subjects):
         )
 
 
-def subjects_of(dataset, subject="subject"):
+def subjects_of(dataset: Any, subject: str = "subject") -> NDArray[Any]:
     """Find out whose the windows of a dataset are.
 
     Parameters
@@ -157,7 +168,7 @@ def subjects_of(dataset, subject="subject"):
     )
 
 
-def out_of_fold_predictions(results, X):
+def out_of_fold_predictions(results: Any, X: Any) -> NDArray[Any]:
     """Predict every window with the net that did not train on it.
 
     Parameters
@@ -196,7 +207,7 @@ def out_of_fold_predictions(results, X):
             f"results has no {missing[0]!r}; call cross_validate with"
             " return_estimator=True and return_indices=True"
         )
-    y_pred = None
+    y_pred: Any = None
     folds = zip(results["estimator"], results["indices"]["test"], strict=True)
     for estimator, rows in folds:
         predicted = np.asarray(estimator.predict(X[rows])).reshape(len(rows), -1)
@@ -206,7 +217,7 @@ def out_of_fold_predictions(results, X):
     return y_pred
 
 
-def nrmse_table(y, predictions, test_folds):
+def nrmse_table(y: Any, predictions: Any, test_folds: Any) -> pd.DataFrame:
     """Compare predictions by both NRMSEs, for each fold and pooled.
 
     The mean over the folds and the score of all windows pooled differ, since each
@@ -259,7 +270,9 @@ def nrmse_table(y, predictions, test_folds):
 
 
 @contextlib.contextmanager
-def on_dask(X, y, splits, client=None, **options):
+def on_dask(
+    X: Any, y: Any, splits: list[Any], client: Any = None, **options: Any
+) -> Iterator[Any]:
     """Let scikit-learn cross-validate on a Dask cluster that may lose workers.
 
     joblib's Dask backend sends the rows of a fold to a single worker, and Dask's memory

@@ -1,14 +1,19 @@
 """Pictures of a training history and of cross-validated scores."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 LOSSES = {"train_loss": "training", "valid_loss": "validation"}
 MEASURED = {"sharpness": "C2", "rho": "C3"}
 
 
-def plot_history(net, ax=None):
+def plot_history(net: Any, ax: Any = None) -> Figure:
     """Plot losses, and below a second axis sharpness and rho, by epoch.
 
     Parameters
@@ -60,7 +65,13 @@ def plot_history(net, ax=None):
     return ax.figure
 
 
-def plot_fold_scores(scores, baseline, ax=None, *, metric="NRMSE (standard deviation)"):
+def plot_fold_scores(
+    scores: Any,
+    baseline: Any,
+    ax: Any = None,
+    *,
+    metric: str = "NRMSE (standard deviation)",
+) -> Figure:
     """Plot the score of each fold beside the mean predictor's.
 
     Parameters
@@ -110,16 +121,18 @@ def plot_fold_scores(scores, baseline, ax=None, *, metric="NRMSE (standard devia
     return ax.figure
 
 
-def _axes(ax):
+def _axes(ax: Any) -> Any:
     return plt.subplots(layout="constrained")[1] if ax is None else ax
 
 
-def _plot_known(ax, epochs, history, key, label=None, **style):
+def _plot_known(
+    ax: Any, epochs: Any, history: Any, key: Any, label: str | None = None, **style: Any
+) -> None:
     if key in history[-1]:
         ax.plot(epochs, history[:, key], label=label or key, **style)
 
 
-def _shared_legend(ax):
+def _shared_legend(ax: Any) -> None:
     handles, labels = [], []
     for axes in (a for a in ax.figure.axes if a.bbox.bounds == ax.bbox.bounds):
         more_handles, more_labels = axes.get_legend_handles_labels()

@@ -1,12 +1,15 @@
 """The states of all random number generators that a net may draw from."""
 
+from __future__ import annotations
+
 import random
+from typing import Any
 
 import numpy as np
 import torch
 
 
-def own_generators(net):
+def own_generators(net: Any) -> Any:
     """Find the generators that a net's parameters keep, say in its augmentations.
 
     braindecode's transforms keep NumPy's global generator or, once scikit-learn has
@@ -23,12 +26,12 @@ def own_generators(net):
         Containers and keys, so that ``container[key]`` is a RandomState or a
         torch.Generator; the same one may be in several places.
     """
-    places = []
+    places: list[tuple[Any, Any]] = []
     _find_generators(net.get_params(deep=False), set(), places)
     return places
 
 
-def _find_generators(node, seen, places):
+def _find_generators(node: Any, seen: Any, places: Any) -> None:
     if hasattr(node, "__dict__") and not isinstance(node, (type, dict)):
         node = vars(node)
     if id(node) in seen or not isinstance(node, (dict, list, tuple)):
@@ -41,7 +44,7 @@ def _find_generators(node, seen, places):
             _find_generators(item, seen, places)
 
 
-def generator_states():
+def generator_states() -> Any:
     """Read torch's generators, on all devices in use, NumPy's and Python's.
 
     Returns
@@ -58,7 +61,7 @@ def generator_states():
     }
 
 
-def set_generator_states(states):
+def set_generator_states(states: Any) -> None:
     """Set what :func:`generator_states` gave."""
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
@@ -69,13 +72,13 @@ def set_generator_states(states):
     random.setstate(states["python"])
 
 
-def numpy_state(generator):
+def numpy_state(generator: Any) -> Any:
     """Give the state of a RandomState in tensors and builtins."""
     name, key, *rest = generator.get_state()
     return [name, torch.as_tensor(key.astype(np.int64)), *rest]
 
 
-def set_numpy_state(generator, state):
+def set_numpy_state(generator: Any, state: Any) -> None:
     """Set what :func:`numpy_state` gave."""
     name, key, *rest = state
     generator.set_state((name, key.numpy().astype(np.uint32), *rest))

@@ -1,10 +1,13 @@
 """Checkpoints from which an interrupted training goes on bit for bit."""
 
+from __future__ import annotations
+
 import json
 import os
 import pickle
 from numbers import Number
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,21 +63,24 @@ class ResumableCheckpoint(Callback):
     (2, 2)
     """
 
-    def __init__(self, f_checkpoint="checkpoint.pt", every=1):
+    def __init__(
+        self, f_checkpoint: str | os.PathLike[str] = "checkpoint.pt", every: int = 1
+    ) -> None:
         self.f_checkpoint = f_checkpoint
         self.every = every
-        self.resumed_ = self.began_ = None
+        self.resumed_: dict[str, Any] | None = None
+        self.began_: dict[str, Any] | None = None
 
-    def initialize(self):
+    def initialize(self) -> Any:
         """Check the parameters; skorch calls this with the net's own initialize."""
         check_integer("every", self.every, 1)
         return self
 
-    def exists(self):
+    def exists(self) -> bool:
         """Tell whether there is a checkpoint to resume from."""
         return Path(self.f_checkpoint).exists()
 
-    def resume(self, net, X, y=None, **fit_params):
+    def resume(self, net: Any, X: Any, y: Any = None, **fit_params: Any) -> Any:
         """Fit a net for the epochs that are left.
 
         A training that had come to its end goes on if ``max_epochs`` is larger now; for
@@ -113,7 +119,9 @@ class ResumableCheckpoint(Callback):
             self.resumed_ = None
         return net
 
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
+    def on_train_begin(
+        self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
+    ) -> None:
         """Note where the generators are, or put all where it was."""
         state = self.resumed_
         if state is not None:
@@ -121,7 +129,13 @@ class ResumableCheckpoint(Callback):
             _set_all_generators(net, state["began"])
         self.began_ = _all_generators(net)
 
-    def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+    def on_epoch_begin(
+        self,
+        net: Any,
+        dataset_train: Any = None,
+        dataset_valid: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Write; here, all callbacks are done with the epoch before."""
         n_epochs = len(net.history) - 1
         state = self.resumed_
@@ -132,7 +146,9 @@ class ResumableCheckpoint(Callback):
         elif n_epochs and n_epochs % self.every == 0:
             self._write(net, n_epochs)
 
-    def on_train_end(self, net, X=None, y=None, **kwargs):
+    def on_train_end(
+        self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
+    ) -> None:
         """Write, unless training was interrupted within an epoch."""
         n_epochs = len(net.history)
         if self.resumed_ is not None:  # there was nothing left to do
@@ -141,10 +157,10 @@ class ResumableCheckpoint(Callback):
         elif n_epochs and "dur" in net.history[-1]:
             self._write(net, n_epochs, stopped=n_epochs < net.max_epochs)
 
-    def __getstate__(self):
+    def __getstate__(self) -> Any:
         return {**self.__dict__, "resumed_": None, "began_": None}
 
-    def _write(self, net, n_epochs, stopped=False):
+    def _write(self, net: Any, n_epochs: int, stopped: bool = False) -> None:
         parts = {name: getattr(net, name).state_dict() for name in _part_names(net)}
         state = {
             "parts": parts,
@@ -156,7 +172,7 @@ class ResumableCheckpoint(Callback):
         }
         write_checkpoint(state, self.f_checkpoint)
 
-    def _check_is_among(self, callbacks):
+    def _check_is_among(self, callbacks: Any) -> None:
         known = [item[1] if isinstance(item, tuple) else item for item in callbacks]
         if not any(callback is self for callback in known):
             raise ValueError(
@@ -165,7 +181,7 @@ class ResumableCheckpoint(Callback):
             )
 
 
-def write_checkpoint(state, path):
+def write_checkpoint(state: Any, path: str | os.PathLike[str]) -> None:
     """Write beside, then rename, so that a whole file is there at any time."""
     path = Path(path)
     beside = path.with_name(path.name + ".part")
@@ -180,7 +196,7 @@ def write_checkpoint(state, path):
         raise
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read what :func:`write_checkpoint` wrote.
 
     Raises
@@ -199,11 +215,11 @@ def read_checkpoint(path):
         ) from error
 
 
-def _part_names(net):
+def _part_names(net: Any) -> Any:
     return [name + "_" for name in (*net._modules, *net._criteria, *net._optimizers)]
 
 
-def _set_parts(net, state):
+def _set_parts(net: Any, state: Any) -> None:
     names = _part_names(net)
     if names != list(state["parts"]) or len(net.callbacks_) != len(state["callbacks"]):
         raise ValueError(
@@ -220,7 +236,7 @@ def _set_parts(net, state):
 # names what is learned.
 
 
-def _fitted(callback):
+def _fitted(callback: Any) -> Any:
     fitted = {}
     for name, value in vars(callback).items():
         if name.endswith("_") and not isinstance(callback, ResumableCheckpoint):
@@ -231,7 +247,7 @@ def _fitted(callback):
     return fitted
 
 
-def _set_callbacks(net, states):
+def _set_callbacks(net: Any, states: Any) -> None:
     for (_, callback), fitted in zip(net.callbacks_, states, strict=True):
         for name, state in fitted.items():
             if "state_dict" in state:
@@ -240,7 +256,7 @@ def _set_callbacks(net, states):
                 setattr(callback, name, state["value"])
 
 
-def _is_plain(value):
+def _is_plain(value: Any) -> Any:
     if isinstance(value, dict):
         return all(map(_is_plain, value.values()))
     if isinstance(value, (list, tuple)):
@@ -248,7 +264,7 @@ def _is_plain(value):
     return value is None or isinstance(value, (Number, str, torch.Tensor))
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Turn NumPy's scalars into Python's, and leave out of dicts what is not plain."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items() if _is_plain(item)}
@@ -260,7 +276,7 @@ def _plain(value):
 # Random numbers: the global generators, and those that parts of a net keep.
 
 
-def _all_generators(net):
+def _all_generators(net: Any) -> Any:
     own = [
         numpy_state(g) if isinstance(g, np.random.RandomState) else g.get_state()
         for g in _own(net)
@@ -268,7 +284,7 @@ def _all_generators(net):
     return {"global": generator_states(), "own": own}
 
 
-def _set_all_generators(net, states):
+def _set_all_generators(net: Any, states: Any) -> None:
     for generator, state in zip(_own(net), states["own"], strict=True):
         if isinstance(generator, np.random.RandomState):
             set_numpy_state(generator, state)
@@ -277,5 +293,5 @@ def _set_all_generators(net, states):
     set_generator_states(states["global"])
 
 
-def _own(net):
+def _own(net: Any) -> Any:
     return [container[key] for container, key in own_generators(net)]

@@ -1,7 +1,10 @@
 """A skorch callback that schedules SAM's radius and records what SAM measures."""
 
+from __future__ import annotations
+
 import fnmatch
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,20 +87,22 @@ class SAMCallback(Callback):
 
     def __init__(
         self,
-        rho=None,
+        rho: float | None = None,
         *,
-        schedule="constant",
-        final_rho=0.0,
-        start_epoch=0,
-        perturb=None,
-    ):
+        schedule: str = "constant",
+        final_rho: float = 0.0,
+        start_epoch: int = 0,
+        perturb: str | None = None,
+    ) -> None:
         self.rho = rho
         self.schedule = schedule
         self.final_rho = final_rho
         self.start_epoch = start_epoch
         self.perturb = perturb
 
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
+    def on_train_begin(
+        self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
+    ) -> None:
         """Check the options, and tell the optimizer what to perturb."""
         self._check_options()
         optimizer = _sam_of(net)
@@ -108,7 +113,13 @@ class SAMCallback(Callback):
             only = None if self.perturb == "all" else _norm_parameters(net)
             optimizer.perturb_only(only)
 
-    def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+    def on_epoch_begin(
+        self,
+        net: Any,
+        dataset_train: Any = None,
+        dataset_valid: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Set this epoch's radius."""
         if self._is_scheduled():
             optimizer = _sam_of(net)
@@ -116,13 +127,21 @@ class SAMCallback(Callback):
             for group in optimizer.param_groups:
                 group["rho"] = rho
 
-    def on_batch_end(self, net, batch=None, training=None, **kwargs):
+    def on_batch_end(
+        self, net: Any, batch: Any = None, training: bool | None = None, **kwargs: Any
+    ) -> None:
         """Record what the step measured."""
         if training:
             for name, value in zip(RECORDED, _measured(_sam_of(net)), strict=True):
                 net.history.record_batch(name, value)
 
-    def on_epoch_end(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+    def on_epoch_end(
+        self,
+        net: Any,
+        dataset_train: Any = None,
+        dataset_valid: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Average over the batches, weighted by their sizes as skorch's losses are."""
         batches = [b for b in net.history[-1]["batches"] if RECORDED[0] in b]
         if not batches:  # fewer windows than batch_size, and the last batch dropped
@@ -132,11 +151,11 @@ class SAMCallback(Callback):
             values = np.array([b[name] for b in batches])
             net.history.record(name, _mean_of_known(values, sizes))
 
-    def _is_scheduled(self):
+    def _is_scheduled(self) -> Any:
         own = self.rho is None and self.schedule == "constant" and not self.start_epoch
         return not own
 
-    def _rho_in(self, epoch, max_epochs, optimizer):
+    def _rho_in(self, epoch: int, max_epochs: int, optimizer: Any) -> Any:
         if epoch < self.start_epoch:
             return 0.0
         if callable(self.rho):
@@ -146,7 +165,7 @@ class SAMCallback(Callback):
         progress = min((epoch - self.start_epoch) / span, 1.0)
         return SCHEDULES[self.schedule](start, self.final_rho, progress)
 
-    def _check_options(self):
+    def _check_options(self) -> None:
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("perturb", self.perturb, ("all", "norm", None))
         check_non_negative("final_rho", self.final_rho)
@@ -160,7 +179,7 @@ class SAMCallback(Callback):
             )
 
 
-def _sam_of(net):
+def _sam_of(net: Any) -> Any:
     optimizer = getattr(net.optimizer_, "optimizer", net.optimizer_)  # accelerate's
     if not isinstance(optimizer, SAM):
         name = type(optimizer).__name__
@@ -172,7 +191,7 @@ def _sam_of(net):
     return optimizer
 
 
-def _check_patterns(net):
+def _check_patterns(net: Any) -> None:
     """Refuse patterns that skorch would leave out without a word."""
     names = [name for name, _ in net.get_all_learnable_params()]
     for pattern, options in net.get_params_for("optimizer").get("param_groups") or []:
@@ -185,7 +204,7 @@ def _check_patterns(net):
             )
 
 
-def _check_equal_radii(optimizer):
+def _check_equal_radii(optimizer: Any) -> None:
     radii = [group["rho"] for group in optimizer.param_groups]
     if len(set(radii)) > 1:
         raise ValueError(
@@ -195,7 +214,7 @@ def _check_equal_radii(optimizer):
         )
 
 
-def _norm_parameters(net):
+def _norm_parameters(net: Any) -> Any:
     modules = (getattr(net, name + "_") for name in [*net._modules, *net._criteria])
     layers = [
         layer
@@ -213,7 +232,7 @@ def _norm_parameters(net):
     return params
 
 
-def _measured(optimizer):
+def _measured(optimizer: Any) -> Any:
     rho = max(group["rho"] for group in optimizer.param_groups)
     if optimizer.last_perturbed_loss is None:
         return math.nan, float(rho), math.nan
@@ -221,7 +240,7 @@ def _measured(optimizer):
     return float(sharpness), float(rho), float(optimizer.last_grad_norm)
 
 
-def _mean_of_known(values, weights):
+def _mean_of_known(values: Any, weights: Any) -> Any:
     known = ~np.isnan(values)
     if not known.any():
         return math.nan

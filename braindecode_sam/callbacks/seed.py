@@ -1,8 +1,13 @@
 """A ``random_state`` for nets, which have none."""
 
+from __future__ import annotations
+
 import contextlib
 import random
 import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,12 +67,12 @@ class SeedCallback(Callback):
     1
     """
 
-    def __init__(self, random_state=0, n_threads=None):
+    def __init__(self, random_state: Any = 0, n_threads: int | None = None) -> None:
         self.random_state = random_state
         self.n_threads = n_threads
-        self.stream_ = None
+        self.stream_: _Stream | None = None
 
-    def initialize(self):
+    def initialize(self) -> Any:
         """Arrange that the net that is being initialized is seeded."""
         check_integer("random_state", self.random_state, 0, 2**32 - 1)
         if self.n_threads is not None:
@@ -80,7 +85,9 @@ class SeedCallback(Callback):
             _wrap_next_call(net, "_initialize_criterion", self._seeded)
         return self
 
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
+    def on_train_begin(
+        self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
+    ) -> None:
         """Seed the generators that the net's augmentations and loaders hold."""
         if self.stream_ is not None:  # else this is a partial_fit
             places = own_generators(net)
@@ -93,12 +100,14 @@ class SeedCallback(Callback):
                 container[key] = kind(seed)
         _wrap_next_call(net, "fit_loop", self._train)
 
-    def __getstate__(self):
+    def __getstate__(self) -> Any:
         return {**self.__dict__, "stream_": None}
 
     # What skorch calls next, inside of the contexts that it needs.
 
-    def _build_module(self, net, method, *args, **kwargs):
+    def _build_module(
+        self, net: Any, method: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> None:
         # Last of the callbacks: on_train_begin wraps what is called right after it, and
         # the others' on_train_end still find the net's own generators.
         net.callbacks_.sort(key=lambda named: named[1] is self)
@@ -111,11 +120,15 @@ class SeedCallback(Callback):
                     module.register_forward_pre_hook(threads.enter)
                     module.register_forward_hook(threads.leave, always_call=True)
 
-    def _seeded(self, net, method, *args, **kwargs):
-        with self.stream_, _threads(self.n_threads):
+    def _seeded(
+        self, net: Any, method: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        with self.stream_ or contextlib.nullcontext(), _threads(self.n_threads):
             return method(*args, **kwargs)
 
-    def _train(self, net, method, *args, **kwargs):
+    def _train(
+        self, net: Any, method: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_threads(self.n_threads))
             if self.stream_ is not None:
@@ -124,7 +137,7 @@ class SeedCallback(Callback):
             result = method(*args, **kwargs)
             until_the_end = stack.pop_all()
 
-        def end(net, method, *args, **kwargs):
+        def end(net: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             with until_the_end:
                 return method(*args, **kwargs)
 
@@ -135,10 +148,10 @@ class SeedCallback(Callback):
 class _Stream:
     """States of all generators that are entered and left, from a seed on."""
 
-    def __init__(self, seed):
+    def __init__(self, seed: int) -> None:
         self._seed, self._inside = seed, None
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self._outside = generator_states()
         if self._inside is None:
             torch.manual_seed(self._seed)
@@ -147,7 +160,7 @@ class _Stream:
         else:
             set_generator_states(self._inside)
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, *exc_info: Any) -> None:
         self._inside = generator_states()
         set_generator_states(self._outside)
 
@@ -155,21 +168,21 @@ class _Stream:
 class _ForwardThreads:
     """Forward hooks that set the number of threads, for predictions."""
 
-    def __init__(self, n_threads):
-        self.n_threads, self._outside = n_threads, None
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = self._outside = n_threads
 
-    def enter(self, module, args):
+    def enter(self, module: Any, args: Any) -> None:
         if not torch.compiler.is_compiling():
             self._outside = torch.get_num_threads()
             _set_threads(self.n_threads)
 
-    def leave(self, module, args, output):
+    def leave(self, module: Any, args: Any, output: Any) -> None:
         if not torch.compiler.is_compiling():
             _set_threads(self._outside)
 
 
 @contextlib.contextmanager
-def _threads(n_threads):
+def _threads(n_threads: int | None) -> Iterator[Any]:
     outside = torch.get_num_threads()
     _set_threads(outside if n_threads is None else n_threads)
     try:
@@ -178,21 +191,21 @@ def _threads(n_threads):
         _set_threads(outside)
 
 
-def _set_threads(number):
+def _set_threads(number: int) -> None:
     if number != torch.get_num_threads():
         torch.set_num_threads(number)
 
 
-def _torch_generator(seed):
+def _torch_generator(seed: int) -> Any:
     return torch.Generator().manual_seed(seed)
 
 
-def _net_being_initialized():
+def _net_being_initialized() -> Any:
     """Find the net whose ``initialize`` is running.
 
     skorch initializes callbacks before modules, and does not tell them of which net.
     """
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         caller = frame.f_locals.get("self")
         if frame.f_code.co_name == "initialize" and isinstance(caller, NeuralNet):
@@ -201,13 +214,13 @@ def _net_being_initialized():
     return None
 
 
-def _wrap_next_call(net, name, wrapper):
+def _wrap_next_call(net: Any, name: str, wrapper: Any) -> Any:
     """Have the next call of a net's method made by ``wrapper(net, method, ...)``.
 
     skorch has no hook that runs when a fit raises.
     """
 
-    def call(*args, **kwargs):
+    def call(*args: Any, **kwargs: Any) -> Any:
         vars(net).pop(name, None)
         return wrapper(net, getattr(net, name), *args, **kwargs)
 

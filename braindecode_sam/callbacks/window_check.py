@@ -1,5 +1,9 @@
 """A callback that checks the data before a net trains on them."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import mne
 import numpy as np
 import torch
@@ -29,7 +33,9 @@ class WindowCheck(Callback):
     >>> net = EEGRegressor("EEGNeX", optimizer=SAM, callbacks=[WindowCheck()])
     """
 
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
+    def on_train_begin(
+        self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
+    ) -> None:
         """Check the data.
 
         Raises
@@ -45,7 +51,7 @@ class WindowCheck(Callback):
         _check_against_module(net, np.shape(X), np.shape(y))
 
 
-def _check_against_module(net, X_shape, y_shape):
+def _check_against_module(net: Any, X_shape: Any, y_shape: Any) -> None:
     """Compare shapes with the module's parameters, as far as those are set."""
     given = net.get_params_for("module")
     found = {"n_chans": X_shape[1], "n_times": X_shape[2]}
@@ -60,11 +66,11 @@ def _check_against_module(net, X_shape, y_shape):
             )
 
 
-def _first_window(dataset):
+def _first_window(dataset: Any) -> Any:
     return np.asarray(_signal(dataset[0]))[None]
 
 
-def _check_dataset(dataset, y):
+def _check_dataset(dataset: Any, y: Any) -> Any:
     """Read all windows once, check them, and return their targets."""
     targets = []
     for i in range(len(dataset)):
@@ -77,5 +83,5 @@ def _check_dataset(dataset, y):
     return y
 
 
-def _signal(item):
+def _signal(item: Any) -> Any:
     return item[0] if isinstance(item, tuple) else item

@@ -9,7 +9,7 @@ import os
 import warnings
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 from pydantic import Field, ImportString, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -67,7 +67,7 @@ class TrainingConfig(_Section):
     n_splits: Annotated[int, Field(ge=2)]
 
 
-def config_names():
+def config_names() -> list[str]:
     """Names of the configurations that come with the package.
 
     Returns
@@ -85,7 +85,7 @@ def config_names():
     return sorted(Path(f.name).stem for f in files if f.name.endswith(".json"))
 
 
-def load_config(config):
+def load_config(config: Any) -> TrainingConfig:
     """Read a configuration.
 
     Parameters
@@ -120,7 +120,7 @@ def load_config(config):
     return TrainingConfig.model_validate(config)
 
 
-def _read(config):
+def _read(config: Any) -> Any:
     if str(config).endswith(".json"):
         return _read_file(config)
     if config not in config_names():
@@ -133,7 +133,7 @@ def _read(config):
     )
 
 
-def _read_file(path):
+def _read_file(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:

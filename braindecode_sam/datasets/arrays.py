@@ -1,10 +1,14 @@
 """From whatever holds windows to the arrays that scikit-learn splits."""
 
+from __future__ import annotations
+
 import functools
+from typing import Any
 
 import mne
 import numpy as np
 from braindecode.datasets import BaseConcatDataset
+from numpy.typing import NDArray
 
 from braindecode_sam.checks import (
     as_numbers,
@@ -17,7 +21,14 @@ MICROVOLTS = 1e6
 
 
 @functools.singledispatch
-def to_arrays(data, y=None, groups=None, *, target="target", subject="subject"):
+def to_arrays(
+    data: Any,
+    y: Any = None,
+    groups: Any = None,
+    *,
+    target: str | list[str] = "target",
+    subject: str = "subject",
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Turn windows into X, y and groups for ``cross_validate``.
 
     Parameters
@@ -68,7 +79,14 @@ def to_arrays(data, y=None, groups=None, *, target="target", subject="subject"):
 
 
 @to_arrays.register(mne.BaseEpochs)
-def _(data, y=None, groups=None, *, target="target", subject="subject"):
+def _(
+    data: Any,
+    y: Any = None,
+    groups: Any = None,
+    *,
+    target: str | list[str] = "target",
+    subject: str = "subject",
+) -> Any:
     if data.metadata is None and (y is None or groups is None):
         raise ValueError(
             "data has no metadata; expected epochs.metadata with the columns"
@@ -83,7 +101,14 @@ def _(data, y=None, groups=None, *, target="target", subject="subject"):
 
 
 @to_arrays.register(BaseConcatDataset)
-def _(data, y=None, groups=None, *, target="target", subject="subject"):
+def _(
+    data: Any,
+    y: Any = None,
+    groups: Any = None,
+    *,
+    target: str | list[str] = "target",
+    subject: str = "subject",
+) -> Any:
     if y is None or groups is None:
         metadata = data.get_metadata()
         y = _column(metadata, target, "target") if y is None else y
@@ -94,7 +119,7 @@ def _(data, y=None, groups=None, *, target="target", subject="subject"):
     return _checked(X, y, groups)
 
 
-def _column(table, name, argument):
+def _column(table: Any, name: str | list[str], argument: str) -> Any:
     names = [name] if isinstance(name, str) else list(name)
     missing = [n for n in names if n not in table.columns]
     if missing:
@@ -105,7 +130,7 @@ def _column(table, name, argument):
     return table[name].to_numpy()
 
 
-def _checked(X, y, groups):
+def _checked(X: Any, y: Any, groups: Any) -> Any:
     y = as_numbers("y", y, np.float32)
     check_windows(X, y, groups)
     return X, y, np.asarray(groups)
@@ -143,7 +168,7 @@ class SubjectWindows:
     (2, 100)
     """
 
-    def __init__(self, X, groups):
+    def __init__(self, X: Any, groups: Any) -> None:
         if len(np.shape(X)) != 3:
             raise ValueError(
                 "X must have the shape (n_windows, n_chans, n_times), got"
@@ -156,29 +181,29 @@ class SubjectWindows:
         self._rows = np.arange(len(groups))
 
     @property
-    def groups(self):
+    def groups(self) -> Any:
         """Subject of each window, an ndarray of shape (n_windows,)."""
         return self._all_groups[self._rows]
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """The shape of an array of these windows."""
         return (len(self._rows), *self._X.shape[1:])
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         """Number of dimensions, 3."""
         return self._X.ndim
 
     @property
-    def dtype(self):
+    def dtype(self) -> Any:
         """Data type of the windows."""
         return self._X.dtype
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         if isinstance(key, tuple):  # scikit-learn asks for X[rows, ...]
             if key[1:] != (Ellipsis,):
                 return np.asarray(self)[key]
@@ -190,9 +215,9 @@ class SubjectWindows:
         taken.__dict__ |= self.__dict__ | {"_rows": rows}
         return taken
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         return np.asarray(self._X[self._rows], dtype=dtype)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         n_subjects = len(np.unique(self.groups))
         return f"<SubjectWindows of shape {self.shape}, {n_subjects} subjects>"

@@ -1,8 +1,12 @@
 """Recordings in any format, checked, in microvolts."""
 
+from __future__ import annotations
+
 import re
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import mne
 import numpy as np
@@ -16,8 +20,14 @@ MAX_SIGNALS = 9999  # of an EDF file: the header counts them in four characters
 
 
 def read_recordings(
-    paths, *, participants=None, subject_of=None, picks=None, sfreq=None, on_bad="raise"
-):
+    paths: Iterable[Any],
+    *,
+    participants: Any = None,
+    subject_of: Callable[[Path], Any] | None = None,
+    picks: str | list[str] | None = None,
+    sfreq: float | None = None,
+    on_bad: str = "raise",
+) -> BaseConcatDataset:
     """Read recordings in any format that MNE reads.
 
     Parameters
@@ -73,7 +83,7 @@ def read_recordings(
     return BaseConcatDataset(recordings)
 
 
-def _read_table(participants):
+def _read_table(participants: Any) -> Any:
     if not isinstance(participants, pd.DataFrame):
         separator = "\t" if str(participants).endswith(".tsv") else ","
         participants = pd.read_csv(participants, sep=separator)
@@ -81,11 +91,11 @@ def _read_table(participants):
     return participants.astype({names: str}).set_index(names)
 
 
-def _subject_in_name(path):
-    return re.match("[^_.]*", path.name).group()
+def _subject_in_name(path: Path) -> Any:
+    return re.split("[_.]", path.name, maxsplit=1)[0]
 
 
-def _row_of(table, subject, path):
+def _row_of(table: Any, subject: str, path: Path) -> Any:
     if table is None:
         return {}
     if subject not in table.index:
@@ -96,7 +106,7 @@ def _row_of(table, subject, path):
     return table.loc[subject].to_dict()
 
 
-def _read_all(paths, on_bad):
+def _read_all(paths: list[Path], on_bad: str) -> Any:
     raws, bad = [], []
     for path in paths:
         try:
@@ -115,7 +125,7 @@ def _read_all(paths, on_bad):
     return raws
 
 
-def _read_one(path):
+def _read_one(path: Path) -> Any:
     size = path.stat().st_size
     if size == 0:
         raise ValueError("the file is empty")
@@ -127,7 +137,7 @@ def _read_one(path):
     return raw
 
 
-def _check_complete(path, size):
+def _check_complete(path: Path, size: Any) -> None:
     """Compare an EDF file's size with its header; MNE reads what there is."""
     with path.open("rb") as file:
         header = file.read(256 * (1 + MAX_SIGNALS))
@@ -140,7 +150,7 @@ def _check_complete(path, size):
         raise ValueError(f"the file is truncated: {size} of {expected} bytes are there")
 
 
-def _prepare(raw, picks, sfreq):
+def _prepare(raw: Any, picks: str | list[str] | None, sfreq: float | None) -> Any:
     if picks is not None:
         raw.pick(picks, verbose="error")
     if sfreq is not None and raw.info["sfreq"] != sfreq:
@@ -153,7 +163,7 @@ def _prepare(raw, picks, sfreq):
     )
 
 
-def _check_same_channels(recordings):
+def _check_same_channels(recordings: Any) -> None:
     first = recordings[0]
     for other in recordings[1:]:
         for what in ("ch_names", "sfreq"):

@@ -1,5 +1,9 @@
 """Simulated EEG in which response times can be learned and a leak shows."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import mne
 import numpy as np
 import pandas as pd
@@ -15,13 +19,13 @@ CORRELATION_LENGTH = 0.05  # m, on a head of about 0.1 m radius
 
 
 def simulate_response_times(
-    n_subjects=12,
-    n_trials=30,
-    n_chans=72,
-    n_times=500,
-    sfreq=125.0,
-    random_state=None,
-):
+    n_subjects: int = 12,
+    n_trials: int = 30,
+    n_chans: int = 72,
+    n_times: int = 500,
+    sfreq: float = 125.0,
+    random_state: Any = None,
+) -> mne.EpochsArray:
     """Simulate trials of a visual task with a response time for each.
 
     Every trial is 1/f background, correlated between neighbouring electrodes, and an
@@ -88,7 +92,7 @@ def simulate_response_times(
     return mne.EpochsArray(data, info, metadata=metadata, verbose="error")
 
 
-def _make_info(n_chans, sfreq):
+def _make_info(n_chans: int, sfreq: float) -> Any:
     montage = mne.channels.make_standard_montage(MONTAGE)
     if n_chans > len(montage.ch_names):
         raise ValueError(
@@ -102,7 +106,7 @@ def _make_info(n_chans, sfreq):
     return info.set_montage(montage)
 
 
-def _spread(positions, n):
+def _spread(positions: Any, n: Any) -> Any:
     """Pick points one by one, each the farthest from those picked before."""
     chosen = [int(positions[:, 2].argmax())]
     distance = np.linalg.norm(positions - positions[chosen[0]], axis=1)
@@ -113,7 +117,9 @@ def _spread(positions, n):
     return chosen
 
 
-def _simulate_subject(n_trials, n_times, sfreq, positions, rng):
+def _simulate_subject(
+    n_trials: int, n_times: int, sfreq: float, positions: Any, rng: Any
+) -> Any:
     duration = n_times / sfreq
     times = np.arange(n_times) / sfreq
     pace = 0.45 * np.exp(0.2 * rng.standard_normal())
@@ -125,7 +131,7 @@ def _simulate_subject(n_trials, n_times, sfreq, positions, rng):
     return trials, responses
 
 
-def _background(n_trials, n_times, positions, rng):
+def _background(n_trials: int, n_times: int, positions: Any, rng: Any) -> Any:
     spectrum = np.fft.rfft(rng.standard_normal((n_trials, len(positions), n_times)))
     spectrum[..., 1:] /= np.sqrt(np.arange(1, spectrum.shape[-1]))  # power ~ 1/f
     spectrum[..., 0] = 0
@@ -136,14 +142,14 @@ def _background(n_trials, n_times, positions, rng):
     return BACKGROUND * (mixing @ (noise / noise.std()))
 
 
-def _evoked(responses, times, positions):
+def _evoked(responses: Any, times: Any, positions: Any) -> Any:
     vertex = positions[positions[:, 2].argmax()]
     topography = _bump(np.linalg.norm(positions - vertex, axis=1), 0.06)
     courses = _bump(times - responses[:, None], 0.08)
     return EVOKED * topography[:, None] * courses[:, None, :]
 
 
-def _alpha(n_trials, times, positions, rng):
+def _alpha(n_trials: int, times: Any, positions: Any, rng: Any) -> Any:
     center = positions[rng.randint(len(positions))]
     topography = _bump(np.linalg.norm(positions - center, axis=1), 0.04)
     phases = rng.uniform(0, 2 * np.pi, (n_trials, 1))
@@ -151,5 +157,5 @@ def _alpha(n_trials, times, positions, rng):
     return ALPHA * rng.uniform(0.5, 1.5) * topography[:, None] * courses[:, None, :]
 
 
-def _bump(x, width):
+def _bump(x: Any, width: Any) -> Any:
     return np.exp(-((x / width) ** 2) / 2)

@@ -1,9 +1,12 @@
 """Windows with targets, cut out of recordings."""
 
+from __future__ import annotations
+
 import logging
 import math
 import sys
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def subject_target_windows(
-    recordings, target, *, window_seconds=4.0, stride_seconds=None
-):
+    recordings: Any,
+    target: str,
+    *,
+    window_seconds: float = 4.0,
+    stride_seconds: float | None = None,
+) -> BaseConcatDataset:
     """Cut recordings into windows whose target belongs to the subject.
 
     Parameters
@@ -70,14 +77,14 @@ def subject_target_windows(
 
 
 def response_time_windows(
-    recordings,
+    recordings: Any,
     *,
-    stimulus,
-    response,
-    window_seconds,
-    offset_seconds=0.0,
-    limits=(0.0, math.inf),
-):
+    stimulus: str | list[str],
+    response: str | list[str],
+    window_seconds: float,
+    offset_seconds: float = 0.0,
+    limits: tuple[float, float] = (0.0, math.inf),
+) -> BaseConcatDataset:
     """Cut a window at each stimulus, with the response time as its target.
 
     A response belongs to the last stimulus before it, and only the first one
@@ -132,7 +139,7 @@ def response_time_windows(
     return BaseConcatDataset(datasets, target_transform=as_column)
 
 
-def response_times(onsets, responses):
+def response_times(onsets: Any, responses: Any) -> Any:
     """Time from each stimulus to its response.
 
     Parameters
@@ -158,7 +165,7 @@ def response_times(onsets, responses):
     return np.where(answered, following - onsets, math.nan)
 
 
-def as_column(y):
+def as_column(y: Any) -> Any:
     """Make a target one row of a column, as a net with one output predicts it.
 
     Left a number, a batch of targets has the shape (batch,) and the predictions
@@ -167,7 +174,7 @@ def as_column(y):
     return np.atleast_1d(np.float32(y))
 
 
-def _check_has_number(description, target):
+def _check_has_number(description: Any, target: str) -> None:
     if target not in description.index:
         raise ValueError(
             f"recording {_name(description)} has no column {target!r}; it has"
@@ -182,7 +189,7 @@ def _check_has_number(description, target):
         ) from None
 
 
-def _n_samples(name, seconds, recordings):
+def _n_samples(name: str, seconds: Any, recordings: Any) -> Any:
     check_positive(name, seconds)
     sfreq = recordings.datasets[0].raw.info["sfreq"]
     n_samples = round(seconds * sfreq) if seconds * sfreq < sys.maxsize else sys.maxsize
@@ -193,11 +200,11 @@ def _n_samples(name, seconds, recordings):
     return n_samples
 
 
-def _name(description):
+def _name(description: Any) -> Any:
     return description.get("path", description.get("subject", "?"))
 
 
-def _check_limits(limits):
+def _check_limits(limits: tuple[float, float]) -> None:
     accepted = (
         "limits must be the shortest and the longest response time in seconds, the"
         f" first smaller, got {limits!r}"
@@ -209,7 +216,7 @@ def _check_limits(limits):
         raise ValueError(accepted)
 
 
-def _onsets(raw, names, argument, description):
+def _onsets(raw: Any, names: Any, argument: str, description: Any) -> Any:
     annotations = raw.annotations
     here = np.isin(annotations.description, names)
     if not here.any():
@@ -223,7 +230,9 @@ def _onsets(raw, names, argument, description):
     return np.sort(annotations.onset[here]) - first
 
 
-def _trials(raw, onsets, times, offset_seconds, window_seconds):
+def _trials(
+    raw: Any, onsets: Any, times: Any, offset_seconds: float, window_seconds: float
+) -> Any:
     sfreq = raw.info["sfreq"]
     # What leaves the recording anyway is cut to what an integer holds.
     starts = np.round((onsets + offset_seconds) * sfreq).clip(-1, raw.n_times)
@@ -240,7 +249,9 @@ def _trials(raw, onsets, times, offset_seconds, window_seconds):
     )
 
 
-def _usable(trials, raw, limits, description):
+def _usable(
+    trials: Any, raw: Any, limits: tuple[float, float], description: Any
+) -> Any:
     times = trials["target"]
     answered = times.notna()
     within = times.between(*limits) & answered

@@ -5,7 +5,9 @@ pass. Both passes of a SAM step begin from the same state of the generator, so t
 second one would draw the numbers of the first again.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import torch
 
@@ -38,7 +40,7 @@ class ReplayedDropout(torch.nn.Dropout):
     True
     """
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Drop.
 
         Parameters
@@ -55,7 +57,7 @@ class ReplayedDropout(torch.nn.Dropout):
             return super().forward(x)
         return x * self._mask(x)
 
-    def _mask(self, x):
+    def _mask(self, x: torch.Tensor) -> torch.Tensor:
         before = torch.get_rng_state()
         drawn = self.__dict__.get("_drawn")
         if drawn is None or not _is_same(drawn, before, self.p, x):
@@ -66,12 +68,12 @@ class ReplayedDropout(torch.nn.Dropout):
             torch.set_rng_state(drawn.after)
         return drawn.mask
 
-    def __getstate__(self):
+    def __getstate__(self) -> Any:
         return {k: v for k, v in self.__dict__.items() if k != "_drawn"}
 
 
-def _is_same(drawn, before, p, x):
-    def layout(tensor):
+def _is_same(drawn: Any, before: torch.Tensor, p: float, x: torch.Tensor) -> Any:
+    def layout(tensor: torch.Tensor) -> Any:
         return tensor.shape, tensor.dtype, tensor.stride()
 
     return (
@@ -81,7 +83,7 @@ def _is_same(drawn, before, p, x):
     )
 
 
-def _may_keep(x):
+def _may_keep(x: torch.Tensor) -> Any:
     return (
         x.device.type == "cpu"
         and not torch.compiler.is_compiling()

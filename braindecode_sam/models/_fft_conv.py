@@ -13,7 +13,10 @@ gradients are W_f^H G_f and, by Parseval's theorem, the part of G_f X_f^H that t
 waves above span.
 """
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import torch
 from scipy.fft import next_fast_len
@@ -33,20 +36,22 @@ class FFTConvolution(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, dilation, left):
+    def forward(
+        x: torch.Tensor, weight: torch.Tensor, dilation: int, left: int
+    ) -> torch.Tensor:
         """Convolve."""
         length = _fft_length(x, weight, dilation)
         matrices = _matrices(weight, _waves(weight, dilation, left, length))
         return _signals(matrices @ _spectra(x, length), length, x.shape[-1])
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         """Keep the inputs."""
         x, weight, ctx.dilation, ctx.left = inputs
         ctx.save_for_backward(x, weight)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """Correlate."""
         x, weight = ctx.saved_tensors
         length = _fft_length(x, weight, ctx.dilation)
@@ -60,37 +65,37 @@ class FFTConvolution(torch.autograd.Function):
         return grad_x, grad_weight.view_as(weight), None, None
 
 
-def _fft_length(x, weight, dilation):
+def _fft_length(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> Any:
     return next_fast_len(x.shape[-1] + dilation * (weight.shape[-1] - 1), real=True)
 
 
-def _waves(weight, dilation, left, length):
+def _waves(weight: torch.Tensor, dilation: int, left: int, length: int) -> Any:
     """Real and imaginary part of the K waves: (n_frequencies, n_taps) each."""
-    options = {"dtype": torch.float64, "device": weight.device}
+    options: dict[str, Any] = {"dtype": torch.float64, "device": weight.device}
     frequencies = torch.arange(length // 2 + 1, **options)
     times = dilation * torch.arange(weight.shape[-1], **options) - left
     angles = 2 * math.pi / length * torch.outer(frequencies, times)
     return angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)
 
 
-def _counted(waves, length):
+def _counted(waves: torch.Tensor, length: int) -> Any:
     """Let each frequency stand for its negative too, but for 0 and length / 2."""
     frequencies = torch.arange(len(waves), device=waves.device)[:, None]
     alone = (2 * frequencies) % length == 0
     return torch.where(alone, waves, 2 * waves) / length
 
 
-def _matrices(weight, waves):
+def _matrices(weight: torch.Tensor, waves: torch.Tensor) -> Any:
     taps = weight.flatten(0, 1).mT
     real, imag = (wave @ taps for wave in waves)
     return torch.complex(real, imag).unflatten(1, weight.shape[:2])
 
 
-def _spectra(x, length):
+def _spectra(x: torch.Tensor, length: int) -> Any:
     return torch.fft.rfft(x, length).permute(2, 1, 0).contiguous()
 
 
-def _signals(spectra, length, n_times):
+def _signals(spectra: torch.Tensor, length: int, n_times: int) -> Any:
     return torch.fft.irfft(spectra.permute(2, 1, 0), length)[..., :n_times]
 
 
@@ -103,7 +108,7 @@ class FFTConv2d(torch.nn.Conv2d):
     """
 
     @staticmethod
-    def can_replace(layer):
+    def can_replace(layer: torch.nn.Module) -> bool:
         """Tell whether a layer is a convolution that this class can stand for."""
         return (
             type(layer) is torch.nn.Conv2d
@@ -113,7 +118,7 @@ class FFTConv2d(torch.nn.Conv2d):
             and layer.padding_mode == "zeros"
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve.
 
         Parameters
@@ -130,7 +135,7 @@ class FFTConv2d(torch.nn.Conv2d):
             return super().forward(x)
         return self._convolve(x)
 
-    def _applies(self, x):
+    def _applies(self, x: torch.Tensor) -> bool:
         return (
             x.ndim == 4
             and x.shape[2] == 1
@@ -142,7 +147,7 @@ class FFTConv2d(torch.nn.Conv2d):
         )
 
     @not_compiled  # complex numbers are not compiled
-    def _convolve(self, x):
+    def _convolve(self, x: torch.Tensor) -> torch.Tensor:
         dilation = self.dilation[1]
         left = dilation * (self.kernel_size[1] - 1) // 2
         weight = self.weight[:, :, 0]

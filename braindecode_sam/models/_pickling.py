@@ -5,11 +5,15 @@ by its name again, and forbids pickling it. Here such a layer is pickled as its 
 class and its attributes, and the class is made anew when it is read.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 from torch.nn.utils import parametrize
 
 
-def allow_pickling(module):
+def allow_pickling(module: torch.nn.Module) -> None:
     """Teach all parametrized layers of a module to be pickled.
 
     Parameters
@@ -18,7 +22,7 @@ def allow_pickling(module):
         Model; its layers' own classes, one for each instance, are changed.
     """
     for layer in module.modules():
-        cls = type(layer)
+        cls: Any = type(layer)
         made_by_torch = parametrize.is_parametrized(layer) and "__getstate__" in vars(
             cls
         )
@@ -29,12 +33,12 @@ def allow_pickling(module):
                 del cls.__deepcopy__
 
 
-def _reduce(layer, protocol):
+def _reduce(layer: torch.nn.Module, protocol: int) -> Any:
     plain = type(layer).__base__
     return _rebuild, (plain, layer.__dict__.copy())
 
 
-def _rebuild(plain, attributes):
+def _rebuild(plain: Any, attributes: dict[str, Any]) -> Any:
     layer = plain.__new__(plain)
     torch.nn.Module.__setstate__(layer, attributes)
     parametrize._inject_new_class(layer)

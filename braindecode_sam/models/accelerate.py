@@ -1,7 +1,10 @@
 """Upgrade stock models in place."""
 
+from __future__ import annotations
+
 import logging
 
+import torch
 from braindecode.models import EEGNet, EEGNeX
 
 from braindecode_sam.models.fast import FastEEGNet, FastEEGNeX
@@ -11,7 +14,7 @@ log = logging.getLogger(__name__)
 FASTER = {EEGNeX: FastEEGNeX, EEGNet: FastEEGNet}
 
 
-def accelerate(module):
+def accelerate(module: torch.nn.Module) -> list[str]:
     """Turn every stock EEGNeX and EEGNet inside a module into its fast counterpart.
 
     Parameters, buffers, hooks and references to them, an optimizer's say, stay what

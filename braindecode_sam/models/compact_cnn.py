@@ -1,5 +1,9 @@
 """CompactCNN, the baseline of a team in the 2025 competition."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 from braindecode.models.base import EEGModuleMixin
 
@@ -35,16 +39,19 @@ class CompactCNN(EEGModuleMixin, torch.nn.Module):
     74753
     """
 
+    n_chans: int
+    n_outputs: int
+
     def __init__(
         self,
-        n_outputs=None,
-        n_chans=None,
-        n_times=None,
-        activation=torch.nn.ReLU,
-        chs_info=None,
-        input_window_seconds=None,
-        sfreq=None,
-    ):
+        n_outputs: int | None = None,
+        n_chans: int | None = None,
+        n_times: int | None = None,
+        activation: type[torch.nn.Module] = torch.nn.ReLU,
+        chs_info: Any = None,
+        input_window_seconds: float | None = None,
+        sfreq: float | None = None,
+    ) -> None:
         super().__init__(
             n_outputs=n_outputs,
             n_chans=n_chans,
@@ -76,7 +83,7 @@ class CompactCNN(EEGModuleMixin, torch.nn.Module):
         )
         self.final_layer = torch.nn.Linear(units[-1], self.n_outputs)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Predict.
 
         Parameters

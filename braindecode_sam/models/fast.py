@@ -1,8 +1,11 @@
 """EEGNeX and EEGNet, exactly, with the linear stem in place of their first layers."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 import weakref
+from typing import Any
 
 import torch
 from braindecode.models import EEGNet, EEGNeX
@@ -18,11 +21,13 @@ from braindecode_sam.models._stem.batch_norm import normalizer
 from braindecode_sam.models._stem.linear import eegnet_stem, eegnex_stem
 from braindecode_sam.models._stem.moments import window_moments
 
+_Module: Any = object  # any module; what the mixin calls is its model's
 
-class _FastMixin:
+
+class _FastMixin(_Module):
     """What both models share: the rule, the moments' memory, and pickling."""
 
-    def upgrade_layers(self):
+    def upgrade_layers(self) -> None:
         """Let the layers behind the stem go faster too, each exactly what it was."""
         keep_freed_memory()
         for layer in torch.nn.ModuleList(self._rest()).modules():
@@ -31,7 +36,7 @@ class _FastMixin:
             elif type(layer) is torch.nn.Dropout:
                 layer.__class__ = ReplayedDropout
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the outputs.
 
         Parameters
@@ -52,11 +57,11 @@ class _FastMixin:
         return y
 
     @not_compiled  # its FFTs and statistics are no faster compiled
-    def _run_stem(self, x):
+    def _run_stem(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return self._stem(x.to(self._stem_dtype())).unsqueeze(2)
 
-    def _stem_applies(self, x):
+    def _stem_applies(self, x: torch.Tensor) -> Any:
         """Tell whether the stem can be used; if not, the stock forward runs.
 
         Gradients with respect to the windows would have to go through their second
@@ -78,17 +83,17 @@ class _FastMixin:
             and all(map(_is_stock, self._stem_layers()))
         )
 
-    def _stem_dtype(self):
+    def _stem_dtype(self) -> Any:
         return self._stem_layers()[0].weight.dtype
 
-    def _moments_of(self, x):
+    def _moments_of(self, x: torch.Tensor) -> Any:
         """Moments of x; SAM's second pass sees the same windows and need not count.
 
         Tensors of inference mode have no version that tells whether they changed, nor
         may they meet autograd later.
         """
 
-        def moments(n_lags):
+        def moments(n_lags: int) -> Any:
             if x.is_inference() or torch.is_inference_mode_enabled():
                 return window_moments(x, n_lags)
             known, version, found = self.__dict__.get("_moments", (None, None, None))
@@ -99,11 +104,11 @@ class _FastMixin:
 
         return moments
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
         keep_freed_memory()
 
-    def __getstate__(self):
+    def __getstate__(self) -> Any:
         allow_pickling(self)
         return {k: v for k, v in self.__dict__.items() if k != "_moments"}
 
@@ -138,19 +143,23 @@ class FastEEGNeX(_FastMixin, EEGNeX):
     True
     """
 
-    @functools.wraps(EEGNeX.__init__)
-    def __init__(self, *args, **kwargs):
+    block_1: Any
+    block_2: Any
+    block_3: Any
+
+    @functools.wraps(EEGNeX.__init__)  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.upgrade_layers()
 
-    def _stem_layers(self):
+    def _stem_layers(self) -> Any:
         return (*self.block_1[1:], *self.block_2, self.block_3[0])
 
-    def _rest(self):
+    def _rest(self) -> Any:
         later = itertools.islice(self.block_3, 1, None)
         return (*later, self.block_4, self.block_5, self.final_layer)
 
-    def _stem(self, x):
+    def _stem(self, x: torch.Tensor) -> torch.Tensor:
         conv_1, norm_1, conv_2, norm_2, spatial = self._stem_layers()
         return eegnex_stem(
             x,
@@ -175,22 +184,22 @@ class FastEEGNet(_FastMixin, EEGNet):
     (1, 1)
     """
 
-    @functools.wraps(EEGNet.__init__)
-    def __init__(self, *args, **kwargs):
+    @functools.wraps(EEGNet.__init__)  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.upgrade_layers()
 
-    def _stem_layers(self):
+    def _stem_layers(self) -> Any:
         return (self.conv_temporal, self.bnorm_temporal, self.conv_spatial)
 
-    def _rest(self):
+    def _rest(self) -> Any:
         layers = iter(self.children())
         for layer in layers:
             if layer is self.conv_spatial:
                 return tuple(layers)
         raise RuntimeError("conv_spatial is not among this model's layers")
 
-    def _stem(self, x):
+    def _stem(self, x: torch.Tensor) -> torch.Tensor:
         conv, norm, spatial = self._stem_layers()
         return eegnet_stem(
             x,
@@ -200,7 +209,7 @@ class FastEEGNet(_FastMixin, EEGNet):
         )
 
 
-def _same(conv):
+def _same(conv: Any) -> Any:
     """Split the padding of a convolution with padding="same" into left and right."""
     total = conv.kernel_size[1] - 1
     return total // 2, total - total // 2
@@ -214,8 +223,8 @@ HOOKS = (
 )
 
 
-def _is_stock(layer):
-    cls = type(layer)
+def _is_stock(layer: torch.nn.Module) -> bool:
+    cls: Any = type(layer)
     if parametrize.is_parametrized(layer):
         cls = cls.__base__  # torch made a class for this layer alone
     known = (torch.nn.Conv2d, torch.nn.BatchNorm2d, Conv2dWithConstraint)

@@ -1,5 +1,9 @@
 """SeparableEEGNet: what a team's notes print as EEGNeX's layers, and what is not it."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 from braindecode.models.base import EEGModuleMixin
 
@@ -46,18 +50,21 @@ class SeparableEEGNet(EEGModuleMixin, torch.nn.Module):
     1041
     """
 
+    n_chans: int
+    n_outputs: int
+
     def __init__(
         self,
-        n_outputs=None,
-        n_chans=None,
-        n_times=None,
-        kernel_length=32,
-        n_pointwise=16,
-        activation=torch.nn.ELU,
-        chs_info=None,
-        input_window_seconds=None,
-        sfreq=None,
-    ):
+        n_outputs: int | None = None,
+        n_chans: int | None = None,
+        n_times: int | None = None,
+        kernel_length: int = 32,
+        n_pointwise: int = 16,
+        activation: type[torch.nn.Module] = torch.nn.ELU,
+        chs_info: Any = None,
+        input_window_seconds: float | None = None,
+        sfreq: float | None = None,
+    ) -> None:
         super().__init__(
             n_outputs=n_outputs,
             n_chans=n_chans,
@@ -84,7 +91,7 @@ class SeparableEEGNet(EEGModuleMixin, torch.nn.Module):
         )
         self.final_layer = torch.nn.Linear(n_pointwise, self.n_outputs)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Predict.
 
         Parameters

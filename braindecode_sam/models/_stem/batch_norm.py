@@ -1,11 +1,14 @@
 """Batch normalization from given statistics."""
 
+from __future__ import annotations
+
 import functools
+from typing import Any
 
 import torch
 
 
-def normalizer(norm):
+def normalizer(norm: Any) -> Any:
     """Make the affine map that a BatchNorm layer is, as a function of statistics.
 
     Parameters
@@ -24,7 +27,7 @@ def normalizer(norm):
     return functools.partial(_scale_and_shift, norm)
 
 
-def _scale_and_shift(norm, count, statistics):
+def _scale_and_shift(norm: Any, count: int, statistics: Any) -> Any:
     if norm.training or norm.running_mean is None:
         mean, variance = statistics()
         if norm.training and norm.track_running_stats:
@@ -41,7 +44,9 @@ def _scale_and_shift(norm, count, statistics):
 
 
 @torch.no_grad()
-def _update_running(norm, mean, variance, count):
+def _update_running(
+    norm: Any, mean: torch.Tensor, variance: torch.Tensor, count: int
+) -> None:
     if count == 1:
         raise ValueError(
             "Expected more than 1 value per channel when training, got a batch of one"

@@ -1,5 +1,9 @@
 """Filtering by way of spectra, with other filters near the ends of the signals."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 from scipy.fft import next_fast_len
 
@@ -25,7 +29,15 @@ class FFTFilter(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(signals, filters, constant, first, head, tail, *columns):
+    def forward(
+        signals: torch.Tensor,
+        filters: torch.Tensor,
+        constant: torch.Tensor,
+        first: int,
+        head: torch.Tensor,
+        tail: torch.Tensor,
+        *columns: Any,
+    ) -> torch.Tensor:
         """Filter."""
         n_out = constant.shape[-1]
         length = _fft_length(signals.shape[-1], n_out, filters, first)
@@ -38,7 +50,7 @@ class FFTFilter(torch.autograd.Function):
         return y
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         """Keep the inputs."""
         signals, filters, constant, ctx.first, head, tail, *ctx.columns = inputs
         ctx.save_for_backward(signals, filters, head, tail)
@@ -47,7 +59,7 @@ class FFTFilter(torch.autograd.Function):
         )
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """Correlate."""
         signals, filters, head, tail = ctx.saved_tensors
         n_out, n_tail = grad.shape[-1], tail.shape[1]
@@ -70,25 +82,25 @@ class FFTFilter(torch.autograd.Function):
         return back, lags[:, taps], grad.sum(0), None, *edges
 
 
-def _cut(signals, columns):
+def _cut(signals: torch.Tensor, columns: range) -> Any:
     return signals[..., columns.start : columns.stop]
 
 
-def _weigh(signals, rows):
+def _weigh(signals: torch.Tensor, rows: torch.Tensor) -> Any:
     return torch.einsum("bgdw,gwt->bgdt", signals, rows)
 
 
-def _fft_length(n_times, n_out, filters, first):
+def _fft_length(n_times: int, n_out: int, filters: torch.Tensor, first: int) -> Any:
     """Long enough that what wraps around meets zeros only."""
     overhang = max(-first, filters.shape[1] - 1 + first, 0)
     return next_fast_len(max(n_times, n_out) + overhang, real=True)
 
 
-def _kernel_index(filters, first, length):
+def _kernel_index(filters: torch.Tensor, first: int, length: int) -> Any:
     return (-first - torch.arange(filters.shape[1], device=filters.device)) % length
 
 
-def _kernel_spectrum(filters, first, length):
+def _kernel_spectrum(filters: torch.Tensor, first: int, length: int) -> Any:
     kernel = filters.new_zeros(len(filters), length)
     index = _kernel_index(filters, first, length)
     return torch.fft.rfft(kernel.index_copy(1, index, filters))[:, None]

@@ -22,6 +22,10 @@ one's output: there, near both ends, some k drop out of the sum. zeta_g is what 
 Batch statistics of u and z come from :mod:`braindecode_sam.models._stem.moments`.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
@@ -33,7 +37,7 @@ from braindecode_sam.models._stem.moments import (
 )
 
 
-def compose_taps(w1, w2):
+def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> Any:
     """Compose two temporal convolutions, one tap of the second at a time.
 
     Parameters
@@ -64,7 +68,9 @@ def compose_taps(w1, w2):
     return flat.unflatten(1, (n_rows, width))
 
 
-def taps_inside(n_between, n_taps_2, pad_2, device=None):
+def taps_inside(
+    n_between: int, n_taps_2: int, pad_2: tuple[int, int], device: Any = None
+) -> Any:
     """Which taps of the second convolution read samples, and not its padding.
 
     Parameters
@@ -96,7 +102,7 @@ def taps_inside(n_between, n_taps_2, pad_2, device=None):
     return (read >= 0) & (read < n_between)
 
 
-def spread_rows(taps, first, columns):
+def spread_rows(taps: torch.Tensor, first: int, columns: range) -> Any:
     """Weights that the filters of consecutive output samples give to input samples.
 
     Parameters
@@ -133,7 +139,14 @@ def spread_rows(taps, first, columns):
     return flat.unflatten(1, (n_rows, width - 1))[..., : len(columns)]
 
 
-def find_edges(parts, inside, pad_2, start, n_times, reach):
+def find_edges(
+    parts: torch.Tensor,
+    inside: torch.Tensor,
+    pad_2: tuple[int, int],
+    start: int,
+    n_times: int,
+    reach: tuple[int, int],
+) -> Any:
     """Where, and by how much, filters differ for reading padding in between.
 
     Parameters
@@ -179,7 +192,13 @@ def find_edges(parts, inside, pad_2, start, n_times, reach):
     return whole.squeeze(1), *edges
 
 
-def eegnex_stem(x, first, second, spatial, moments):
+def eegnex_stem(
+    x: torch.Tensor,
+    first: tuple[Any, ...],
+    second: tuple[Any, ...],
+    spatial: torch.Tensor,
+    moments: Any,
+) -> Any:
     """conv(time) -> norm -> conv(time) -> norm -> depthwise conv(channels).
 
     Parameters
@@ -231,7 +250,9 @@ def eegnex_stem(x, first, second, spatial, moments):
     return filter_projections(x, spatial, whole, start, edges, zeta, scale, shift)
 
 
-def response_to_one(whole, edges, first, n_times, n_out):
+def response_to_one(
+    whole: torch.Tensor, edges: Any, first: int, n_times: int, n_out: int
+) -> Any:
     """Filter a window of ones.
 
     Parameters
@@ -257,7 +278,9 @@ def response_to_one(whole, edges, first, n_times, n_out):
     return response
 
 
-def eegnet_stem(x, first, spatial, moments):
+def eegnet_stem(
+    x: torch.Tensor, first: tuple[Any, ...], spatial: torch.Tensor, moments: Any
+) -> Any:
     """conv(time) -> norm -> depthwise conv(channels).
 
     Parameters
@@ -290,7 +313,16 @@ def eegnet_stem(x, first, spatial, moments):
     return filter_projections(x, spatial, w1, -pad[0], edges, none, scale, shift)
 
 
-def filter_projections(x, spatial, whole, first, edges, zeta, scale, shift):
+def filter_projections(
+    x: torch.Tensor,
+    spatial: torch.Tensor,
+    whole: torch.Tensor,
+    first: int,
+    edges: Any,
+    zeta: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+) -> Any:
     """Project the windows, then filter: y_o = A_g (L_g s_o + S_o zeta_g) + B_g S_o.
 
     Parameters
@@ -336,7 +368,9 @@ def filter_projections(x, spatial, whole, first, edges, zeta, scale, shift):
     return y.flatten(1, 2)
 
 
-def project(x, spatial, n_groups, offset):
+def project(
+    x: torch.Tensor, spatial: torch.Tensor, n_groups: int, offset: torch.Tensor
+) -> Any:
     """Apply the spatial filters to windows without their common offset.
 
     Parameters

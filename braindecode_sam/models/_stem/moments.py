@@ -11,7 +11,9 @@ of R. R depends on the data alone: it needs no gradient, and both passes of a SA
 can share it.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -31,11 +33,11 @@ class Moments:
         Covariance R[t, t + lag]; 0 where t + lag is past the end.
     """
 
-    def __init__(self, mean, band):
+    def __init__(self, mean: torch.Tensor, band: torch.Tensor) -> None:
         self.mean, self.band = mean, band
-        self._kept = {}
+        self._kept: dict[Any, Any] = {}
 
-    def kept(self, function, *args):
+    def kept(self, function: Any, *args: Any) -> Any:
         """Give ``function(self, *args)``, calling it the first time only."""
         key = (function, *args)
         if key not in self._kept:
@@ -43,7 +45,7 @@ class Moments:
         return self._kept[key]
 
 
-def window_moments(x, n_lags):
+def window_moments(x: torch.Tensor, n_lags: int) -> Any:
     """Moments of windows, about their mean, for all lags below `n_lags`.
 
     Parameters
@@ -81,7 +83,7 @@ def window_moments(x, n_lags):
 BLOCK = 64  # samples; the product is made for a band of this height at a time
 
 
-def _banded_products(signals, n_lags):
+def _banded_products(signals: torch.Tensor, n_lags: int) -> Any:
     """Sum over the signals of x[t] x[t + lag]: (n_times, n_lags)."""
     n_times = signals.shape[1]
     bands = []
@@ -95,12 +97,12 @@ def _banded_products(signals, n_lags):
     return torch.cat(bands)
 
 
-def _shifted(values, n_lags):
+def _shifted(values: torch.Tensor, n_lags: int) -> Any:
     """values[t + lag], and 0 past the end: (n_times, n_lags)."""
     return F.pad(values, (0, n_lags)).unfold(0, n_lags, 1)[: len(values)]
 
 
-def diagonal_sums(moments, n_taps, first, n_rows):
+def diagonal_sums(moments: Any, n_taps: int, first: int, n_rows: int) -> Any:
     """Sum of the covariances that a filter meets on its way over the samples.
 
     Parameters
@@ -131,7 +133,7 @@ def diagonal_sums(moments, n_taps, first, n_rows):
     return sums[high[smaller], lag] - sums[low[smaller], lag]
 
 
-def mean_met(moments, n_taps, first, n_rows):
+def mean_met(moments: Any, n_taps: int, first: int, n_rows: int) -> Any:
     """Give what the taps of a filter meet of the mean window on its way.
 
     Parameters
@@ -149,7 +151,7 @@ def mean_met(moments, n_taps, first, n_rows):
     return windows_of(moments.mean, n_taps, first, n_rows).contiguous()
 
 
-def windows_of(signal, n_taps, first, n_rows):
+def windows_of(signal: torch.Tensor, n_taps: int, first: int, n_rows: int) -> Any:
     """Cut ``signal[first + r + j]``, 0 outside of it: (n_taps, n_rows).
 
     Examples
@@ -163,13 +165,15 @@ def windows_of(signal, n_taps, first, n_rows):
     return F.pad(signal, (-first, after)).unfold(0, n_rows, 1)
 
 
-def covariance_block(moments, columns):
+def covariance_block(moments: Any, columns: range) -> Any:
     """Covariance of some consecutive samples: (n_columns, n_columns)."""
     index = torch.arange(columns.start, columns.stop, device=moments.band.device)
     return _covariance(moments.band, index[:, None], index)
 
 
-def covariance_met(moments, columns, n_taps, first, samples):
+def covariance_met(
+    moments: Any, columns: range, n_taps: int, first: int, samples: range
+) -> Any:
     """Covariance of some samples with what a filter meets elsewhere.
 
     Parameters
@@ -196,7 +200,7 @@ def covariance_met(moments, columns, n_taps, first, samples):
     return block.unfold(1, n_taps, 1).permute(2, 1, 0).flatten(1)
 
 
-def _covariance(band, s, t):
+def _covariance(band: torch.Tensor, s: torch.Tensor, t: torch.Tensor) -> Any:
     """R[s, t], and 0 outside of the window or of the lags that are known."""
     n_times, n_lags = band.shape
     lag = (s - t).abs()
@@ -222,12 +226,14 @@ class Edge(NamedTuple):
     rows: torch.Tensor
     columns: range
 
-    def spread(self, values, n_out):
+    def spread(self, values: torch.Tensor, n_out: int) -> Any:
         """Put (n_filters, n_samples) values at their place in (n_filters, n_out)."""
         return F.pad(values, (self.samples.start, n_out - self.samples.stop))
 
 
-def filter_statistics(moments, whole, first, shift, edges=()):
+def filter_statistics(
+    moments: Any, whole: torch.Tensor, first: int, shift: torch.Tensor, edges: Any = ()
+) -> Any:
     """Mean and variance of filtered windows over batch, channels and time.
 
     Parameters
@@ -283,21 +289,21 @@ class QuadraticForm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(rows, matrix):
+    def forward(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """Sum."""
         return (_times(rows, matrix) * rows).sum(dim=(1, 2))
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         """Keep the inputs."""
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """Give 2 M r."""
         rows, matrix = ctx.saved_tensors
         return _times(rows, matrix) * (2 * grad)[:, None, None], None
 
 
-def _times(rows, matrix):
+def _times(rows: torch.Tensor, matrix: torch.Tensor) -> Any:
     return (rows.flatten(0, 1) @ matrix).view_as(rows)
