@@ -120,12 +120,19 @@ def check_targets(y: Any) -> None:
             f"y must be finite, got {y[wrong[0]]} for window {wrong[0]}"
             f" ({len(wrong)} of {len(y)} windows)"
         )
-    constant = np.flatnonzero(np.ptp(columns, axis=0) == 0)
+    constant = np.flatnonzero(are_constant(columns))
     if len(constant):
         raise ValueError(
             f"y is constant (output {constant[0]} is {columns[0, constant[0]]} in all"
             f" {len(y)} windows); expected targets that vary"
         )
+
+
+def are_constant(columns: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell for each column whether all of its values are the same."""
+    # Not by the standard deviation, which rounding keeps from being 0, nor by the
+    # range, which can overflow.
+    return np.all(columns == columns[0], axis=0)
 
 
 def _check_finite_windows(X: Any) -> None:

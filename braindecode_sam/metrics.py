@@ -16,7 +16,7 @@ from sklearn.metrics import make_scorer, root_mean_squared_error
 from sklearn.utils import check_array
 
 from braindecode_sam._arguments import check_choice
-from braindecode_sam.checks import as_numbers
+from braindecode_sam.checks import are_constant, as_numbers
 
 SPREADS: dict[str, Any] = {"std": np.std, "range": np.ptp}
 
@@ -67,7 +67,7 @@ def normalized_root_mean_squared_error(
     check_choice("normalization", normalization, SPREADS)
     check_choice("multioutput", multioutput, ("uniform_average", "raw_values"))
     true, pred = _columns_of_both(y_true, y_pred)
-    constant = np.flatnonzero(_is_constant(true))
+    constant = np.flatnonzero(are_constant(true))
     if len(constant):
         raise ValueError(
             f"y_true is constant (output {constant[0]}, value"
@@ -109,7 +109,7 @@ def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     0.993
     """
     true, pred = _columns_of_both(y_true, y_pred)
-    if _is_constant(true).any() or _is_constant(pred).any():
+    if are_constant(true).any() or are_constant(pred).any():
         return float("nan")
     true, pred = _centered(true), _centered(pred)
     norms = np.linalg.norm(true, axis=0) * np.linalg.norm(pred, axis=0)
@@ -127,11 +127,6 @@ SCORING = {
     "pearsonr": make_scorer(pearson_correlation),
 }
 """For ``cross_validate(scoring=SCORING)``. Errors are negated, as scikit-learn does."""
-
-
-def _is_constant(columns: Any) -> Any:
-    # Not by the standard deviation, which rounding keeps from being 0.
-    return np.ptp(columns, axis=0) == 0
 
 
 def _columns_of_both(y_true: ArrayLike, y_pred: ArrayLike) -> Any:

@@ -270,6 +270,7 @@ def eegmat_channels(file):
     return [n for n in names if n.startswith("EEG ") and n != "EEG A2-A1"]
 
 
+@pytest.mark.slow
 def test_eegmat_from_edf_files_to_scores(eegmat):
     files = eegmat_files(eegmat)
     recordings = read_recordings(

@@ -17,6 +17,8 @@ from tests.distributed_parts import (
 )
 from tests.optim.helpers import FAMILY, assert_same
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -30,6 +30,8 @@ from skorch.utils import noop
 from braindecode_sam import SAM, SAMCallback
 from tests.optim.helpers import FAMILY, assert_same
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 3, 200)).astype(np.float32)
 

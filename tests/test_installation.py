@@ -9,6 +9,8 @@ import torch
 
 from braindecode_sam import installation
 
+pytestmark = pytest.mark.slow
+
 # What torchaudio raises for another version of CUDA and for a library that is missing.
 REFUSALS = {
     "another CUDA": 'RuntimeError("compiled with different CUDA versions")',

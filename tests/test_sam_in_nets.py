@@ -94,6 +94,7 @@ def test_4_both_passes_draw_the_same_masks(data):
 # What users do
 
 
+@pytest.mark.slow
 def test_cross_validate_as_in_the_readme(data):
     X, y, subjects = data
     net = EEGRegressor(

@@ -10,6 +10,8 @@ import pytest
 from sklearn.dummy import DummyRegressor
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

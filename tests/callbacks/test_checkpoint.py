@@ -17,6 +17,8 @@ from braindecode_sam.callbacks.checkpoint import read_checkpoint
 from tests.killed_training import Stop, X, Y, make_net
 from tests.optim.helpers import FAMILY, assert_same
 
+pytestmark = pytest.mark.slow
+
 
 def trained(checkpoint, cls=SAM, **options):
     net = make_net(checkpoint, Stop(), cls, **options)

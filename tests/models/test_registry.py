@@ -16,6 +16,8 @@ import braindecode_sam
 from braindecode_sam.models import _memory
 from braindecode_sam.models._registry import _names
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 4, 150)).astype(np.float32)
 Y = RNG.normal(size=12).astype(np.float32)

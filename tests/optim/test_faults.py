@@ -14,6 +14,8 @@ import braindecode_sam.optim
 from braindecode_sam.optim import AESAM, SAM, MomentumSAM
 from tests.optim.helpers import FAMILY, Problem
 
+pytestmark = pytest.mark.slow
+
 OUT_OF_MEMORY = torch.OutOfMemoryError
 OURS = str(Path(braindecode_sam.optim.__file__).parent)
 

@@ -12,6 +12,8 @@ from braindecode_sam.optim import GSAM, SAM
 from tests.optim.helpers import assert_same
 from tests.optim.test_sam_state import save_and_load
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 INFOS = [info for info in common.optim_db if info.optim_cls is not LBFGS]
 CASES = [
