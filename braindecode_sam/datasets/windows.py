@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import sys
@@ -20,6 +21,13 @@ from braindecode_sam._arguments import (
 )
 
 log = logging.getLogger(__name__)
+
+# braindecode 1.8 brought this name, and warns of the one before.
+_DROP_LAST = (
+    {"on_last_window": "drop"}
+    if "on_last_window" in inspect.signature(create_fixed_length_windows).parameters
+    else {"drop_last_window": True}
+)
 
 
 def subject_target_windows(
@@ -70,7 +78,7 @@ def subject_target_windows(
         recordings,
         window_size_samples=n_times,
         window_stride_samples=stride,
-        on_last_window="drop",
+        **_DROP_LAST,
     )
     windows.target_transform = as_column
     return windows
@@ -220,7 +228,7 @@ def _onsets(raw: Any, names: Any, argument: str, description: Any) -> Any:
     annotations = raw.annotations
     here = np.isin(annotations.description, names)
     if not here.any():
-        known = sorted(set(annotations.description))
+        known = sorted(set(map(str, annotations.description)))
         raise ValueError(
             f"{argument} names the event {names!r}, which recording"
             f" {_name(description)} does not have; it has {known}"

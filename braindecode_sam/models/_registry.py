@@ -22,7 +22,8 @@ def register(models: Iterable[type[torch.nn.Module]]) -> None:
     """
     # braindecode fills its registry when a model is first asked for by its name, and
     # only if it is empty.
-    util._get_model_class("EEGNeX")
+    if not util.models_dict:
+        util._init_models_dict()
     found = {model.__name__: model for model in models}
     util.models_dict.update(found)
     _names.update(found)

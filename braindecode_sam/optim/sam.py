@@ -245,7 +245,9 @@ class SAM(Optimizer):
         base = base_optimizer(params, **strip_prefix(base_kwargs))
         self.base_optimizer = base
         self._own_of_new = [group.own for group in groups]
+        state = base.state  # Adagrad makes its own in its constructor
         super().__init__(base.param_groups, Options(own, base.defaults, self._checks()))
+        self.state = state  # torch's constructor begins with an empty one
         check_not_in_shards(base, self._params())
         self._reset_transient_state()
         self.register_state_dict_post_hook(_spell_as_saved)

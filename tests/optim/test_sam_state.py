@@ -69,6 +69,13 @@ def test_resumes_bit_for_bit(base, resume):
     assert new.defaults.base is new.base_optimizer.defaults
 
 
+def test_what_the_bases_constructor_puts_into_the_state_is_kept():
+    params = list(small_net().parameters())
+    optimizer = SAM(params, torch.optim.Adagrad, initial_accumulator_value=0.5)
+    assert list(optimizer.state) == params
+    assert all((state["sum"] == 0.5).all() for state in optimizer.state.values())
+
+
 @pytest.mark.parametrize("cls", FAMILY)
 def test_loads_with_weights_only(cls):
     problem = Problem()
@@ -178,6 +185,8 @@ def test_every_scheduler_of_torch_is_tried():
     assert known <= set(SCHEDULERS)
 
 
+# Older torch says this of its own SequentialLR.
+@pytest.mark.filterwarnings("ignore:The epoch parameter in .scheduler.step:UserWarning")
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("base", ["AdamW", "SGD with momentum"])
 @pytest.mark.parametrize("sam_class", FAMILY)
