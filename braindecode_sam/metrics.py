@@ -146,7 +146,8 @@ def _columns(name: str, y: Any) -> Any:
             f"{name} must have the shape (n_samples,) or (n_samples, n_outputs) and not"
             f" be empty, got {y.shape}"
         )
-    return check_array(y.reshape(len(y), -1), input_name=name)
+    with np.errstate(invalid="ignore"):  # what a signaling NaN raises is not its name
+        return check_array(y.reshape(len(y), -1), input_name=name)
 
 
 def _centered(columns: Any) -> Any:
