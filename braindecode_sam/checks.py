@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.utils import check_array
 
 BLOCK = 256  # windows looked at together, to bound the memory of a check
 
@@ -76,7 +77,7 @@ def _length(name: str, value: Any) -> Any:
 
 
 def as_numbers(name: str, values: Any, dtype: Any = "float64") -> NDArray[Any]:
-    """Turn an array-like into real numbers; refuse all that would be guesswork.
+    """Turn an array-like into real numbers; raise instead of guessing.
 
     Parameters
     ----------
@@ -94,7 +95,10 @@ def as_numbers(name: str, values: Any, dtype: Any = "float64") -> NDArray[Any]:
         `values` itself if it is such an array.
     """
     try:
-        array = np.asarray(values)
+        array = check_array(
+            values, dtype=None, ensure_2d=False, allow_nd=True, ensure_min_samples=0,
+            ensure_min_features=0, ensure_all_finite=False, input_name=name,
+        )  # fmt: skip
         if array.dtype == object and not any(isinstance(v, str) for v in array.flat):
             array = array.astype(float)
     except (TypeError, ValueError):
