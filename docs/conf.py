@@ -14,7 +14,6 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 warnings.filterwarnings("ignore", message="Using padding='same' with even kernel")
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
-import torch  # noqa: E402
 from inventories import write_inventories  # noqa: E402
 
 from braindecode_sam import __version__  # noqa: E402
@@ -71,7 +70,6 @@ REAL = {
 }
 EXAMPLES = sorted((DOCS.parent / "examples").glob("plot_*.py"))
 RUN = [path.name for path in EXAMPLES if REAL.get(path.name, path).exists()]
-N_THREADS = torch.get_num_threads()
 
 
 def arguments_of(gallery_conf, script_vars):
@@ -80,16 +78,11 @@ def arguments_of(gallery_conf, script_vars):
     return [] if path is None else [str(path)]
 
 
-def restore_threads(gallery_conf, fname):
-    """Undo what an example with a SeedCallback did to the whole process."""
-    torch.set_num_threads(N_THREADS)
-
-
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": "|".join(map(re.escape, RUN)),
-    "reset_modules": ("matplotlib", restore_threads),
+    "reset_modules": ("matplotlib",),
     "reset_argv": arguments_of,
     "abort_on_example_error": True,
     "doc_module": ("braindecode_sam",),

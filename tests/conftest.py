@@ -56,7 +56,7 @@ def _seeded():
     torch.manual_seed(0)
     np.random.seed(0)
     yield
-    torch.set_num_threads(N_THREADS)  # nets with a SeedCallback may have set it
+    torch.set_num_threads(N_THREADS)
 
 
 @pytest.fixture
