@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ class SAMCallback(Callback):
 
     def __init__(
         self,
-        rho: float | None = None,
+        rho: float | Callable[[int], float] | None = None,
         *,
         schedule: str = "constant",
         final_rho: float = 0.0,

@@ -80,6 +80,7 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
         self._before: list[_Buffers] = []
         self._after: list[_Buffers] = []
         self._is_second_pass = False
+        # Held by their ids, while they are held too: nobody else gets the same id.
         self._preserved: set[int] = set()
         self._skipped: set[int] = set()  # modules whose calls need nothing more
         self._handles: list[Any] = []
@@ -171,11 +172,13 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
 
     @torch.no_grad()
     def _preserve(self, root: Module) -> None:
-        buffers = self._cache.saved(root)
+        # What is in the trees of two modules, of a net and of a slice of it, belongs to
+        # the one that was called first: later its buffers may have moved.
+        buffers = self._cache.saved(root, self._preserved)
         self._before.append(buffers)
         if self._is_second_pass:
             self._after.append(buffers)
-        self._preserved |= buffers.modules.keys()
+        self._preserved |= buffers.ids
         self._skipped |= buffers.not_compiled
 
 
@@ -200,30 +203,45 @@ class BufferCache:
         """Begin a step; forget modules that did not run in the last one."""
         self._known, self._used = self._used, {}
 
-    def saved(self, root: Module) -> _Buffers:
-        """Copy the buffers of a module and of all modules in it."""
+    def saved(self, root: Module, but: set[int]) -> _Buffers:
+        """Copy the buffers of a module's tree, but for modules and buffers by id."""
         buffers = self._known.get(id(root))
-        if buffers is None or buffers.root is not root or not buffers.are_current():
-            buffers = _Buffers(root)
+        if (
+            buffers is None
+            or buffers.root is not root
+            or not buffers.are_current()
+            or buffers.left_out
+            or not buffers.ids.isdisjoint(but)
+        ):
+            buffers = _Buffers(root, frozenset(but))
         self._used[id(root)] = buffers
         buffers.save()
         return buffers
 
 
 class _Buffers:
-    """The buffers of a module's tree, and copies of them."""
+    """The buffers of a module's tree, and copies of them.
 
-    def __init__(self, root: Module) -> None:
-        self.root = root
-        # The modules are held, so that their ids are nobody else's.
-        self.modules = {id(module): module for module in root.modules()}
-        self._all = list(self.modules.values())
-        self.not_compiled = {
-            key for key, module in self.modules.items() if not _is_compiled(module)
-        }
+    Parameters
+    ----------
+    root : torch.nn.Module
+        Module.
+    left_out : frozenset of int, default=frozenset()
+        Ids of modules and buffers in the tree that are not its own.
+    """
+
+    def __init__(self, root: Module, left_out: frozenset[int] = frozenset()) -> None:
+        self.root, self.left_out = root, left_out
+        self._all = [module for module in root.modules() if id(module) not in left_out]
+        self.not_compiled = {id(m) for m in self._all if not _is_compiled(m)}
         self._children = _Entries(module._modules for module in self._all)
         self._buffers = _Entries(module._buffers for module in self._all)
-        some = [buffer for buffer in self._buffers.entries if buffer is not None]
+        some = [
+            buffer
+            for buffer in self._buffers.entries
+            if buffer is not None and id(buffer) not in left_out
+        ]
+        self.ids = {*map(id, self._all), *map(id, some)}
         self._lazy = [buffer for buffer in some if is_lazy(buffer)]
         self._known = [buffer for buffer in some if not is_lazy(buffer)]
         self._kinds = list(map(_KIND, self._known))
@@ -231,10 +249,10 @@ class _Buffers:
             (module._buffers, name, buffer)
             for module in self._all
             for name, buffer in module._buffers.items()
-            if _can_change(buffer) and not isinstance(module, torch.jit.ScriptModule)
+            if _can_be_bound(buffer) and not isinstance(module, torch.jit.ScriptModule)
         ]
         alike: dict[object, list[Tensor]] = {}
-        for buffer in filter(_can_change, self._known):
+        for buffer in filter(_can_be_copied, self._known):
             # On accelerators torch._foreach_* is fast for one dtype at a time.
             dtype = None if buffer.is_cpu else buffer.dtype
             alike.setdefault((buffer.device, dtype), []).append(buffer)
@@ -260,13 +278,16 @@ class _Buffers:
         """Return copies of the same tree's buffers as they are now."""
         after = self._after
         if after is None or not after.are_current():
-            after = self._after = _Buffers(self.root)
+            after = self._after = _Buffers(self.root, self.left_out)
         after.save()
         return after
 
     def put_back(self) -> None:
         """Write the copies back, in place, and bind a buffer that was bound anew."""
         for tensors, copies in zip(self._tensors, self._copies, strict=True):
+            for now, copy in zip(tensors, copies, strict=True):
+                if now.shape != copy.shape:  # a forward has resized it in place
+                    now.resize_(copy.shape)
             torch._foreach_copy_(tensors, copies)
         for buffers, name, tensor in self._slots:
             if buffers.get(name) is not tensor:
@@ -305,14 +326,22 @@ _VALUES = operator.methodcaller("values")
 _KIND = operator.attrgetter("shape", "dtype", "device")
 
 
-def _can_change(buffer: Tensor | None) -> bool:
-    """Whether a forward could change the buffer in place, and we could."""
-    if buffer is None or is_lazy(buffer) or buffer.is_inference():
+def _can_be_bound(buffer: Tensor | None) -> bool:
+    """Whether a buffer can be bound again where a forward has bound another one."""
+    if buffer is None or is_lazy(buffer):
         return False
-    if torch._C._functorch.is_functorch_wrapped_tensor(buffer):
-        return False  # lives no longer than its transform
-    is_expanded = 0 in buffer.stride() if buffer.layout is torch.strided else False
-    return not is_expanded or buffer.is_contiguous()
+    # What functorch wraps lives no longer than its transform.
+    return not torch._C._functorch.is_functorch_wrapped_tensor(buffer)
+
+
+def _can_be_copied(buffer: Tensor) -> bool:
+    """Whether a forward could change the buffer in place, and we could."""
+    if not _can_be_bound(buffer) or buffer.is_inference():
+        return False
+    is_plain = buffer.layout is torch.strided and not (
+        buffer.is_quantized or buffer.is_nested or buffer.is_conj() or buffer.is_neg()
+    )
+    return is_plain and (0 not in buffer.stride() or buffer.is_contiguous())
 
 
 def _empty_like(buffer: Tensor) -> Tensor:

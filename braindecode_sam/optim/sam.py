@@ -161,8 +161,10 @@ class SAM(Optimizer):
     its own ``step`` leaves what it leaves without SAM.
 
     ``step`` makes both passes by calling the closure twice. The second call finds the
-    buffers of all modules, and torch's random number generators, as the first one
-    found them, and what it does to them is undone. Random numbers of NumPy and Python
+    buffers of all modules that are called, and torch's random number generators, as
+    the first one found them, and what it does to them is undone. Buffers that change
+    without a call of a module (``module.forward(x)``, ``F.batch_norm``), and the values
+    of sparse or quantized ones, are not preserved. Random numbers of NumPy and Python
     are not replayed. In the two-step form (``first_step``, ``second_step``) the passes
     are the caller's: there, only modules with a parameter of this optimizer are
     preserved, and the second pass draws new dropout masks.
@@ -219,6 +221,7 @@ class SAM(Optimizer):
     last_grad_norm: Tensor | None
     _perturbed: list[FlatGroup]
     _undo_first_step: contextlib.ExitStack[bool | None] | None
+    _is_in_step: bool
 
     def __init__(
         self,
@@ -315,12 +318,24 @@ class SAM(Optimizer):
             is needed. (``torch.distributed.checkpoint`` steps like that to build the
             state; such a step does not count.)
         RuntimeError
-            If called between ``first_step`` and ``second_step``.
+            If called between ``first_step`` and ``second_step``, or in its own closure.
         """
         self._refuse_within_two_steps("step")
         if closure is None:
             self._step_without_closure()
             return None
+        if self._is_in_step:
+            raise RuntimeError(
+                f"{type(self).__name__}.step was called inside of its own closure;"
+                " expected a closure that makes one pass."
+            )
+        self._is_in_step = True
+        try:
+            return self._step(closure)
+        finally:
+            self._is_in_step = False
+
+    def _step(self, closure: Callable[[], Loss]) -> Loss:
         with DeferSigint() as sigint:
 
             def run_pass() -> Loss:
@@ -608,6 +623,7 @@ class SAM(Optimizer):
         self._buffer_cache = BufferCache()
         self._undo_first_step = None
         self._perturbed = []
+        self._is_in_step = False
         self._begin_step()
 
     def _params(self) -> list[Tensor]:

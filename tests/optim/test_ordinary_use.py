@@ -295,6 +295,126 @@ def test_layers_that_join_the_net_while_it_trains():
     assert counter.n_passes == 3
 
 
+ROUTES = {
+    "slice": lambda net, x: net[2:](net[:2](x)),
+    "wrapper": lambda net, x: torch.nn.Sequential(net, torch.nn.Tanh())(x),
+    "net, then slice": lambda net, x: net(x) + net[3:](net[:3](x + 1)),
+    "slice, then net": lambda net, x: net[3:](net[:3](x)) + net(x + 1),
+    "layers, then wrapper": lambda net, x: (
+        net[3](net[1](net[0](x))) + torch.nn.Sequential(*net)(x + 1)
+    ),
+    "net, then a shallow copy": lambda net, x: net(x) + copy.copy(net)(x + 1),
+    "kept wrapper": lambda net, x: net(x) + net.wrapper[0](x + 1),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("is_two_step", [False, True])
+def test_a_module_that_is_reached_by_several_routes(route, is_two_step):
+    states = []
+    for rho in (None, 1e-30):
+        torch.manual_seed(0)
+        net = small_net(dropout=0)
+        net.wrapper = [torch.nn.Sequential(net[:2], *net[2:])]
+        params = list(net.parameters())
+        x = torch.randn(16, 5)
+
+        def closure(net=net, x=x, params=params):
+            for p in params:
+                p.grad = None
+            loss = ROUTES[route](net, x).square().mean()
+            loss.backward()
+            return loss
+
+        optimizer = SAM(params, SGD, lr=0.0, rho=rho or 0.0)
+        for _ in range(3):
+            if is_two_step and rho:
+                closure()
+                optimizer.first_step()
+                closure()
+                optimizer.second_step()
+            else:
+                optimizer.step(closure)
+        states.append(net.state_dict())
+    assert states[0]["1.num_batches_tracked"] in (3, 6)
+    assert_same(*states)
+
+
+BUFFERS = {
+    "COO": lambda: torch.eye(5).to_sparse(),
+    "CSR": lambda: torch.eye(5).to_sparse_csr(),
+    "quantized": lambda: torch.quantize_per_tensor(torch.eye(5), 0.1, 0, torch.qint8),
+    "conjugate": lambda: torch.eye(5, dtype=torch.complex64).conj(),
+    "expanded": lambda: torch.ones(1, 5).expand(5, 5),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+}
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+@pytest.mark.parametrize("rho", [0.0, 0.5])
+@pytest.mark.filterwarnings("ignore:.*[Qq]uantiz.*")
+@pytest.mark.filterwarnings("ignore:.*Sparse CSR.*:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*:UserWarning")
+def test_buffers_of_any_layout(name, rho):
+    problem = Problem()
+    buffer = BUFFERS[name]()
+    problem.net.register_buffer("adjacency", buffer)
+    optimizer = SAM(problem.net.parameters(), rho=rho)
+    net = problem.net
+    problem.loss = lambda: net[3](net[2](net[1](net[0](problem.x)))).square().mean()
+    net.register_forward_pre_hook(lambda net, args: net[0](args[0]))
+    problem.train(optimizer, 2)
+    optimizer.step(problem.closure(optimizer))
+    assert net.adjacency is buffer
+
+
+class Grows(torch.nn.Linear):
+    """Binds and resizes its buffers in unusual ways."""
+
+    def __init__(self):
+        super().__init__(5, 1)
+        self.register_buffer("bound", torch.zeros(1))
+        self.register_buffer("resized", torch.ones(2))
+
+    def forward(self, x):
+        with torch.inference_mode():
+            self.bound = self.bound + 1
+        self.resized.resize_(len(self.resized) + 1)[-1] = 5
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("fails_in", [0, 1, 2])
+def test_buffers_that_are_bound_in_inference_mode_or_resized(fails_in):
+    problem = Problem(Grows())
+    optimizer = SAM(problem.net.parameters(), rho=0.5)
+    problem.train(optimizer, 2)
+    assert problem.net.bound == 2
+    assert problem.net.resized.tolist() == [1, 1, 5, 5]
+    if fails_in:
+        closure, calls = problem.closure(optimizer), []
+
+        def failing():
+            calls.append(closure())
+            if len(calls) == fails_in:
+                raise MemoryError("in a pass")
+
+        with pytest.raises(MemoryError, match="in a pass"):
+            optimizer.step(failing)
+        assert problem.net.bound == 2
+        assert problem.net.resized.tolist() == [1, 1, 5, 5]
+
+
+def test_a_step_in_its_own_closure_is_refused():
+    problem = Problem()
+    optimizer = SAM(problem.net.parameters())
+    closure = problem.closure(optimizer)
+    before = problem.snapshot()
+    with pytest.raises(RuntimeError, match=r"SAM.step was called inside of its own"):
+        optimizer.step(lambda: optimizer.step(closure))
+    assert_same(problem.snapshot(), before)
+    problem.train(optimizer, 1)
+
+
 # Between the passes
 
 
