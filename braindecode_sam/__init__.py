@@ -28,7 +28,7 @@ __all__ = [
     "resolve_device",
 ]
 
-# Configurations need a third of a second to import, most scripts do without.
+# Configurations are slow to import, and most scripts do without.
 _LATER = {
     "load_config": "braindecode_sam.configs",
     "make_regressor": "braindecode_sam.estimators",
