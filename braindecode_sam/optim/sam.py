@@ -329,11 +329,7 @@ class SAM(Optimizer):
                 f"{type(self).__name__}.step was called inside of its own closure;"
                 " expected a closure that makes one pass."
             )
-        self._is_in_step = True
-        try:
-            return self._step(closure)
-        finally:
-            self._is_in_step = False
+        return self._step(closure)
 
     def _step(self, closure: Callable[[], Loss]) -> Loss:
         with DeferSigint() as sigint:
@@ -343,10 +339,14 @@ class SAM(Optimizer):
                     return sigint.call(closure)
 
             preserve = preserve_buffers(self._buffer_cache, sigint.closed)
-            with preserve as self._buffers:
-                loss = self._run_passes(run_pass)
-                self._combine_gradients()
-            self._base_step()
+            self._is_in_step = True
+            try:
+                with preserve as self._buffers:
+                    loss = self._run_passes(run_pass)
+                    self._combine_gradients()
+                self._base_step()
+            finally:
+                self._is_in_step = False
         return loss
 
     # The stages of a step, in their order. A variant overrides one or two of them.
