@@ -51,7 +51,7 @@ class SAMAccelerateMixin(AccelerateMixin):
                 " Raise batch_size instead."
             )
 
-    def _step_optimizer(self, step_fn: Any) -> None:
+    def _step_optimizer(self, step_fn: Callable[[], Any]) -> None:
         for name in self._optimizers:
             optimizer = getattr(self, name + "_")
             scaler = getattr(optimizer, "scaler", None)
@@ -63,7 +63,11 @@ class SAMAccelerateMixin(AccelerateMixin):
                 optimizer._is_overflow = not is_made
 
 
-def scaled_step(optimizer: Any, closure: Callable[[], Any], scaler: Any) -> bool:
+def scaled_step(
+    optimizer: torch.optim.Optimizer,
+    closure: Callable[[], Any],
+    scaler: torch.amp.GradScaler,
+) -> bool:
     """Make a step with scaled gradients, for float16.
 
     ``GradScaler.step`` takes no closure. Here the gradients of every pass are unscaled
@@ -100,7 +104,7 @@ def scaled_step(optimizer: Any, closure: Callable[[], Any], scaler: Any) -> bool
     >>> scaled_step(optimizer, closure, scaler)
     True
     """
-    passes = []  # kept until the update: the scaler knows them by their ids
+    passes: list[Any] = []  # kept until the update: the scaler knows them by their ids
 
     def unscaled_closure() -> Any:
         loss = closure()
@@ -124,7 +128,7 @@ class _OverflowError(Exception):
     """A gradient is not finite."""
 
 
-def _are_finite(groups: Any) -> Any:
+def _are_finite(groups: list[dict[str, Any]]) -> bool:
     """Look at all gradients at once: a device is waited for once."""
     grads = [p.grad for g in groups for p in g["params"] if p.grad is not None]
     values = [g.coalesce().values() if g.is_sparse else g for g in grads]

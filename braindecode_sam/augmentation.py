@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -10,10 +10,11 @@ from braindecode.augmentation import Transform
 
 from braindecode_sam._arguments import check_non_negative
 
+_Y = TypeVar("_Y")
 _FRACTION = "a fraction between 0 and 1"
 
 
-def time_shift(X: Any, y: Any, shifts: Any) -> tuple[torch.Tensor, Any]:
+def time_shift(X: torch.Tensor, y: _Y, shifts: torch.Tensor) -> tuple[torch.Tensor, _Y]:
     """Shift each window circularly in time.
 
     Parameters
@@ -76,7 +77,10 @@ class TimeShift(Transform):
     operation = staticmethod(time_shift)
 
     def __init__(
-        self, probability: float, max_shift: float = 0.1, random_state: Any = None
+        self,
+        probability: float,
+        max_shift: float = 0.1,
+        random_state: int | np.random.RandomState | None = None,
     ) -> None:
         for name, value in {"probability": probability, "max_shift": max_shift}.items():
             check_non_negative(name, value, _FRACTION)
@@ -85,7 +89,7 @@ class TimeShift(Transform):
         super().__init__(probability=probability, random_state=random_state)
         self.max_shift = max_shift
 
-    def get_augmentation_params(self, *batch: Any) -> dict[str, torch.Tensor]:
+    def get_augmentation_params(self, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Draw one shift a window.
 
         Parameters
@@ -104,7 +108,7 @@ class TimeShift(Transform):
         shifts = self.rng.randint(-largest, largest + 1, size=n_windows)
         return {"shifts": torch.as_tensor(shifts, dtype=torch.int64)}
 
-    def forward(self, X: Any, y: Any = None) -> Any:
+    def forward(self, X: torch.Tensor, y: torch.Tensor | None = None) -> Any:
         """Shift a batch or a single window.
 
         Unlike braindecode's own transforms this keeps the dtype of `X`.

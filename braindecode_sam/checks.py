@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from sklearn.utils import check_array
 
 BLOCK = 256  # windows looked at together, to bound the memory of a check
 
 
-def check_windows(X: Any, y: Any = None, groups: Any = None) -> None:
+def check_windows(
+    X: ArrayLike, y: ArrayLike | None = None, groups: ArrayLike | None = None
+) -> None:
     """Check EEG windows, their targets and their subjects.
 
     Parameters
@@ -49,7 +51,7 @@ def check_windows(X: Any, y: Any = None, groups: Any = None) -> None:
         check_groups(groups)
 
 
-def _check_shape(X: Any) -> None:
+def _check_shape(X: ArrayLike) -> None:
     shape = np.shape(X)
     if len(shape) != 3 or 0 in shape:
         raise ValueError(
@@ -60,23 +62,24 @@ def _check_shape(X: Any) -> None:
 
 def check_same_length(**named: Any) -> None:
     """Check that all arguments that are not None have one length."""
-    lengths = {name: _length(name, value) for name, value in named.items()}
-    lengths = {name: length for name, length in lengths.items() if length is not None}
+    lengths = {
+        name: _length(name, value) for name, value in named.items() if value is not None
+    }
     if len(set(lengths.values())) > 1:
         got = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise ValueError(f"X, y and groups must have the same length, got {got}")
 
 
-def _length(name: str, value: Any) -> Any:
-    if value is None:
-        return None
+def _length(name: str, value: Any) -> int:
     try:
         return len(value)
     except TypeError:
         raise TypeError(f"{name} must have a length, got {value!r}") from None
 
 
-def as_numbers(name: str, values: Any, dtype: Any = "float64") -> NDArray[Any]:
+def as_numbers(
+    name: str, values: ArrayLike, dtype: DTypeLike | None = "float64"
+) -> NDArray[Any]:
     """Turn an array-like into real numbers; raise instead of guessing.
 
     Parameters
@@ -99,36 +102,43 @@ def as_numbers(name: str, values: Any, dtype: Any = "float64") -> NDArray[Any]:
             values, dtype=None, ensure_2d=False, allow_nd=True, ensure_min_samples=0,
             ensure_min_features=0, ensure_all_finite=False, input_name=name,
         )  # fmt: skip
-        if array.dtype == object and not any(isinstance(v, str) for v in array.flat):
+        is_text = (isinstance(value, (str, bytes)) for value in array.flat)
+        if array.dtype == object and not any(is_text):
             array = array.astype(float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} must hold numbers, got {values!r}") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must hold numbers, got {array.dtype} {values!r}")
-    with np.errstate(over="ignore"):  # becomes infinite, which is refused by name
+    # What becomes infinite, or a quiet NaN, is refused by name.
+    with np.errstate(over="ignore", invalid="ignore"):
         return array if dtype is None else array.astype(dtype, copy=False)
 
 
-def check_targets(y: Any) -> None:
-    """Check that targets are finite numbers that vary."""
-    y = as_numbers("y", y)
-    if y.ndim not in (1, 2):
+def as_columns(name: str, y: ArrayLike) -> NDArray[np.float64]:
+    """Turn targets or predictions into real numbers, a column for each output."""
+    numbers = as_numbers(name, y)
+    if numbers.ndim not in (1, 2) or numbers.size == 0:
         raise ValueError(
-            "y must have the shape (n_windows,) or (n_windows, n_outputs), got"
-            f" {y.shape}"
+            f"{name} must have the shape (n_samples,) or (n_samples, n_outputs) and not"
+            f" be empty, got {numbers.shape}"
         )
-    columns = y.reshape(len(y), -1)
+    return numbers.reshape(len(numbers), -1)
+
+
+def check_targets(y: ArrayLike) -> None:
+    """Check that targets are finite numbers that vary."""
+    columns = as_columns("y", y)
     wrong = np.flatnonzero(~np.isfinite(columns).all(axis=1))
     if len(wrong):
         raise ValueError(
-            f"y must be finite, got {y[wrong[0]]} for window {wrong[0]}"
-            f" ({len(wrong)} of {len(y)} windows)"
+            f"y must be finite, got {columns[wrong[0]]} for window {wrong[0]}"
+            f" ({len(wrong)} of {len(columns)} windows)"
         )
     constant = np.flatnonzero(are_constant(columns))
     if len(constant):
         raise ValueError(
             f"y is constant (output {constant[0]} is {columns[0, constant[0]]} in all"
-            f" {len(y)} windows); expected targets that vary"
+            f" {len(columns)} windows); expected targets that vary"
         )
 
 
@@ -144,7 +154,7 @@ def _check_finite_windows(X: Any) -> None:
         check_finite(as_numbers("X", X[start : start + BLOCK], None), start)
 
 
-def check_finite(block: Any, start: Any) -> None:
+def check_finite(block: NDArray[Any], start: int) -> None:
     """Check windows of which the first is number `start`, or that one alone."""
     if not np.isfinite(block).all():
         axes = tuple(range(1, block.ndim)) if block.ndim == 3 else None
@@ -169,22 +179,25 @@ def check_groups(groups: Any) -> NDArray[Any]:
     groups : ndarray of shape (n_windows,)
         The same.
     """
-    labels = np.empty(_length("groups", groups), dtype=object)
-    for i, label in enumerate(groups):
-        labels[i] = label
-        if np.ndim(label) or isinstance(label, (dict, set)):
-            raise ValueError(
-                f"groups must have the shape (n_windows,), got {label!r} for window {i}"
-            )
+    # Not np.asarray, which makes one kind of several.
+    labels = np.fromiter(groups, dtype=object, count=_length("groups", groups))
     missing = np.flatnonzero(pd.isna(labels))
     if len(missing):
         raise ValueError(
-            f"groups must name a subject for every window, got"
+            "groups must name a subject for every window, got"
             f" {labels[missing[0]]!r} for window {missing[0]}"
         )
-    kinds = {"text" if isinstance(label, str) else "numbers" for label in labels}
-    other = [x for x in labels if not isinstance(x, (str, Number, np.generic))]
-    if len(kinds) > 1 or other:
-        found = repr(other[0]) if other else "text and numbers"
-        raise ValueError(f"groups must be all text or all numbers, got {found}")
-    return np.asarray(groups)
+    for i, label in enumerate(labels):
+        accepted = isinstance(label, (str, Number, np.generic))
+        if not accepted or isinstance(label, str) != isinstance(labels[0], str):
+            raise ValueError(
+                "groups must have the shape (n_windows,) and be all text or all"
+                f" numbers, got {label!r} for window {i}"
+            )
+    array = np.asarray(groups)
+    if array.shape != labels.shape:
+        raise ValueError(
+            f"groups must have the shape (n_windows,), got {type(groups).__name__}"
+            f" {groups!r}"
+        )
+    return array

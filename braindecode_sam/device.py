@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import torch
 
@@ -69,7 +68,7 @@ def resolve_device(device: str | torch.device = "auto") -> str:
     return "cuda" if index is None else f"cuda:{_existing(device, int(index))}"
 
 
-def _best() -> Any:
+def _best() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -83,7 +82,7 @@ def _require(available: bool, device: str | torch.device, what: str) -> None:
         )
 
 
-def _existing(device: str | torch.device, index: int) -> Any:
+def _existing(device: str | torch.device, index: int) -> int:
     count = torch.cuda.device_count()
     if index >= count:
         raise ValueError(
@@ -93,7 +92,7 @@ def _existing(device: str | torch.device, index: int) -> Any:
     return index
 
 
-def _unknown(device: str | torch.device) -> Any:
+def _unknown(device: str | torch.device) -> str:
     hint = ""
     if str(device).startswith("hip"):
         hint = " torch.device accepts 'hip' but cannot compute on it: say 'rocm'."

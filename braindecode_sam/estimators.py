@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,16 +12,21 @@ from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
 
 from braindecode_sam.augmentation import TimeShift
 from braindecode_sam.callbacks import SAMCallback, SeedCallback, WindowCheck
-from braindecode_sam.configs import load_config
+from braindecode_sam.configs import (
+    AugmentationConfig,
+    OptimizerConfig,
+    TrainingConfig,
+    load_config,
+)
 from braindecode_sam.device import resolve_device
 from braindecode_sam.optim import SAM
 
 
 def make_regressor(
-    config: Any = "challenge_1",
+    config: str | os.PathLike[str] | dict[str, Any] | TrainingConfig = "challenge_1",
     *,
     device: str | torch.device = "auto",
-    random_state: Any = None,
+    random_state: int | None = None,
     **overrides: Any,
 ) -> EEGRegressor:
     """Build an EEGRegressor from a configuration.
@@ -81,16 +88,16 @@ def make_regressor(
     return EEGRegressor(**(settings | overrides))
 
 
-def _is_sam(optimizer: Any) -> Any:
+def _is_sam(optimizer: Any) -> bool:
     return isinstance(optimizer, type) and issubclass(optimizer, SAM)
 
 
-def _callbacks(optimizer: Any, further: Any) -> Any:
+def _callbacks(optimizer: Any, further: Iterable[Any] | None) -> list[Any]:
     sam = [("sam", SAMCallback())] if _is_sam(optimizer) else []
     return [("window_check", WindowCheck()), *sam, *(further or [])]
 
 
-def _module_settings(model: Any) -> Any:
+def _module_settings(model: Any) -> dict[str, Any]:
     chosen = model.model_dump(exclude_unset=True, exclude={"model_name_"})
     return {
         "module": f"Fast{model.model_name_}",
@@ -98,7 +105,7 @@ def _module_settings(model: Any) -> Any:
     }
 
 
-def _optimizer_settings(config: Any, optimizer: Any) -> Any:
+def _optimizer_settings(config: OptimizerConfig, optimizer: Any) -> dict[str, Any]:
     options = dict(config)
     lr = options.pop("lr")
     if not _is_sam(optimizer):
@@ -107,7 +114,7 @@ def _optimizer_settings(config: Any, optimizer: Any) -> Any:
     return {"optimizer": optimizer, "lr": lr, **settings}
 
 
-def _augmentation_settings(augmentation: Any) -> Any:
+def _augmentation_settings(augmentation: AugmentationConfig) -> dict[str, Any]:
     probability = augmentation.probability
     return {
         "iterator_train": AugmentedDataLoader,

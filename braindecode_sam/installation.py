@@ -6,7 +6,6 @@ import importlib
 import os
 import platform
 from importlib import metadata
-from typing import Any
 
 PACKAGES = (
     "braindecode_sam",
@@ -152,6 +151,6 @@ def report() -> tuple[str, bool]:
     )
 
 
-def _rocm() -> Any:
+def _rocm() -> list[str]:
     override = os.environ.get("HSA_OVERRIDE_GFX_VERSION")
     return [] if override is None else [f"  HSA_OVERRIDE_GFX_VERSION={override}"]

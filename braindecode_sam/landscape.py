@@ -27,7 +27,10 @@ NORMALIZATIONS = ("filter", "none")
 
 
 def random_direction(
-    net: Any, *, normalization: str = "filter", random_state: Any = None
+    net: Any,
+    *,
+    normalization: str = "filter",
+    random_state: int | np.random.RandomState | None = None,
 ) -> list[torch.Tensor]:
     """Draw a direction in the space of a net's weights.
 
@@ -67,7 +70,7 @@ def random_direction(
     return [d / norm for d in drawn]
 
 
-def _like_filters(direction: torch.Tensor, param: Any) -> Any:
+def _like_filters(direction: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
     if param.ndim < 2:
         return torch.zeros_like(param)
     norms = [t.flatten(1).norm(dim=1) for t in (param, direction)]
@@ -173,7 +176,7 @@ def perturbed_weights(
                 param.copy_(before)
 
 
-def _losses(net: Any, X: Any, y: Any) -> Iterator[Any]:
+def _losses(net: Any, X: Any, y: Any) -> Iterator[tuple[torch.Tensor, int]]:
     """Give the loss of each batch, in evaluation mode, and its number of windows."""
     net.module_.eval()  # skorch sets the mode before each of its own steps
     for Xi, yi in net.get_iterator(net.get_dataset(X, y), training=False):
@@ -183,14 +186,14 @@ def _losses(net: Any, X: Any, y: Any) -> Iterator[Any]:
         yield net.get_loss(predicted, yi, X=Xi, training=False), len(yi)
 
 
-def _mean_loss(net: Any, X: Any, y: Any) -> Any:
+def _mean_loss(net: Any, X: Any, y: Any) -> float:
     with torch.no_grad():
         found = [(float(loss), size) for loss, size in _losses(net, X, y)]
     losses, sizes = zip(*found, strict=True)
     return float(np.average(losses, weights=sizes))
 
 
-def _gradient(net: Any, X: Any, y: Any) -> Any:
+def _gradient(net: Any, X: Any, y: Any) -> list[torch.Tensor]:
     params = list(net.module_.parameters())
     total = [torch.zeros_like(p) for p in params]
     trainable = [p for p in params if p.requires_grad]

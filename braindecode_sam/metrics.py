@@ -16,7 +16,9 @@ from sklearn.metrics import make_scorer, root_mean_squared_error
 from sklearn.utils import check_array
 
 from braindecode_sam._arguments import check_choice
-from braindecode_sam.checks import are_constant, as_numbers
+from braindecode_sam.checks import are_constant, as_columns
+
+Columns = NDArray[np.float64]
 
 SPREADS: dict[str, Any] = {"std": np.std, "range": np.ptp}
 
@@ -129,7 +131,7 @@ SCORING = {
 """For ``cross_validate(scoring=SCORING)``. Errors are negated, as scikit-learn does."""
 
 
-def _columns_of_both(y_true: ArrayLike, y_pred: ArrayLike) -> Any:
+def _columns_of_both(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Columns, Columns]:
     true, pred = _columns("y_true", y_true), _columns("y_pred", y_pred)
     if true.shape != pred.shape:
         raise ValueError(
@@ -139,18 +141,13 @@ def _columns_of_both(y_true: ArrayLike, y_pred: ArrayLike) -> Any:
     return true, pred
 
 
-def _columns(name: str, y: Any) -> Any:
-    y = as_numbers(name, y)
-    if y.ndim not in (1, 2) or y.size == 0:
-        raise ValueError(
-            f"{name} must have the shape (n_samples,) or (n_samples, n_outputs) and not"
-            f" be empty, got {y.shape}"
-        )
+def _columns(name: str, y: ArrayLike) -> Columns:
     with np.errstate(invalid="ignore"):  # what a signaling NaN raises is not its name
-        return check_array(y.reshape(len(y), -1), input_name=name)
+        columns: Columns = check_array(as_columns(name, y), input_name=name)
+    return columns
 
 
-def _centered(columns: Any) -> Any:
+def _centered(columns: Columns) -> Columns:
     columns = columns / np.abs(columns).max(axis=0)  # or squares might overflow
     centered = columns - columns.mean(axis=0)
     return centered / np.abs(centered).max(axis=0)

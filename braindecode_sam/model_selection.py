@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,10 +12,10 @@ import joblib
 import numpy as np
 import pandas as pd
 from braindecode.datasets import BaseConcatDataset
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import GroupShuffleSplit
 from skorch.helper import SliceDataset
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from braindecode_sam.checks import check_groups
 from braindecode_sam.metrics import normalized_root_mean_squared_error
@@ -68,16 +68,21 @@ class SubjectSplit:
 
     def __init__(
         self,
-        valid_size: float | int = 0.2,
+        valid_size: float = 0.2,
         *,
         subject: str = "subject",
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.valid_size = valid_size
         self.subject = subject
         self.random_state = random_state
 
-    def __call__(self, dataset: Any, y: Any = None, groups: Any = None) -> Any:
+    def __call__(
+        self,
+        dataset: Dataset[Any],
+        y: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> tuple[Subset[Any], Subset[Any]]:
         """Split a net's dataset.
 
         Parameters
@@ -96,7 +101,8 @@ class SubjectSplit:
         """
         if groups is None:
             groups = subjects_of(dataset, self.subject)
-        subjects = np.unique(check_groups(groups))
+        groups = check_groups(groups)
+        subjects = np.unique(groups)
         if len(subjects) < 2:
             raise ValueError(
                 "SubjectSplit needs at least 2 subjects, one of them to validate on,"
@@ -113,7 +119,7 @@ class SubjectSplit:
         return f"SubjectSplit({self.valid_size!r}, random_state={self.random_state!r})"
 
 
-def _check_valid_size(valid_size: float | int, n_subjects: int) -> None:
+def _check_valid_size(valid_size: float, n_subjects: int) -> None:
     is_number = isinstance(valid_size, Integral) and not isinstance(valid_size, bool)
     if not (is_number or isinstance(valid_size, Real)):
         raise TypeError(f"valid_size must be {_SIZES}, got {valid_size!r}")
@@ -168,7 +174,7 @@ def subjects_of(dataset: Any, subject: str = "subject") -> NDArray[Any]:
     )
 
 
-def out_of_fold_predictions(results: Any, X: Any) -> NDArray[Any]:
+def out_of_fold_predictions(results: Mapping[str, Any], X: Any) -> NDArray[Any]:
     """Predict every window with the net that did not train on it.
 
     Parameters
@@ -217,7 +223,9 @@ def out_of_fold_predictions(results: Any, X: Any) -> NDArray[Any]:
     return y_pred
 
 
-def nrmse_table(y: Any, predictions: Any, test_folds: Any) -> pd.DataFrame:
+def nrmse_table(
+    y: ArrayLike, predictions: Mapping[str, ArrayLike], test_folds: Iterable[ArrayLike]
+) -> pd.DataFrame:
     """Compare predictions by both NRMSEs, for each fold and pooled.
 
     The mean over the folds and the score of all windows pooled differ, since each

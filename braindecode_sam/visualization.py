@@ -6,8 +6,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
 
 LOSSES = {"train_loss": "training", "valid_loss": "validation"}
 MEASURED = {"sharpness": "C2", "rho": "C3"}
@@ -66,8 +68,8 @@ def plot_history(net: Any, ax: Any = None) -> Figure:
 
 
 def plot_fold_scores(
-    scores: Any,
-    baseline: Any,
+    scores: ArrayLike,
+    baseline: ArrayLike,
     ax: Any = None,
     *,
     metric: str = "NRMSE (standard deviation)",
@@ -126,13 +128,18 @@ def _axes(ax: Any) -> Any:
 
 
 def _plot_known(
-    ax: Any, epochs: Any, history: Any, key: Any, label: str | None = None, **style: Any
+    ax: Axes,
+    epochs: NDArray[np.int64],
+    history: Any,
+    key: str,
+    label: str | None = None,
+    **style: Any,
 ) -> None:
     if key in history[-1]:
         ax.plot(epochs, history[:, key], label=label or key, **style)
 
 
-def _shared_legend(ax: Any) -> None:
+def _shared_legend(ax: Axes) -> None:
     handles, labels = [], []
     for axes in (a for a in ax.figure.axes if a.bbox.bounds == ax.bbox.bounds):
         more_handles, more_labels = axes.get_legend_handles_labels()

@@ -38,7 +38,10 @@ BAD = {
     ),
     "constant": (X, np.ones(12), "y is constant .output 0 is 1.0 in all 12 windows"),
     "text": (X, np.array(["x"] * 12), "y must hold numbers"),
+    "bytes": (X, np.array([b"1"] * 12, dtype=object), "y must hold numbers"),
+    "huge integer": (X, [10**400] * 12, "y must hold numbers"),
     "3-D target": (X, np.zeros((12, 1, 1)), r"y must have the shape.*got \(12, 1, 1\)"),
+    "no output": (X, np.zeros((12, 0)), r"y must .* not be empty, got \(12, 0\)"),
 }
 
 
@@ -56,6 +59,16 @@ def test_check_windows_refuses_groups(missing):
         check_windows(X, Y, groups)
     with pytest.raises(ValueError, match="got X: 12, y: 12, groups: 3"):
         check_windows(X, Y, GROUPS[:3])
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [set(range(12)), dict.fromkeys(range(12)), [[1]] * 12, [1] * 11 + ["a"]],
+    ids=["set", "dict", "2-D", "two kinds"],
+)
+def test_check_windows_refuses_groups_of_another_shape(groups):
+    with pytest.raises(ValueError, match=r"groups must have the shape \(n_windows,\)"):
+        check_windows(X, Y, groups)
 
 
 def test_check_windows_accepts():

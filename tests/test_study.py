@@ -129,8 +129,23 @@ def study(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.fixture
+def in_this_process(cells, monkeypatch, capsys):
+    """Run the study without the seconds that a process takes to import all."""
+    import study
+
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # or the study itself would set it
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["study.py", *map(str, arguments)])
+        study.main()
+        return capsys.readouterr().out
+
+    return run
+
+
 @pytest.mark.slow
-def test_a_small_study_resumes_and_reports(eegmat, tmp_path, cells):
+def test_a_small_study_resumes_and_reports(eegmat, tmp_path, cells, in_this_process):
     options = [
         eegmat, "--seeds", 1, "--epochs", 1, "--jobs", 2, "--resamples", 20,
         "--cells", tmp_path / "cells", "--results", tmp_path / "results",
@@ -142,8 +157,8 @@ def test_a_small_study_resumes_and_reports(eegmat, tmp_path, cells):
     assert "15/15, about 0 min left: response times" in first.stdout
     kept = next((tmp_path / "cells").glob("*EEGNet_SAM*.npz"))
     kept.unlink()
-    second = study(*options)
-    assert "1 of 15 cells to run" in second.stdout
+    options[options.index("--jobs") + 1] = 1
+    assert "1 of 15 cells to run" in in_this_process(*options)
     task = cells.load_tasks(eegmat)["response times"]
     summary = pd.read_csv(tmp_path / "results" / "summary.csv").set_index(
         ["model", "optimizer", "metric"]
@@ -159,16 +174,20 @@ def test_a_small_study_resumes_and_reports(eegmat, tmp_path, cells):
     comparisons = pd.read_csv(tmp_path / "results" / "comparisons.csv")
     assert list(comparisons["model"] + comparisons["optimizer"]) == ["EEGNetSAM"]
     assert (tmp_path / "results" / "response_times.png").stat().st_size > 5000
-    other = study(*options[:3], "--epochs", 2, *options[5:])
-    assert other.returncode == 1
-    assert "name another folder with --cells" in other.stderr
+    options[options.index("--epochs") + 1] = 2
+    with pytest.raises(SystemExit, match="name another folder with --cells"):
+        in_this_process(*options)
 
 
-def test_unknown_tasks_and_missing_recordings_are_named(eegmat, tmp_path):
-    done = study(eegmat, "--tasks", "sleep", "--cells", tmp_path)
-    assert "--tasks must be among ['subtractions'" in done.stderr
-    assert "got 'sleep'" in done.stderr
-    done = study(eegmat, "--tasks", "response times", "--cells", tmp_path)
-    assert "a part of the study needs --results" in done.stderr
-    done = study(tmp_path, "--cells", tmp_path / "cells")
-    assert "holds no file named like Subject*_2.edf" in done.stderr
+def test_unknown_tasks_and_missing_recordings_are_named(
+    eegmat, tmp_path, in_this_process, capsys
+):
+    unknown = r"--tasks must be among \['subtractions'.* got 'sleep'"
+    with pytest.raises(SystemExit, match=unknown):
+        in_this_process(eegmat, "--tasks", "sleep", "--cells", tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        in_this_process(eegmat, "--tasks", "response times", "--cells", tmp_path)
+    assert "a part of the study needs --results" in capsys.readouterr().err
+    missing = r"holds no file named like Subject\*_2.edf"
+    with pytest.raises(FileNotFoundError, match=missing):
+        in_this_process(tmp_path, "--cells", tmp_path / "cells")

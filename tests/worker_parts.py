@@ -13,9 +13,9 @@ from braindecode_sam.callbacks import SeedCallback
 from braindecode_sam.datasets import SubjectWindows
 
 RNG = np.random.default_rng(0)
-SUBJECTS = np.repeat(np.arange(10), 16)
-X = RNG.normal(size=(160, 4, 150)).astype(np.float32)
-Y = RNG.normal(size=160).astype(np.float32)
+SUBJECTS = np.repeat(np.arange(10), 8)
+X = RNG.normal(size=(80, 4, 150)).astype(np.float32)
+Y = RNG.normal(size=80).astype(np.float32)
 
 
 class CountedWindows(SubjectWindows):

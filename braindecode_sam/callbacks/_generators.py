@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 
-def own_generators(net: Any) -> Any:
+def own_generators(net: Any) -> list[tuple[Any, Any]]:
     """Find the generators that a net's parameters keep, say in its augmentations.
 
     braindecode's transforms keep NumPy's global generator or, once scikit-learn has
@@ -31,7 +31,7 @@ def own_generators(net: Any) -> Any:
     return places
 
 
-def _find_generators(node: Any, seen: Any, places: Any) -> None:
+def _find_generators(node: Any, seen: set[int], places: list[tuple[Any, Any]]) -> None:
     if hasattr(node, "__dict__") and not isinstance(node, (type, dict)):
         node = vars(node)
     if id(node) in seen or not isinstance(node, (dict, list, tuple)):
@@ -44,7 +44,7 @@ def _find_generators(node: Any, seen: Any, places: Any) -> None:
             _find_generators(item, seen, places)
 
 
-def generator_states() -> Any:
+def generator_states() -> dict[str, Any]:
     """Read torch's generators, on all devices in use, NumPy's and Python's.
 
     Returns
@@ -61,7 +61,7 @@ def generator_states() -> Any:
     }
 
 
-def set_generator_states(states: Any) -> None:
+def set_generator_states(states: dict[str, Any]) -> None:
     """Set what :func:`generator_states` gave."""
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
@@ -72,13 +72,13 @@ def set_generator_states(states: Any) -> None:
     random.setstate(states["python"])
 
 
-def numpy_state(generator: Any) -> Any:
+def numpy_state(generator: Any) -> list[Any]:
     """Give the state of a RandomState in tensors and builtins."""
     name, key, *rest = generator.get_state()
     return [name, torch.as_tensor(key.astype(np.int64)), *rest]
 
 
-def set_numpy_state(generator: Any, state: Any) -> None:
+def set_numpy_state(generator: np.random.RandomState, state: list[Any]) -> None:
     """Set what :func:`numpy_state` gave."""
     name, key, *rest = state
     generator.set_state((name, key.numpy().astype(np.uint32), *rest))

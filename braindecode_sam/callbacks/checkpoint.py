@@ -7,7 +7,7 @@ import os
 import pickle
 from numbers import Number
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class ResumableCheckpoint(Callback):
         self.resumed_: dict[str, Any] | None = None
         self.began_: dict[str, Any] | None = None
 
-    def initialize(self) -> Any:
+    def initialize(self) -> Self:
         """Check the parameters; skorch calls this with the net's own initialize."""
         check_integer("every", self.every, 1)
         return self
@@ -157,7 +157,7 @@ class ResumableCheckpoint(Callback):
         elif n_epochs and "dur" in net.history[-1]:
             self._write(net, n_epochs, stopped=n_epochs < net.max_epochs)
 
-    def __getstate__(self) -> Any:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "resumed_": None, "began_": None}
 
     def _write(self, net: Any, n_epochs: int, stopped: bool = False) -> None:
@@ -172,7 +172,7 @@ class ResumableCheckpoint(Callback):
         }
         write_checkpoint(state, self.f_checkpoint)
 
-    def _check_is_among(self, callbacks: Any) -> None:
+    def _check_is_among(self, callbacks: list[Any]) -> None:
         known = [item[1] if isinstance(item, tuple) else item for item in callbacks]
         if not any(callback is self for callback in known):
             raise ValueError(
@@ -181,7 +181,7 @@ class ResumableCheckpoint(Callback):
             )
 
 
-def write_checkpoint(state: Any, path: str | os.PathLike[str]) -> None:
+def write_checkpoint(state: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Write beside, then rename, so that a whole file is there at any time."""
     path = Path(path)
     beside = path.with_name(path.name + ".part")
@@ -215,11 +215,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
 
 
-def _part_names(net: Any) -> Any:
+def _part_names(net: Any) -> list[str]:
     return [name + "_" for name in (*net._modules, *net._criteria, *net._optimizers)]
 
 
-def _set_parts(net: Any, state: Any) -> None:
+def _set_parts(net: Any, state: dict[str, Any]) -> None:
     names = _part_names(net)
     if names != list(state["parts"]) or len(net.callbacks_) != len(state["callbacks"]):
         raise ValueError(
@@ -236,7 +236,7 @@ def _set_parts(net: Any, state: Any) -> None:
 # names what is learned.
 
 
-def _fitted(callback: Any) -> Any:
+def _fitted(callback: Any) -> dict[str, Any]:
     fitted = {}
     for name, value in vars(callback).items():
         if name.endswith("_") and not isinstance(callback, ResumableCheckpoint):
@@ -247,7 +247,7 @@ def _fitted(callback: Any) -> Any:
     return fitted
 
 
-def _set_callbacks(net: Any, states: Any) -> None:
+def _set_callbacks(net: Any, states: list[dict[str, Any]]) -> None:
     for (_, callback), fitted in zip(net.callbacks_, states, strict=True):
         for name, state in fitted.items():
             if "state_dict" in state:
@@ -256,7 +256,7 @@ def _set_callbacks(net: Any, states: Any) -> None:
                 setattr(callback, name, state["value"])
 
 
-def _is_plain(value: Any) -> Any:
+def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(map(_is_plain, value.values()))
     if isinstance(value, (list, tuple)):
@@ -276,7 +276,7 @@ def _plain(value: Any) -> Any:
 # Random numbers: the global generators, and those that parts of a net keep.
 
 
-def _all_generators(net: Any) -> Any:
+def _all_generators(net: Any) -> dict[str, Any]:
     own = [
         numpy_state(g) if isinstance(g, np.random.RandomState) else g.get_state()
         for g in _own(net)
@@ -284,7 +284,7 @@ def _all_generators(net: Any) -> Any:
     return {"global": generator_states(), "own": own}
 
 
-def _set_all_generators(net: Any, states: Any) -> None:
+def _set_all_generators(net: Any, states: dict[str, Any]) -> None:
     for generator, state in zip(_own(net), states["own"], strict=True):
         if isinstance(generator, np.random.RandomState):
             set_numpy_state(generator, state)
@@ -293,5 +293,5 @@ def _set_all_generators(net: Any, states: Any) -> None:
     set_generator_states(states["global"])
 
 
-def _own(net: Any) -> Any:
+def _own(net: Any) -> list[Any]:
     return [container[key] for container, key in own_generators(net)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch.callbacks import Callback
 
 from braindecode_sam._arguments import check_choice, check_non_negative
@@ -152,11 +153,11 @@ class SAMCallback(Callback):
             values = np.array([b[name] for b in batches])
             net.history.record(name, _mean_of_known(values, sizes))
 
-    def _is_scheduled(self) -> Any:
+    def _is_scheduled(self) -> bool:
         own = self.rho is None and self.schedule == "constant" and not self.start_epoch
         return not own
 
-    def _rho_in(self, epoch: int, max_epochs: int, optimizer: Any) -> Any:
+    def _rho_in(self, epoch: int, max_epochs: int, optimizer: SAM) -> float:
         if epoch < self.start_epoch:
             return 0.0
         if callable(self.rho):
@@ -180,7 +181,7 @@ class SAMCallback(Callback):
             )
 
 
-def _sam_of(net: Any) -> Any:
+def _sam_of(net: Any) -> SAM:
     optimizer = getattr(net.optimizer_, "optimizer", net.optimizer_)  # accelerate's
     if not isinstance(optimizer, SAM):
         name = type(optimizer).__name__
@@ -205,7 +206,7 @@ def _check_patterns(net: Any) -> None:
             )
 
 
-def _check_equal_radii(optimizer: Any) -> None:
+def _check_equal_radii(optimizer: SAM) -> None:
     radii = [group["rho"] for group in optimizer.param_groups]
     if len(set(radii)) > 1:
         raise ValueError(
@@ -215,7 +216,7 @@ def _check_equal_radii(optimizer: Any) -> None:
         )
 
 
-def _norm_parameters(net: Any) -> Any:
+def _norm_parameters(net: Any) -> list[torch.nn.Parameter]:
     modules = (getattr(net, name + "_") for name in [*net._modules, *net._criteria])
     layers = [
         layer
@@ -233,7 +234,7 @@ def _norm_parameters(net: Any) -> Any:
     return params
 
 
-def _measured(optimizer: Any) -> Any:
+def _measured(optimizer: Any) -> tuple[float, float, float]:
     rho = max(group["rho"] for group in optimizer.param_groups)
     if optimizer.last_perturbed_loss is None:
         return math.nan, float(rho), math.nan
@@ -241,7 +242,7 @@ def _measured(optimizer: Any) -> Any:
     return float(sharpness), float(rho), float(optimizer.last_grad_norm)
 
 
-def _mean_of_known(values: Any, weights: Any) -> Any:
+def _mean_of_known(values: NDArray[np.float64], weights: NDArray[np.int64]) -> float:
     known = ~np.isnan(values)
     if not known.any():
         return math.nan

@@ -7,7 +7,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -67,12 +67,12 @@ class SeedCallback(Callback):
     1
     """
 
-    def __init__(self, random_state: Any = 0, n_threads: int | None = None) -> None:
+    def __init__(self, random_state: int = 0, n_threads: int | None = None) -> None:
         self.random_state = random_state
         self.n_threads = n_threads
         self.stream_: _Stream | None = None
 
-    def initialize(self) -> Any:
+    def initialize(self) -> Self:
         """Arrange that the net that is being initialized is seeded."""
         check_integer("random_state", self.random_state, 0, 2**32 - 1)
         if self.n_threads is not None:
@@ -100,7 +100,7 @@ class SeedCallback(Callback):
                 container[key] = kind(seed)
         _wrap_next_call(net, "fit_loop", self._train)
 
-    def __getstate__(self) -> Any:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "stream_": None}
 
     # What skorch calls next, inside of the contexts that it needs.
@@ -149,7 +149,8 @@ class _Stream:
     """States of all generators that are entered and left, from a seed on."""
 
     def __init__(self, seed: int) -> None:
-        self._seed, self._inside = seed, None
+        self._seed = seed
+        self._inside: dict[str, Any] | None = None
 
     def __enter__(self) -> None:
         self._outside = generator_states()
@@ -182,7 +183,7 @@ class _ForwardThreads:
 
 
 @contextlib.contextmanager
-def _threads(n_threads: int | None) -> Iterator[Any]:
+def _threads(n_threads: int | None) -> Iterator[None]:
     outside = torch.get_num_threads()
     _set_threads(outside if n_threads is None else n_threads)
     try:
@@ -196,7 +197,7 @@ def _set_threads(number: int) -> None:
         torch.set_num_threads(number)
 
 
-def _torch_generator(seed: int) -> Any:
+def _torch_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import mne
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch.callbacks import Callback
 from skorch.helper import SliceDataset
 
@@ -51,7 +52,9 @@ class WindowCheck(Callback):
         _check_against_module(net, np.shape(X), np.shape(y))
 
 
-def _check_against_module(net: Any, X_shape: Any, y_shape: Any) -> None:
+def _check_against_module(
+    net: Any, X_shape: tuple[int, ...], y_shape: tuple[int, ...]
+) -> None:
     """Compare shapes with the module's parameters, as far as those are set."""
     given = net.get_params_for("module")
     found = {"n_chans": X_shape[1], "n_times": X_shape[2]}
@@ -66,11 +69,11 @@ def _check_against_module(net: Any, X_shape: Any, y_shape: Any) -> None:
             )
 
 
-def _first_window(dataset: Any) -> Any:
+def _first_window(dataset: Any) -> NDArray[Any]:
     return np.asarray(_signal(dataset[0]))[None]
 
 
-def _check_dataset(dataset: Any, y: Any) -> Any:
+def _check_dataset(dataset: Any, y: Any) -> NDArray[Any]:
     """Read all windows once, check them, and return their targets."""
     targets = []
     for i in range(len(dataset)):

@@ -85,7 +85,9 @@ def config_names() -> list[str]:
     return sorted(Path(f.name).stem for f in files if f.name.endswith(".json"))
 
 
-def load_config(config: Any) -> TrainingConfig:
+def load_config(
+    config: str | os.PathLike[str] | dict[str, Any] | TrainingConfig,
+) -> TrainingConfig:
     """Read a configuration.
 
     Parameters
@@ -120,7 +122,7 @@ def load_config(config: Any) -> TrainingConfig:
     return TrainingConfig.model_validate(config)
 
 
-def _read(config: Any) -> Any:
+def _read(config: str | os.PathLike[str]) -> Any:
     if str(config).endswith(".json"):
         return _read_file(config)
     if config not in config_names():
@@ -133,7 +135,7 @@ def _read(config: Any) -> Any:
     )
 
 
-def _read_file(path: Path) -> Any:
+def _read_file(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:

@@ -8,7 +8,7 @@ from typing import Any
 import mne
 import numpy as np
 from braindecode.datasets import BaseConcatDataset
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from braindecode_sam.checks import (
     as_numbers,
@@ -19,16 +19,18 @@ from braindecode_sam.checks import (
 
 MICROVOLTS = 1e6
 
+_Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+
 
 @functools.singledispatch
 def to_arrays(
     data: Any,
-    y: Any = None,
-    groups: Any = None,
+    y: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     *,
     target: str | list[str] = "target",
     subject: str = "subject",
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+) -> _Arrays:
     """Turn windows into X, y and groups for ``cross_validate``.
 
     Parameters
@@ -80,13 +82,13 @@ def to_arrays(
 
 @to_arrays.register(mne.BaseEpochs)
 def _(
-    data: Any,
-    y: Any = None,
-    groups: Any = None,
+    data: mne.BaseEpochs,
+    y: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     *,
     target: str | list[str] = "target",
     subject: str = "subject",
-) -> Any:
+) -> _Arrays:
     if data.metadata is None and (y is None or groups is None):
         raise ValueError(
             "data has no metadata; expected epochs.metadata with the columns"
@@ -102,13 +104,13 @@ def _(
 
 @to_arrays.register(BaseConcatDataset)
 def _(
-    data: Any,
-    y: Any = None,
-    groups: Any = None,
+    data: BaseConcatDataset,
+    y: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     *,
     target: str | list[str] = "target",
     subject: str = "subject",
-) -> Any:
+) -> _Arrays:
     if y is None or groups is None:
         metadata = data.get_metadata()
         y = _column(metadata, target, "target") if y is None else y
@@ -119,7 +121,7 @@ def _(
     return _checked(X, y, groups)
 
 
-def _column(table: Any, name: str | list[str], argument: str) -> Any:
+def _column(table: Any, name: str | list[str], argument: str) -> NDArray[Any]:
     names = [name] if isinstance(name, str) else list(name)
     missing = [n for n in names if n not in table.columns]
     if missing:
@@ -130,7 +132,7 @@ def _column(table: Any, name: str | list[str], argument: str) -> Any:
     return table[name].to_numpy()
 
 
-def _checked(X: Any, y: Any, groups: Any) -> Any:
+def _checked(X: NDArray[Any], y: ArrayLike, groups: ArrayLike) -> _Arrays:
     y = as_numbers("y", y, np.float32)
     check_windows(X, y, groups)
     return X, y, np.asarray(groups)
@@ -168,7 +170,7 @@ class SubjectWindows:
     (2, 100)
     """
 
-    def __init__(self, X: Any, groups: Any) -> None:
+    def __init__(self, X: Any, groups: ArrayLike) -> None:
         if len(np.shape(X)) != 3:
             raise ValueError(
                 "X must have the shape (n_windows, n_chans, n_times), got"
@@ -181,7 +183,7 @@ class SubjectWindows:
         self._rows = np.arange(len(groups))
 
     @property
-    def groups(self) -> Any:
+    def groups(self) -> NDArray[Any]:
         """Subject of each window, an ndarray of shape (n_windows,)."""
         return self._all_groups[self._rows]
 
@@ -215,7 +217,9 @@ class SubjectWindows:
         taken.__dict__ |= self.__dict__ | {"_rows": rows}
         return taken
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[Any]:
         return np.asarray(self._X[self._rows], dtype=dtype)
 
     def __repr__(self) -> str:

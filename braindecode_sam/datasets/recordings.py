@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -22,7 +23,7 @@ MAX_SIGNALS = 9999  # of an EDF file: the header counts them in four characters
 def read_recordings(
     paths: Iterable[Any],
     *,
-    participants: Any = None,
+    participants: pd.DataFrame | str | os.PathLike[str] | None = None,
     subject_of: Callable[[Path], Any] | None = None,
     picks: str | list[str] | None = None,
     sfreq: float | None = None,
@@ -83,7 +84,7 @@ def read_recordings(
     return BaseConcatDataset(recordings)
 
 
-def _read_table(participants: Any) -> Any:
+def _read_table(participants: pd.DataFrame | str | os.PathLike[str]) -> pd.DataFrame:
     if not isinstance(participants, pd.DataFrame):
         separator = "\t" if str(participants).endswith(".tsv") else ","
         participants = pd.read_csv(participants, sep=separator)
@@ -91,11 +92,11 @@ def _read_table(participants: Any) -> Any:
     return participants.astype({names: str}).set_index(names)
 
 
-def _subject_in_name(path: Path) -> Any:
+def _subject_in_name(path: Path) -> str:
     return re.split("[_.]", path.name, maxsplit=1)[0]
 
 
-def _row_of(table: Any, subject: str, path: Path) -> Any:
+def _row_of(table: pd.DataFrame | None, subject: str, path: Path) -> dict[str, Any]:
     if table is None:
         return {}
     if subject not in table.index:
@@ -106,7 +107,7 @@ def _row_of(table: Any, subject: str, path: Path) -> Any:
     return table.loc[subject].to_dict()
 
 
-def _read_all(paths: list[Path], on_bad: str) -> Any:
+def _read_all(paths: list[Path], on_bad: str) -> list[mne.io.BaseRaw | None]:
     raws, bad = [], []
     for path in paths:
         try:
@@ -125,7 +126,7 @@ def _read_all(paths: list[Path], on_bad: str) -> Any:
     return raws
 
 
-def _read_one(path: Path) -> Any:
+def _read_one(path: Path) -> mne.io.BaseRaw:
     size = path.stat().st_size
     if size == 0:
         raise ValueError("the file is empty")
@@ -137,7 +138,7 @@ def _read_one(path: Path) -> Any:
     return raw
 
 
-def _check_complete(path: Path, size: Any) -> None:
+def _check_complete(path: Path, size: int) -> None:
     """Compare an EDF file's size with its header; MNE reads what there is."""
     with path.open("rb") as file:
         header = file.read(256 * (1 + MAX_SIGNALS))
@@ -150,7 +151,9 @@ def _check_complete(path: Path, size: Any) -> None:
         raise ValueError(f"the file is truncated: {size} of {expected} bytes are there")
 
 
-def _prepare(raw: Any, picks: str | list[str] | None, sfreq: float | None) -> Any:
+def _prepare(
+    raw: mne.io.BaseRaw, picks: str | list[str] | None, sfreq: float | None
+) -> mne.io.BaseRaw:
     if picks is not None:
         raw.pick(picks, verbose="error")
     if sfreq is not None and raw.info["sfreq"] != sfreq:
@@ -163,7 +166,7 @@ def _prepare(raw: Any, picks: str | list[str] | None, sfreq: float | None) -> An
     )
 
 
-def _check_same_channels(recordings: Any) -> None:
+def _check_same_channels(recordings: list[RawDataset]) -> None:
     first = recordings[0]
     for other in recordings[1:]:
         for what in ("ch_names", "sfreq"):

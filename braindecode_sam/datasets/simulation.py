@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mne
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
 from braindecode_sam._arguments import check_positive
+
+_Floats = NDArray[np.float64]
 
 MONTAGE = "GSN-HydroCel-129"
 BACKGROUND = 10e-6  # V, standard deviation
@@ -24,7 +25,7 @@ def simulate_response_times(
     n_chans: int = 72,
     n_times: int = 500,
     sfreq: float = 125.0,
-    random_state: Any = None,
+    random_state: int | np.random.RandomState | None = None,
 ) -> mne.EpochsArray:
     """Simulate trials of a visual task with a response time for each.
 
@@ -92,7 +93,7 @@ def simulate_response_times(
     return mne.EpochsArray(data, info, metadata=metadata, verbose="error")
 
 
-def _make_info(n_chans: int, sfreq: float) -> Any:
+def _make_info(n_chans: int, sfreq: float) -> mne.Info:
     montage = mne.channels.make_standard_montage(MONTAGE)
     if n_chans > len(montage.ch_names):
         raise ValueError(
@@ -106,7 +107,7 @@ def _make_info(n_chans: int, sfreq: float) -> Any:
     return info.set_montage(montage)
 
 
-def _spread(positions: Any, n: Any) -> Any:
+def _spread(positions: _Floats, n: int) -> list[int]:
     """Pick points one by one, each the farthest from those picked before."""
     chosen = [int(positions[:, 2].argmax())]
     distance = np.linalg.norm(positions - positions[chosen[0]], axis=1)
@@ -118,8 +119,12 @@ def _spread(positions: Any, n: Any) -> Any:
 
 
 def _simulate_subject(
-    n_trials: int, n_times: int, sfreq: float, positions: Any, rng: Any
-) -> Any:
+    n_trials: int,
+    n_times: int,
+    sfreq: float,
+    positions: _Floats,
+    rng: np.random.RandomState,
+) -> tuple[_Floats, _Floats]:
     duration = n_times / sfreq
     times = np.arange(n_times) / sfreq
     pace = 0.45 * np.exp(0.2 * rng.standard_normal())
@@ -131,7 +136,9 @@ def _simulate_subject(
     return trials, responses
 
 
-def _background(n_trials: int, n_times: int, positions: Any, rng: Any) -> Any:
+def _background(
+    n_trials: int, n_times: int, positions: _Floats, rng: np.random.RandomState
+) -> _Floats:
     spectrum = np.fft.rfft(rng.standard_normal((n_trials, len(positions), n_times)))
     spectrum[..., 1:] /= np.sqrt(np.arange(1, spectrum.shape[-1]))  # power ~ 1/f
     spectrum[..., 0] = 0
@@ -142,14 +149,16 @@ def _background(n_trials: int, n_times: int, positions: Any, rng: Any) -> Any:
     return BACKGROUND * (mixing @ (noise / noise.std()))
 
 
-def _evoked(responses: Any, times: Any, positions: Any) -> Any:
+def _evoked(responses: _Floats, times: _Floats, positions: _Floats) -> _Floats:
     vertex = positions[positions[:, 2].argmax()]
     topography = _bump(np.linalg.norm(positions - vertex, axis=1), 0.06)
     courses = _bump(times - responses[:, None], 0.08)
     return EVOKED * topography[:, None] * courses[:, None, :]
 
 
-def _alpha(n_trials: int, times: Any, positions: Any, rng: Any) -> Any:
+def _alpha(
+    n_trials: int, times: _Floats, positions: _Floats, rng: np.random.RandomState
+) -> _Floats:
     center = positions[rng.randint(len(positions))]
     topography = _bump(np.linalg.norm(positions - center, axis=1), 0.04)
     phases = rng.uniform(0, 2 * np.pi, (n_trials, 1))
@@ -157,5 +166,5 @@ def _alpha(n_trials: int, times: Any, positions: Any, rng: Any) -> Any:
     return ALPHA * rng.uniform(0.5, 1.5) * topography[:, None] * courses[:, None, :]
 
 
-def _bump(x: Any, width: Any) -> Any:
+def _bump(x: _Floats, width: float) -> _Floats:
     return np.exp(-((x / width) ** 2) / 2)

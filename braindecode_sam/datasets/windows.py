@@ -9,10 +9,12 @@ import sys
 from numbers import Real
 from typing import Any
 
+import mne
 import numpy as np
 import pandas as pd
 from braindecode.datasets import BaseConcatDataset, EEGWindowsDataset
 from braindecode.preprocessing import create_fixed_length_windows
+from numpy.typing import NDArray
 
 from braindecode_sam._arguments import (
     check_non_negative,
@@ -31,7 +33,7 @@ _DROP_LAST = (
 
 
 def subject_target_windows(
-    recordings: Any,
+    recordings: BaseConcatDataset,
     target: str,
     *,
     window_seconds: float = 4.0,
@@ -85,7 +87,7 @@ def subject_target_windows(
 
 
 def response_time_windows(
-    recordings: Any,
+    recordings: BaseConcatDataset,
     *,
     stimulus: str | list[str],
     response: str | list[str],
@@ -147,7 +149,9 @@ def response_time_windows(
     return BaseConcatDataset(datasets, target_transform=as_column)
 
 
-def response_times(onsets: Any, responses: Any) -> Any:
+def response_times(
+    onsets: NDArray[np.float64], responses: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Time from each stimulus to its response.
 
     Parameters
@@ -173,7 +177,7 @@ def response_times(onsets: Any, responses: Any) -> Any:
     return np.where(answered, following - onsets, math.nan)
 
 
-def as_column(y: Any) -> Any:
+def as_column(y: Any) -> NDArray[np.float32]:
     """Make a target one row of a column, as a net with one output predicts it.
 
     Left a number, a batch of targets has the shape (batch,) and the predictions
@@ -182,7 +186,7 @@ def as_column(y: Any) -> Any:
     return np.atleast_1d(np.float32(y))
 
 
-def _check_has_number(description: Any, target: str) -> None:
+def _check_has_number(description: pd.Series, target: str) -> None:
     if target not in description.index:
         raise ValueError(
             f"recording {_name(description)} has no column {target!r}; it has"
@@ -197,7 +201,7 @@ def _check_has_number(description: Any, target: str) -> None:
         ) from None
 
 
-def _n_samples(name: str, seconds: Any, recordings: Any) -> Any:
+def _n_samples(name: str, seconds: float, recordings: BaseConcatDataset) -> int:
     check_positive(name, seconds)
     sfreq = recordings.datasets[0].raw.info["sfreq"]
     n_samples = round(seconds * sfreq) if seconds * sfreq < sys.maxsize else sys.maxsize
@@ -208,7 +212,7 @@ def _n_samples(name: str, seconds: Any, recordings: Any) -> Any:
     return n_samples
 
 
-def _name(description: Any) -> Any:
+def _name(description: pd.Series) -> str:
     return description.get("path", description.get("subject", "?"))
 
 
@@ -224,7 +228,9 @@ def _check_limits(limits: tuple[float, float]) -> None:
         raise ValueError(accepted)
 
 
-def _onsets(raw: Any, names: Any, argument: str, description: Any) -> Any:
+def _onsets(
+    raw: mne.io.BaseRaw, names: str | list[str], argument: str, description: pd.Series
+) -> NDArray[np.float64]:
     annotations = raw.annotations
     here = np.isin(annotations.description, names)
     if not here.any():
@@ -239,8 +245,12 @@ def _onsets(raw: Any, names: Any, argument: str, description: Any) -> Any:
 
 
 def _trials(
-    raw: Any, onsets: Any, times: Any, offset_seconds: float, window_seconds: float
-) -> Any:
+    raw: mne.io.BaseRaw,
+    onsets: NDArray[np.float64],
+    times: NDArray[np.float64],
+    offset_seconds: float,
+    window_seconds: float,
+) -> pd.DataFrame:
     sfreq = raw.info["sfreq"]
     # What leaves the recording anyway is cut to what an integer holds.
     starts = np.round((onsets + offset_seconds) * sfreq).clip(-1, raw.n_times)
@@ -258,8 +268,11 @@ def _trials(
 
 
 def _usable(
-    trials: Any, raw: Any, limits: tuple[float, float], description: Any
-) -> Any:
+    trials: pd.DataFrame,
+    raw: mne.io.BaseRaw,
+    limits: tuple[float, float],
+    description: pd.Series,
+) -> pd.Series:
     times = trials["target"]
     answered = times.notna()
     within = times.between(*limits) & answered

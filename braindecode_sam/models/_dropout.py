@@ -68,12 +68,12 @@ class ReplayedDropout(torch.nn.Dropout):
             torch.set_rng_state(drawn.after)
         return drawn.mask
 
-    def __getstate__(self) -> Any:
+    def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_drawn"}
 
 
-def _is_same(drawn: Any, before: torch.Tensor, p: float, x: torch.Tensor) -> Any:
-    def layout(tensor: torch.Tensor) -> Any:
+def _is_same(drawn: _Drawn, before: torch.Tensor, p: float, x: torch.Tensor) -> bool:
+    def layout(tensor: torch.Tensor) -> tuple[Any, ...]:
         return tensor.shape, tensor.dtype, tensor.stride()
 
     return (
@@ -83,7 +83,7 @@ def _is_same(drawn: Any, before: torch.Tensor, p: float, x: torch.Tensor) -> Any
     )
 
 
-def _may_keep(x: torch.Tensor) -> Any:
+def _may_keep(x: torch.Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and not torch.compiler.is_compiling()

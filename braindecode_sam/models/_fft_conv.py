@@ -51,7 +51,7 @@ class FFTConvolution(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Correlate."""
         x, weight = ctx.saved_tensors
         length = _fft_length(x, weight, ctx.dilation)
@@ -65,11 +65,13 @@ class FFTConvolution(torch.autograd.Function):
         return grad_x, grad_weight.view_as(weight), None, None
 
 
-def _fft_length(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> Any:
+def _fft_length(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> int:
     return next_fast_len(x.shape[-1] + dilation * (weight.shape[-1] - 1), real=True)
 
 
-def _waves(weight: torch.Tensor, dilation: int, left: int, length: int) -> Any:
+def _waves(
+    weight: torch.Tensor, dilation: int, left: int, length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Real and imaginary part of the K waves: (n_frequencies, n_taps) each."""
     options: dict[str, Any] = {"dtype": torch.float64, "device": weight.device}
     frequencies = torch.arange(length // 2 + 1, **options)
@@ -78,24 +80,26 @@ def _waves(weight: torch.Tensor, dilation: int, left: int, length: int) -> Any:
     return angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)
 
 
-def _counted(waves: torch.Tensor, length: int) -> Any:
+def _counted(waves: torch.Tensor, length: int) -> torch.Tensor:
     """Let each frequency stand for its negative too, but for 0 and length / 2."""
     frequencies = torch.arange(len(waves), device=waves.device)[:, None]
     alone = (2 * frequencies) % length == 0
     return torch.where(alone, waves, 2 * waves) / length
 
 
-def _matrices(weight: torch.Tensor, waves: torch.Tensor) -> Any:
+def _matrices(
+    weight: torch.Tensor, waves: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
     taps = weight.flatten(0, 1).mT
     real, imag = (wave @ taps for wave in waves)
     return torch.complex(real, imag).unflatten(1, weight.shape[:2])
 
 
-def _spectra(x: torch.Tensor, length: int) -> Any:
+def _spectra(x: torch.Tensor, length: int) -> torch.Tensor:
     return torch.fft.rfft(x, length).permute(2, 1, 0).contiguous()
 
 
-def _signals(spectra: torch.Tensor, length: int, n_times: int) -> Any:
+def _signals(spectra: torch.Tensor, length: int, n_times: int) -> torch.Tensor:
     return torch.fft.irfft(spectra.permute(2, 1, 0), length)[..., :n_times]
 
 

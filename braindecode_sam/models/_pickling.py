@@ -33,7 +33,7 @@ def allow_pickling(module: torch.nn.Module) -> None:
                 del cls.__deepcopy__
 
 
-def _reduce(layer: torch.nn.Module, protocol: int) -> Any:
+def _reduce(layer: torch.nn.Module, protocol: int) -> tuple[Any, ...]:
     plain = type(layer).__base__
     return _rebuild, (plain, layer.__dict__.copy())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from braindecode_sam.models._memory import keep_freed_memory
 from braindecode_sam.models._pickling import allow_pickling
 from braindecode_sam.models._stem.batch_norm import normalizer
 from braindecode_sam.models._stem.linear import eegnet_stem, eegnex_stem
-from braindecode_sam.models._stem.moments import window_moments
+from braindecode_sam.models._stem.moments import Moments, window_moments
 
 _Module: Any = object  # any module; what the mixin calls is its model's
 
@@ -61,7 +62,7 @@ class _FastMixin(_Module):
         with torch.autocast(x.device.type, enabled=False):
             return self._stem(x.to(self._stem_dtype())).unsqueeze(2)
 
-    def _stem_applies(self, x: torch.Tensor) -> Any:
+    def _stem_applies(self, x: torch.Tensor) -> bool:
         """Tell whether the stem can be used; if not, the stock forward runs.
 
         Gradients with respect to the windows would have to go through their second
@@ -83,17 +84,17 @@ class _FastMixin(_Module):
             and all(map(_is_stock, self._stem_layers()))
         )
 
-    def _stem_dtype(self) -> Any:
+    def _stem_dtype(self) -> torch.dtype:
         return self._stem_layers()[0].weight.dtype
 
-    def _moments_of(self, x: torch.Tensor) -> Any:
+    def _moments_of(self, x: torch.Tensor) -> Callable[[int], Moments]:
         """Moments of x; SAM's second pass sees the same windows and need not count.
 
         Tensors of inference mode have no version that tells whether they changed, nor
         may they meet autograd later.
         """
 
-        def moments(n_lags: int) -> Any:
+        def moments(n_lags: int) -> Moments:
             if x.is_inference() or torch.is_inference_mode_enabled():
                 return window_moments(x, n_lags)
             known, version, found = self.__dict__.get("_moments", (None, None, None))
@@ -108,7 +109,7 @@ class _FastMixin(_Module):
         super().__setstate__(state)
         keep_freed_memory()
 
-    def __getstate__(self) -> Any:
+    def __getstate__(self) -> dict[str, Any]:
         allow_pickling(self)
         return {k: v for k, v in self.__dict__.items() if k != "_moments"}
 
@@ -152,10 +153,10 @@ class FastEEGNeX(_FastMixin, EEGNeX):
         super().__init__(*args, **kwargs)
         self.upgrade_layers()
 
-    def _stem_layers(self) -> Any:
+    def _stem_layers(self) -> tuple[Any, ...]:
         return (*self.block_1[1:], *self.block_2, self.block_3[0])
 
-    def _rest(self) -> Any:
+    def _rest(self) -> tuple[torch.nn.Module, ...]:
         later = itertools.islice(self.block_3, 1, None)
         return (*later, self.block_4, self.block_5, self.final_layer)
 
@@ -189,10 +190,10 @@ class FastEEGNet(_FastMixin, EEGNet):
         super().__init__(*args, **kwargs)
         self.upgrade_layers()
 
-    def _stem_layers(self) -> Any:
+    def _stem_layers(self) -> tuple[Any, ...]:
         return (self.conv_temporal, self.bnorm_temporal, self.conv_spatial)
 
-    def _rest(self) -> Any:
+    def _rest(self) -> tuple[torch.nn.Module, ...]:
         layers = iter(self.children())
         for layer in layers:
             if layer is self.conv_spatial:
@@ -209,7 +210,7 @@ class FastEEGNet(_FastMixin, EEGNet):
         )
 
 
-def _same(conv: Any) -> Any:
+def _same(conv: torch.nn.Conv2d) -> tuple[int, int]:
     """Split the padding of a convolution with padding="same" into left and right."""
     total = conv.kernel_size[1] - 1
     return total // 2, total - total // 2

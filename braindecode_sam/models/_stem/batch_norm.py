@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+Pair = tuple[torch.Tensor, torch.Tensor]
+Normalize = Callable[[int, Callable[[], Pair]], Pair]
 
-def normalizer(norm: Any) -> Any:
+
+def normalizer(norm: torch.nn.BatchNorm2d) -> Normalize:
     """Make the affine map that a BatchNorm layer is, as a function of statistics.
 
     Parameters
@@ -27,7 +31,7 @@ def normalizer(norm: Any) -> Any:
     return functools.partial(_scale_and_shift, norm)
 
 
-def _scale_and_shift(norm: Any, count: int, statistics: Any) -> Any:
+def _scale_and_shift(norm: Any, count: int, statistics: Callable[[], Pair]) -> Pair:
     if norm.training or norm.running_mean is None:
         mean, variance = statistics()
         if norm.training and norm.track_running_stats:

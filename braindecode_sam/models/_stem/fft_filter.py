@@ -36,7 +36,7 @@ class FFTFilter(torch.autograd.Function):
         first: int,
         head: torch.Tensor,
         tail: torch.Tensor,
-        *columns: Any,
+        *columns: range,
     ) -> torch.Tensor:
         """Filter."""
         n_out = constant.shape[-1]
@@ -59,7 +59,7 @@ class FFTFilter(torch.autograd.Function):
         )
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Correlate."""
         signals, filters, head, tail = ctx.saved_tensors
         n_out, n_tail = grad.shape[-1], tail.shape[1]
@@ -82,25 +82,25 @@ class FFTFilter(torch.autograd.Function):
         return back, lags[:, taps], grad.sum(0), None, *edges
 
 
-def _cut(signals: torch.Tensor, columns: range) -> Any:
+def _cut(signals: torch.Tensor, columns: range) -> torch.Tensor:
     return signals[..., columns.start : columns.stop]
 
 
-def _weigh(signals: torch.Tensor, rows: torch.Tensor) -> Any:
+def _weigh(signals: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return torch.einsum("bgdw,gwt->bgdt", signals, rows)
 
 
-def _fft_length(n_times: int, n_out: int, filters: torch.Tensor, first: int) -> Any:
+def _fft_length(n_times: int, n_out: int, filters: torch.Tensor, first: int) -> int:
     """Long enough that what wraps around meets zeros only."""
     overhang = max(-first, filters.shape[1] - 1 + first, 0)
     return next_fast_len(max(n_times, n_out) + overhang, real=True)
 
 
-def _kernel_index(filters: torch.Tensor, first: int, length: int) -> Any:
+def _kernel_index(filters: torch.Tensor, first: int, length: int) -> torch.Tensor:
     return (-first - torch.arange(filters.shape[1], device=filters.device)) % length
 
 
-def _kernel_spectrum(filters: torch.Tensor, first: int, length: int) -> Any:
+def _kernel_spectrum(filters: torch.Tensor, first: int, length: int) -> torch.Tensor:
     kernel = filters.new_zeros(len(filters), length)
     index = _kernel_index(filters, first, length)
     return torch.fft.rfft(kernel.index_copy(1, index, filters))[:, None]

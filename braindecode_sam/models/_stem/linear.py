@@ -24,20 +24,25 @@ Batch statistics of u and z come from :mod:`braindecode_sam.models._stem.moments
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
+from braindecode_sam.models._stem.batch_norm import Normalize
 from braindecode_sam.models._stem.fft_filter import FFTFilter
 from braindecode_sam.models._stem.moments import (
     Edge,
+    Moments,
     filter_statistics,
     windows_of,
 )
 
+Pad = tuple[int, int]  # samples at the left and at the right
+Layer = tuple[torch.Tensor, Normalize, Pad]  # temporal filters and what normalizes
 
-def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> Any:
+
+def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
     """Compose two temporal convolutions, one tap of the second at a time.
 
     Parameters
@@ -69,8 +74,8 @@ def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> Any:
 
 
 def taps_inside(
-    n_between: int, n_taps_2: int, pad_2: tuple[int, int], device: Any = None
-) -> Any:
+    n_between: int, n_taps_2: int, pad_2: Pad, device: torch.device | None = None
+) -> torch.Tensor:
     """Which taps of the second convolution read samples, and not its padding.
 
     Parameters
@@ -102,7 +107,7 @@ def taps_inside(
     return (read >= 0) & (read < n_between)
 
 
-def spread_rows(taps: torch.Tensor, first: int, columns: range) -> Any:
+def spread_rows(taps: torch.Tensor, first: int, columns: range) -> torch.Tensor:
     """Weights that the filters of consecutive output samples give to input samples.
 
     Parameters
@@ -142,11 +147,11 @@ def spread_rows(taps: torch.Tensor, first: int, columns: range) -> Any:
 def find_edges(
     parts: torch.Tensor,
     inside: torch.Tensor,
-    pad_2: tuple[int, int],
+    pad_2: Pad,
     start: int,
     n_times: int,
     reach: tuple[int, int],
-) -> Any:
+) -> tuple[torch.Tensor, Edge, Edge]:
     """Where, and by how much, filters differ for reading padding in between.
 
     Parameters
@@ -194,11 +199,11 @@ def find_edges(
 
 def eegnex_stem(
     x: torch.Tensor,
-    first: tuple[Any, ...],
-    second: tuple[Any, ...],
+    first: Layer,
+    second: Layer,
     spatial: torch.Tensor,
-    moments: Any,
-) -> Any:
+    moments: Callable[[int], Moments],
+) -> torch.Tensor:
     """conv(time) -> norm -> conv(time) -> norm -> depthwise conv(channels).
 
     Parameters
@@ -251,8 +256,8 @@ def eegnex_stem(
 
 
 def response_to_one(
-    whole: torch.Tensor, edges: Any, first: int, n_times: int, n_out: int
-) -> Any:
+    whole: torch.Tensor, edges: Sequence[Edge], first: int, n_times: int, n_out: int
+) -> torch.Tensor:
     """Filter a window of ones.
 
     Parameters
@@ -279,8 +284,11 @@ def response_to_one(
 
 
 def eegnet_stem(
-    x: torch.Tensor, first: tuple[Any, ...], spatial: torch.Tensor, moments: Any
-) -> Any:
+    x: torch.Tensor,
+    first: Layer,
+    spatial: torch.Tensor,
+    moments: Callable[[int], Moments],
+) -> torch.Tensor:
     """conv(time) -> norm -> depthwise conv(channels).
 
     Parameters
@@ -318,11 +326,11 @@ def filter_projections(
     spatial: torch.Tensor,
     whole: torch.Tensor,
     first: int,
-    edges: Any,
+    edges: Sequence[Edge],
     zeta: torch.Tensor,
     scale: torch.Tensor,
     shift: torch.Tensor,
-) -> Any:
+) -> torch.Tensor:
     """Project the windows, then filter: y_o = A_g (L_g s_o + S_o zeta_g) + B_g S_o.
 
     Parameters
@@ -370,7 +378,7 @@ def filter_projections(
 
 def project(
     x: torch.Tensor, spatial: torch.Tensor, n_groups: int, offset: torch.Tensor
-) -> Any:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply the spatial filters to windows without their common offset.
 
     Parameters

@@ -13,6 +13,7 @@ can share it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,9 +36,9 @@ class Moments:
 
     def __init__(self, mean: torch.Tensor, band: torch.Tensor) -> None:
         self.mean, self.band = mean, band
-        self._kept: dict[Any, Any] = {}
+        self._kept: dict[tuple[Any, ...], torch.Tensor] = {}
 
-    def kept(self, function: Any, *args: Any) -> Any:
+    def kept(self, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
         """Give ``function(self, *args)``, calling it the first time only."""
         key = (function, *args)
         if key not in self._kept:
@@ -45,7 +46,7 @@ class Moments:
         return self._kept[key]
 
 
-def window_moments(x: torch.Tensor, n_lags: int) -> Any:
+def window_moments(x: torch.Tensor, n_lags: int) -> Moments:
     """Moments of windows, about their mean, for all lags below `n_lags`.
 
     Parameters
@@ -83,7 +84,7 @@ def window_moments(x: torch.Tensor, n_lags: int) -> Any:
 BLOCK = 64  # samples; the product is made for a band of this height at a time
 
 
-def _banded_products(signals: torch.Tensor, n_lags: int) -> Any:
+def _banded_products(signals: torch.Tensor, n_lags: int) -> torch.Tensor:
     """Sum over the signals of x[t] x[t + lag]: (n_times, n_lags)."""
     n_times = signals.shape[1]
     bands = []
@@ -97,12 +98,14 @@ def _banded_products(signals: torch.Tensor, n_lags: int) -> Any:
     return torch.cat(bands)
 
 
-def _shifted(values: torch.Tensor, n_lags: int) -> Any:
+def _shifted(values: torch.Tensor, n_lags: int) -> torch.Tensor:
     """values[t + lag], and 0 past the end: (n_times, n_lags)."""
     return F.pad(values, (0, n_lags)).unfold(0, n_lags, 1)[: len(values)]
 
 
-def diagonal_sums(moments: Any, n_taps: int, first: int, n_rows: int) -> Any:
+def diagonal_sums(
+    moments: Moments, n_taps: int, first: int, n_rows: int
+) -> torch.Tensor:
     """Sum of the covariances that a filter meets on its way over the samples.
 
     Parameters
@@ -133,7 +136,7 @@ def diagonal_sums(moments: Any, n_taps: int, first: int, n_rows: int) -> Any:
     return sums[high[smaller], lag] - sums[low[smaller], lag]
 
 
-def mean_met(moments: Any, n_taps: int, first: int, n_rows: int) -> Any:
+def mean_met(moments: Moments, n_taps: int, first: int, n_rows: int) -> torch.Tensor:
     """Give what the taps of a filter meet of the mean window on its way.
 
     Parameters
@@ -151,7 +154,9 @@ def mean_met(moments: Any, n_taps: int, first: int, n_rows: int) -> Any:
     return windows_of(moments.mean, n_taps, first, n_rows).contiguous()
 
 
-def windows_of(signal: torch.Tensor, n_taps: int, first: int, n_rows: int) -> Any:
+def windows_of(
+    signal: torch.Tensor, n_taps: int, first: int, n_rows: int
+) -> torch.Tensor:
     """Cut ``signal[first + r + j]``, 0 outside of it: (n_taps, n_rows).
 
     Examples
@@ -165,15 +170,15 @@ def windows_of(signal: torch.Tensor, n_taps: int, first: int, n_rows: int) -> An
     return F.pad(signal, (-first, after)).unfold(0, n_rows, 1)
 
 
-def covariance_block(moments: Any, columns: range) -> Any:
+def covariance_block(moments: Moments, columns: range) -> torch.Tensor:
     """Covariance of some consecutive samples: (n_columns, n_columns)."""
     index = torch.arange(columns.start, columns.stop, device=moments.band.device)
     return _covariance(moments.band, index[:, None], index)
 
 
 def covariance_met(
-    moments: Any, columns: range, n_taps: int, first: int, samples: range
-) -> Any:
+    moments: Moments, columns: range, n_taps: int, first: int, samples: range
+) -> torch.Tensor:
     """Covariance of some samples with what a filter meets elsewhere.
 
     Parameters
@@ -200,7 +205,7 @@ def covariance_met(
     return block.unfold(1, n_taps, 1).permute(2, 1, 0).flatten(1)
 
 
-def _covariance(band: torch.Tensor, s: torch.Tensor, t: torch.Tensor) -> Any:
+def _covariance(band: torch.Tensor, s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """R[s, t], and 0 outside of the window or of the lags that are known."""
     n_times, n_lags = band.shape
     lag = (s - t).abs()
@@ -226,14 +231,18 @@ class Edge(NamedTuple):
     rows: torch.Tensor
     columns: range
 
-    def spread(self, values: torch.Tensor, n_out: int) -> Any:
+    def spread(self, values: torch.Tensor, n_out: int) -> torch.Tensor:
         """Put (n_filters, n_samples) values at their place in (n_filters, n_out)."""
         return F.pad(values, (self.samples.start, n_out - self.samples.stop))
 
 
 def filter_statistics(
-    moments: Any, whole: torch.Tensor, first: int, shift: torch.Tensor, edges: Any = ()
-) -> Any:
+    moments: Moments,
+    whole: torch.Tensor,
+    first: int,
+    shift: torch.Tensor,
+    edges: Sequence[Edge] = (),
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of filtered windows over batch, channels and time.
 
     Parameters
@@ -270,8 +279,8 @@ def filter_statistics(
             continue
         rows, at = edge.rows.double(), slice(edge.columns.start, edge.columns.stop)
         block = moments.kept(covariance_block, edge.columns)
-        met = (edge.columns, whole.shape[1], first, edge.samples)
-        met = (whole @ moments.kept(covariance_met, *met)).view_as(rows)
+        place = (edge.columns, whole.shape[1], first, edge.samples)
+        met = (whole @ moments.kept(covariance_met, *place)).view_as(rows)
         squares = squares + QuadraticForm.apply(rows, block)
         squares = squares + 2 * (rows * met).sum(dim=(1, 2))
         means = means + edge.spread(rows @ moments.mean[at], n_out)
@@ -299,11 +308,11 @@ class QuadraticForm(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Give 2 M r."""
         rows, matrix = ctx.saved_tensors
         return _times(rows, matrix) * (2 * grad)[:, None, None], None
 
 
-def _times(rows: torch.Tensor, matrix: torch.Tensor) -> Any:
+def _times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     return (rows.flatten(0, 1) @ matrix).view_as(rows)
