@@ -39,7 +39,7 @@ BAD = {
     "constant": (X, np.ones(12), "y is constant .output 0 is 1.0 in all 12 windows"),
     "text": (X, np.array(["x"] * 12), "y must hold numbers"),
     "bytes": (X, np.array([b"1"] * 12, dtype=object), "y must hold numbers"),
-    "huge integer": (X, [10**400] * 12, "y must hold numbers"),
+    "huge integer": (X, np.array([10**400] * 12), "y must hold numbers"),
     "3-D target": (X, np.zeros((12, 1, 1)), r"y must have the shape.*got \(12, 1, 1\)"),
     "no output": (X, np.zeros((12, 0)), r"y must .* not be empty, got \(12, 0\)"),
 }

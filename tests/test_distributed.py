@@ -17,7 +17,7 @@ from tests.distributed_parts import (
 )
 from tests.optim.helpers import FAMILY, assert_same
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 

@@ -21,7 +21,7 @@ from braindecode_sam.model_selection import on_dask
 from tests.optim.helpers import assert_same
 from tests.worker_parts import SUBJECTS, CountedWindows, X, Y, make_net, noted
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workers")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 SPLITS = list(GroupKFold(5).split(X, Y, SUBJECTS))
