@@ -135,6 +135,7 @@ def test_on_a_cluster():
     assert "rho 0.05: mean R2 over the folds" in printed
 
 
+@pytest.mark.slow
 def test_real_eeg_with_too_few_people(eegmat):
     command = [sys.executable, "examples/plot_real_eeg.py", eegmat, "--subjects", "6"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -142,6 +143,7 @@ def test_real_eeg_with_too_few_people(eegmat):
     assert "A fold needs at least two people" in done.stderr
 
 
+@pytest.mark.slow
 def test_real_eeg_without_a_folder_explains_itself():
     assert "holds ``SubjectNN_2.edf``" in run("examples/plot_real_eeg.py")
 

@@ -80,6 +80,7 @@ def test_inside_cross_validate_no_subject_is_on_two_sides():
         assert len(valid) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_early_stopping_and_scores_as_for_arrays(n_jobs):
     """Windows that know their subjects give the scores that plain arrays give."""

@@ -366,6 +366,7 @@ def make_net(name, **options):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_cross_validate_returns_estimators_from_two_processes(name):
     results = cross_validate(
@@ -419,6 +420,7 @@ print(type(model).__name__)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_saved_module_is_read_by_a_fresh_process(name, tmp_path):
     model = make_pair(name, dtype=torch.float32)[1].eval()
