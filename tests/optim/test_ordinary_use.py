@@ -341,7 +341,7 @@ def test_a_module_that_is_reached_by_several_routes(route, is_two_step):
 
 
 BUFFERS = {
-    "COO": lambda: torch.eye(5).to_sparse(),
+    "sparse": lambda: torch.eye(5).to_sparse(),
     "CSR": lambda: torch.eye(5).to_sparse_csr(),
     "quantized": lambda: torch.quantize_per_tensor(torch.eye(5), 0.1, 0, torch.qint8),
     "conjugate": lambda: torch.eye(5, dtype=torch.complex64).conj(),
