@@ -17,8 +17,15 @@ if TYPE_CHECKING:
 __all__ = [
     "SAM",
     "SCORING",
+    "FastATCNet",
+    "FastAttentionBaseNet",
+    "FastCTNet",
+    "FastEEGConformer",
+    "FastEEGITNet",
     "FastEEGNeX",
     "FastEEGNet",
+    "FastMSVTNet",
+    "FastTCFormer",
     "SAMCallback",
     "TimeShift",
     "__version__",
@@ -26,6 +33,8 @@ __all__ = [
     "make_regressor",
     "normalized_root_mean_squared_error",
     "resolve_device",
+    "speed_up",
+    "unspeed",
 ]
 
 # Configurations are slow to import, and most scripts do without.
@@ -40,7 +49,19 @@ try:
     from braindecode_sam.callbacks import SAMCallback
     from braindecode_sam.device import resolve_device
     from braindecode_sam.metrics import SCORING, normalized_root_mean_squared_error
-    from braindecode_sam.models import FastEEGNet, FastEEGNeX
+    from braindecode_sam.models import (
+        FastATCNet,
+        FastAttentionBaseNet,
+        FastCTNet,
+        FastEEGConformer,
+        FastEEGITNet,
+        FastEEGNet,
+        FastEEGNeX,
+        FastMSVTNet,
+        FastTCFormer,
+        speed_up,
+        unspeed,
+    )
     from braindecode_sam.optim import SAM
 except (ImportError, OSError, RuntimeError, AttributeError) as _error:
     # The error waits for the first name that is asked for, so that

@@ -1,11 +1,46 @@
-"""Models for braindecode: the exact, faster EEGNeX and EEGNet, and two small CNNs."""
+"""Models for braindecode: exact, faster versions of its own, and two small CNNs."""
 
 from braindecode_sam.models._registry import register
-from braindecode_sam.models.accelerate import accelerate
 from braindecode_sam.models.compact_cnn import CompactCNN
-from braindecode_sam.models.fast import FastEEGNet, FastEEGNeX
+from braindecode_sam.models.fast import (
+    FastATCNet,
+    FastAttentionBaseNet,
+    FastCTNet,
+    FastEEGConformer,
+    FastEEGITNet,
+    FastEEGNet,
+    FastEEGNeX,
+    FastMSVTNet,
+    FastTCFormer,
+)
 from braindecode_sam.models.separable_eegnet import SeparableEEGNet
+from braindecode_sam.models.speed_up import speed_up, unspeed
 
-__all__ = ["CompactCNN", "FastEEGNeX", "FastEEGNet", "SeparableEEGNet", "accelerate"]
+FAST = (
+    FastATCNet,
+    FastAttentionBaseNet,
+    FastCTNet,
+    FastEEGConformer,
+    FastEEGITNet,
+    FastEEGNeX,
+    FastEEGNet,
+    FastMSVTNet,
+    FastTCFormer,
+)
+__all__ = [
+    "CompactCNN",
+    "FastATCNet",
+    "FastAttentionBaseNet",
+    "FastCTNet",
+    "FastEEGConformer",
+    "FastEEGITNet",
+    "FastEEGNeX",
+    "FastEEGNet",
+    "FastMSVTNet",
+    "FastTCFormer",
+    "SeparableEEGNet",
+    "speed_up",
+    "unspeed",
+]
 
-register((FastEEGNeX, FastEEGNet, CompactCNN, SeparableEEGNet))
+register((*FAST, CompactCNN, SeparableEEGNet))

@@ -1,93 +1,118 @@
-"""Filtering by way of spectra, with other filters near the ends of the signals."""
+"""FFT filtering, with other filters near the ends of the signals."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy.fft import next_fast_len
 
 
-class FFTFilter(torch.autograd.Function):
-    """Filter signals by way of their spectra, with other filters near both ends.
+class Place(NamedTuple):
+    """Where filters differ from those of the other samples.
 
-    ``apply(signals, filters, constant, first, head, tail, head_columns, tail_columns)``
+    Attributes
+    ----------
+    samples : range
+        Output samples.
+    columns : range
+        Input samples whose weights differ.
+    """
+
+    samples: range
+    columns: range
+
+
+class FFTFilter(torch.autograd.Function):
+    """Filter signals by FFT, with other filters near both ends.
+
+    ``apply(signals, filters, response, constant, first, places, *rows)``
 
     - signals of shape (batch, n_groups, n_signals, n_times), zero outside;
     - filters of shape (n_groups, n_taps);
-    - constant of shape (n_groups, n_signals, n_out), added to every output;
-    - first, at most 0: the sample that tap 0 meets in output sample 0;
-    - head and tail of shape (n_groups, n_rows, n_columns): what is added to the first
-      and to the last n_rows output samples, as weights of the input samples in
-      head_columns and tail_columns, each a range;
+    - response of shape (n_groups, n_out): what the filters, and the additions of the
+      rows, make of a window of ones;
+    - constant of shape (n_groups, n_signals, 1) or (n_groups, n_signals, n_out),
+      added to the outputs;
+    - first: the sample that tap 0 meets in output sample 0;
+    - places, a tuple of :class:`Place`, and for each of them rows of shape
+      (n_groups, n_samples, n_columns), added to the weights of the input samples;
 
     gives ``y[..., t] = constant[..., t] + sum_j filters[:, j] signals[..., first+t+j]``
-    and the additions. Written out because torch's own backward of a real FFT is a
-    complex one of full length. It saves inputs only, so it can be differentiated twice.
-    """
+    and the additions. Each signal's mean over time is filtered apart from the rest,
+    exactly: an FFT's rounding errors are those of its largest frequency.
 
-    generate_vmap_rule = True
+    Written out because torch's own backward of a real FFT is a complex one of full
+    length. It saves inputs only, so it can be differentiated twice.
+    """
 
     @staticmethod
     def forward(
+        ctx: Any,
         signals: torch.Tensor,
         filters: torch.Tensor,
+        response: torch.Tensor,
         constant: torch.Tensor,
         first: int,
-        head: torch.Tensor,
-        tail: torch.Tensor,
-        *columns: range,
+        places: tuple[Place, ...],
+        *rows: torch.Tensor,
     ) -> torch.Tensor:
         """Filter."""
-        n_out = constant.shape[-1]
-        length = _fft_length(signals.shape[-1], n_out, filters, first)
+        ctx.save_for_backward(signals, filters, response, constant, *rows)
+        ctx.first, ctx.places = first, places
+        n_out = response.shape[-1]
+        length = ctx.length = _fft_length(signals.shape[-1], n_out, filters, first)
+        means = signals.mean(dim=-1, keepdim=True)
+        signals = signals - means
         spectrum = torch.fft.rfft(signals, length)
         spectrum *= _kernel_spectrum(filters, first, length)
         y = torch.fft.irfft(spectrum, length)[..., :n_out] + constant
-        s_head, s_tail = (_cut(signals, met) for met in columns)
-        y[..., : head.shape[1]] += _weigh(s_head, head.mT)
-        y[..., n_out - tail.shape[1] :] += _weigh(s_tail, tail.mT)
+        y.addcmul_(means, response[:, None])
+        for place, row in zip(places, rows, strict=True):
+            _cut(y, place.samples).add_(_weigh(_cut(signals, place.columns), row.mT))
         return y
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep the inputs."""
-        signals, filters, constant, ctx.first, head, tail, *ctx.columns = inputs
-        ctx.save_for_backward(signals, filters, head, tail)
-        ctx.length = _fft_length(
-            signals.shape[-1], constant.shape[-1], filters, ctx.first
-        )
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Correlate."""
-        signals, filters, head, tail = ctx.saved_tensors
-        n_out, n_tail = grad.shape[-1], tail.shape[1]
-        at_head, at_tail = grad[..., : head.shape[1]], grad[..., n_out - n_tail :]
-        s_head, s_tail = (_cut(signals, met) for met in ctx.columns)
+        signals, filters, response, constant, *rows = ctx.saved_tensors
+        n_times = signals.shape[-1]
+        means = signals.mean(dim=-1, keepdim=True)
+        signals = signals - means
         spectrum = torch.fft.rfft(grad, ctx.length)
-        conjugate = torch.fft.rfft(signals, ctx.length)
-        conjugate.imag.neg_()  # in place: a lazy conjugate would be copied
-        product = (conjugate * spectrum).sum(dim=0).sum(dim=1)
-        lags = torch.fft.irfft(product, ctx.length)
+        other = torch.fft.rfft(signals, ctx.length)
+        other.imag.neg_()  # in place: a lazy conjugate would be copied
+        product = (other * spectrum).sum(dim=(0, 2))
         taps = _kernel_index(filters, ctx.first, ctx.length)
-        kernel = _kernel_spectrum(filters, ctx.first, ctx.length)
-        back = torch.fft.irfft(spectrum * kernel.conj(), ctx.length)
-        back = back[..., : signals.shape[-1]]
-        _cut(back, ctx.columns[0]).add_(_weigh(at_head, head))
-        _cut(back, ctx.columns[1]).add_(_weigh(at_tail, tail))
-        grad_head = torch.einsum("bgdt,bgdw->gtw", at_head, s_head)
-        grad_tail = torch.einsum("bgdt,bgdw->gtw", at_tail, s_tail)
-        edges = (grad_head, grad_tail, None, None)
-        return back, lags[:, taps], grad.sum(0), None, *edges
+        grad_filters = torch.fft.irfft(product, ctx.length)[:, taps]
+        grad_response = (grad * means).sum(dim=(0, 2))
+        sum_to = (0,) if constant.shape[-1] > 1 else (0, 3)
+        grad_constant = grad.sum(dim=sum_to).view_as(constant)
+        grad_signals = None
+        if ctx.needs_input_grad[0]:
+            kernel = _kernel_spectrum(filters, ctx.first, ctx.length)
+            back = torch.fft.irfft(spectrum * kernel.conj(), ctx.length)
+            back = back[..., :n_times]
+            for place, row in zip(ctx.places, rows, strict=True):
+                _cut(back, place.columns).add_(_weigh(_cut(grad, place.samples), row))
+            of_means = (grad @ response[..., None]) / n_times
+            grad_signals = back + (of_means - back.mean(dim=-1, keepdim=True))
+        grad_rows = [
+            torch.einsum(
+                "bgdt,bgdw->gtw", _cut(grad, p.samples), _cut(signals, p.columns)
+            )
+            for p in ctx.places
+        ]
+        grads = grad_signals, grad_filters, grad_response, grad_constant
+        return *grads, None, None, *grad_rows
 
 
-def _cut(signals: torch.Tensor, columns: range) -> torch.Tensor:
-    return signals[..., columns.start : columns.stop]
+def _cut(signals: torch.Tensor, samples: range) -> torch.Tensor:
+    return signals[..., samples.start : samples.stop]
 
 
 def _weigh(signals: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return torch.einsum("bgdw,gwt->bgdt", signals, rows)
+    return signals @ rows
 
 
 def _fft_length(n_times: int, n_out: int, filters: torch.Tensor, first: int) -> int:

@@ -1,10 +1,11 @@
-r"""The linear stem of EEGNet-like models, exactly, without its large tensors.
+r"""Temporal and spatial filters in the cheap order, exactly.
 
 EEGNet begins with conv(time) -> BN -> depthwise conv(channels), EEGNeX with
-conv(time) -> BN -> conv(time) -> BN -> depthwise conv(channels). There is no
-nonlinearity in between. Temporal filters act alike on every channel and the spatial
-filter alike on every sample, so they commute: project the channels first, then filter
-the few projections, and never hold a (batch, filter, channel, time) tensor.
+conv(time) -> BN -> conv(time) -> BN -> depthwise conv(channels), EEGConformer with
+conv(time) -> conv(channels). There is no nonlinearity in between. Temporal filters act
+alike on every channel and the spatial filter alike on every sample, so they commute:
+project the channels first, then filter the few projections, and never hold a (batch,
+filter, channel, time) tensor.
 
 Notation, for a window x of C channels and T samples: w1 (F, K1) and w2 (G, F, K2) are
 the temporal filters, zero-padded by p1, q1 and p2, q2 samples left and right;
@@ -19,27 +20,83 @@ except where the second convolution reads its own zero padding instead of the fi
 one's output: there, near both ends, some k drop out of the sum. zeta_g is what b does:
 :math:`\zeta_g[t] = \sum_f b_f \sum_k w2[g,f,k]` over the k that read no padding.
 
-Batch statistics of u and z come from :mod:`braindecode_sam.models._stem.moments`.
+:class:`Filters` holds L and what is added, all scales included. Batch statistics of u
+and z come from :mod:`braindecode_sam.models._stem.moments`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from braindecode_sam.models._stem.batch_norm import Normalize
-from braindecode_sam.models._stem.fft_filter import FFTFilter
-from braindecode_sam.models._stem.moments import (
-    Edge,
-    Moments,
-    filter_statistics,
-    windows_of,
-)
+from braindecode_sam.models._stem.fft_filter import FFTFilter, Place
+from braindecode_sam.models._stem.moments import Edge, windows_of
 
 Pad = tuple[int, int]  # samples at the left and at the right
-Layer = tuple[torch.Tensor, Normalize, Pad]  # temporal filters and what normalizes
+
+
+class Filters(NamedTuple):
+    """Temporal filters that act on every channel alike, and what is added to them.
+
+    Attributes
+    ----------
+    whole : torch.Tensor of shape (n_filters, n_taps), float64
+        Filters, of all output samples but those in `edges`.
+    first : int
+        Input sample that tap 0 meets in output sample 0; may be negative.
+    n_times, n_out : int
+        Samples of the input and of the output.
+    constant : torch.Tensor of shape (n_filters, 1) or (n_filters, n_out) or None
+        Added to the outputs, float64.
+    edges : tuple of Edge
+        Output samples whose filters differ.
+    """
+
+    whole: torch.Tensor
+    first: int
+    n_times: int
+    n_out: int
+    constant: torch.Tensor | None = None
+    edges: tuple[Edge, ...] = ()
+
+    def scaled(self, scale: torch.Tensor, shift: torch.Tensor) -> Filters:
+        """Scale and shift the outputs of each filter, as a normalization does."""
+        scale, constant = scale[:, None], shift[:, None]
+        if self.constant is not None:
+            constant = constant + scale * self.constant
+        return self._replace(
+            whole=scale * self.whole,
+            constant=constant,
+            edges=tuple(e._replace(rows=scale[..., None] * e.rows) for e in self.edges),
+        )
+
+
+def temporal_filters(
+    weight: torch.Tensor, bias: torch.Tensor | None, pad: Pad, n_times: int
+) -> Filters:
+    """Read the filters of a convolution over time.
+
+    Parameters
+    ----------
+    weight : torch.Tensor of shape (n_filters, n_taps), float64
+        Its weights.
+    bias : torch.Tensor of shape (n_filters,) or None
+        Its bias, float64.
+    pad : tuple of int
+        Samples of padding at the left and at the right.
+    n_times : int
+        Samples of its input.
+
+    Returns
+    -------
+    filters : Filters
+        Without edges.
+    """
+    n_out = n_times + sum(pad) - weight.shape[1] + 1
+    constant = None if bias is None else bias[:, None]
+    return Filters(weight, -pad[0], n_times, n_out, constant)
 
 
 def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
@@ -197,210 +254,130 @@ def find_edges(
     return whole.squeeze(1), *edges
 
 
-def eegnex_stem(
-    x: torch.Tensor,
-    first: Layer,
-    second: Layer,
-    spatial: torch.Tensor,
-    moments: Callable[[int], Moments],
-) -> torch.Tensor:
-    """conv(time) -> norm -> conv(time) -> norm -> depthwise conv(channels).
+def compose(
+    filters: Filters, weight: torch.Tensor, bias: torch.Tensor | None, pad: Pad
+) -> Filters:
+    """Let a second convolution over time follow.
 
     Parameters
     ----------
-    x : torch.Tensor of shape (batch, n_chans, n_times)
-        Windows.
-    first : tuple of (w1, normalize, pad)
-        Filters of shape (n_first, n_taps_1); a function that gets the number of
-        values and a function giving their mean and variance, each of shape
-        (n_first,), and returns scale and shift; padding left and right.
-    second : tuple of (w2, normalize, pad)
-        The same, with filters of shape (n_second, n_first, n_taps_2).
-    spatial : torch.Tensor of shape (n_second * depth, n_chans)
-        Spatial filters, `depth` for each of the second ones.
-    moments : callable
-        Gets the number of lags, returns the :class:`Moments` of x. Called only where
-        a normalization uses batch statistics.
+    filters : Filters
+        Of the first, normalized; without edges, and with a constant that does not
+        depend on time.
+    weight : torch.Tensor of shape (n_second, n_first, n_taps_2), float64
+        Of the second convolution.
+    bias : torch.Tensor of shape (n_second,) or None
+        Of the second convolution, float64.
+    pad : tuple of int
+        Samples of padding of the second, at the left and at the right.
 
     Returns
     -------
-    y : torch.Tensor of shape (batch, n_second * depth, n_out)
-        What the three convolutions give.
+    composed : Filters
+        Of both.
     """
-    w1, normalize_1, pad_1 = first
-    w2, normalize_2, pad_2 = second
-    n_times, n_taps_2 = x.shape[-1], w2.shape[2]
-    n_lags = min(w1.shape[1] + n_taps_2 - 1, n_times)
-    n_between = n_times + sum(pad_1) - w1.shape[1] + 1
-    n_signals = x.shape[0] * x.shape[1]
-    none = w1.new_zeros(len(w1), n_between)
-    a, b = normalize_1(
-        n_signals * n_between,
-        lambda: filter_statistics(moments(n_lags), w1, -pad_1[0], none),
-    )
-    parts = compose_taps(a[:, None] * w1.double(), w2.double())
-    inside = taps_inside(n_between, n_taps_2, pad_2, x.device)
+    n_between, n_taps_2 = filters.n_out, weight.shape[2]
+    parts = compose_taps(filters.whole, weight)
+    inside = taps_inside(n_between, n_taps_2, pad, weight.device)
     # Dropped taps would have met the first convolution's output before its beginning
     # or after its end, which depends on few samples of the input. Not so where the
     # windows are so short that one output sample drops taps on both sides.
-    reach = (w1.shape[1] - 1 - pad_1[0], n_between - pad_1[0])
-    reach = reach if n_between >= n_taps_2 else (n_times, 0)
-    start, n_out = -pad_1[0] - pad_2[0], len(inside)
-    whole, *edges = find_edges(parts, inside, pad_2, start, n_times, reach)
-    zeta = torch.einsum("f,gfk->gk", b, w2.double()) @ inside.double().T
-    scale, shift = normalize_2(
-        n_signals * n_out,
-        lambda: filter_statistics(moments(n_lags), whole, start, zeta, edges),
-    )
-    return filter_projections(x, spatial, whole, start, edges, zeta, scale, shift)
+    reach = (filters.whole.shape[1] - 1 + filters.first, n_between + filters.first)
+    reach = reach if n_between >= n_taps_2 else (filters.n_times, 0)
+    start = filters.first - pad[0]
+    whole, *edges = find_edges(parts, inside, pad, start, filters.n_times, reach)
+    constant = None
+    if filters.constant is not None:
+        added = torch.einsum("f,gfk->gk", filters.constant[:, 0], weight)
+        constant = added @ inside.double().T
+    if bias is not None:
+        constant = bias[:, None] + (0 if constant is None else constant)
+    used = tuple(edge for edge in edges if edge.rows.numel())
+    return Filters(whole, start, filters.n_times, len(inside), constant, used)
 
 
-def response_to_one(
-    whole: torch.Tensor, edges: Sequence[Edge], first: int, n_times: int, n_out: int
-) -> torch.Tensor:
+def response_to_one(filters: Filters) -> torch.Tensor:
     """Filter a window of ones.
 
     Parameters
     ----------
-    whole : torch.Tensor of shape (n_filters, n_taps)
-        Filters, of all output samples but those in `edges`.
-    edges : sequence of Edge
-        Output samples whose filters differ.
-    first : int
-        Input sample that tap 0 meets in output sample 0; may be negative.
-    n_times, n_out : int
-        Samples of the input and of the output.
+    filters : Filters
+        Of both ends and in between; what is added to them is left out.
 
     Returns
     -------
     response : torch.Tensor of shape (n_filters, n_out), float64
         1 inside of the window, 0 outside, filtered.
     """
-    one = whole.new_ones(n_times, dtype=torch.float64)
-    response = whole.double() @ windows_of(one, whole.shape[1], first, n_out)
-    for edge in edges:
-        response = response + edge.spread(edge.rows.double().sum(dim=2), n_out)
+    whole, n_taps = filters.whole, filters.whole.shape[1]
+    one = whole.new_ones(filters.n_times)
+    response = whole @ windows_of(one, n_taps, filters.first, filters.n_out)
+    for edge in filters.edges:
+        response = response + edge.spread(edge.rows.sum(dim=2), filters.n_out)
     return response
 
 
-def eegnet_stem(
-    x: torch.Tensor,
-    first: Layer,
-    spatial: torch.Tensor,
-    moments: Callable[[int], Moments],
-) -> torch.Tensor:
-    """conv(time) -> norm -> depthwise conv(channels).
-
-    Parameters
-    ----------
-    x : torch.Tensor of shape (batch, n_chans, n_times)
-        Windows.
-    first : tuple of (w1, normalize, pad)
-        As for :func:`eegnex_stem`.
-    spatial : torch.Tensor of shape (n_first * depth, n_chans)
-        Spatial filters.
-    moments : callable
-        As for :func:`eegnex_stem`.
-
-    Returns
-    -------
-    y : torch.Tensor of shape (batch, n_first * depth, n_out)
-        What the two convolutions give.
-    """
-    w1, normalize, pad = first
-    n_taps, n_times = w1.shape[1], x.shape[-1]
-    n_out = n_times + sum(pad) - n_taps + 1
-    n_lags = min(n_taps, n_times)
-    none = w1.new_zeros(len(w1), n_out)
-    scale, shift = normalize(
-        x.shape[0] * x.shape[1] * n_out,
-        lambda: filter_statistics(moments(n_lags), w1, -pad[0], none),
-    )
-    no_edge = Edge(range(0), w1.new_zeros(len(w1), 0, 0), range(0))
-    edges = (no_edge, no_edge)
-    return filter_projections(x, spatial, w1, -pad[0], edges, none, scale, shift)
-
-
 def filter_projections(
-    x: torch.Tensor,
-    spatial: torch.Tensor,
-    whole: torch.Tensor,
-    first: int,
-    edges: Sequence[Edge],
-    zeta: torch.Tensor,
-    scale: torch.Tensor,
-    shift: torch.Tensor,
+    x: torch.Tensor, filters: Filters, spatial: torch.Tensor
 ) -> torch.Tensor:
-    """Project the windows, then filter: y_o = A_g (L_g s_o + S_o zeta_g) + B_g S_o.
+    """Project the channels, then filter: y_o = L_g s_o + S_o constant_g.
 
     Parameters
     ----------
     x : torch.Tensor of shape (batch, n_chans, n_times)
         Windows.
+    filters : Filters
+        Temporal filters.
     spatial : torch.Tensor of shape (n_filters * depth, n_chans)
-        Spatial filters.
-    whole : torch.Tensor of shape (n_filters, n_taps)
-        Temporal filters, of all output samples but those in `edges`.
-    first : int
-        Input sample that tap 0 meets in output sample 0; may be negative.
-    edges : tuple of Edge
-        At the beginning and at the end.
-    zeta : torch.Tensor of shape (n_filters, n_out)
-        Added to each filter's output.
-    scale, shift : torch.Tensor of shape (n_filters,), float64
-        A and B.
+        Spatial filters, `depth` for each temporal one.
 
     Returns
     -------
     y : torch.Tensor of shape (batch, n_filters * depth, n_out)
         Filtered projections.
-
-    Notes
-    -----
-    What all samples have in common is taken from the projections, and what the filters
-    make of it is added in float64, where a large offset leaves enough digits.
     """
-    offset = x.mean().double()
-    n_times, n_out = x.shape[-1], zeta.shape[1]
-    zeta = zeta + offset * response_to_one(whole, edges, first, n_times, n_out)
-    constant = (scale[:, None] * zeta + shift[:, None]).to(x.dtype)
-    signals, total = project(x, spatial, len(whole), offset)
+    shape = (len(filters.whole), len(spatial) // len(filters.whole))
+    signals = spatial.expand(len(x), *spatial.shape) @ x
+    if filters.constant is None:
+        constant = x.new_zeros(*shape, 1)
+    else:
+        total = spatial.sum(dim=1).unflatten(0, shape)
+        constant = total[..., None] * filters.constant[:, None].to(x.dtype)
     y = FFTFilter.apply(
-        signals,
-        (scale[:, None] * whole).to(x.dtype),
-        total[..., None] * constant[:, None],
-        first,
-        *((scale[:, None, None] * edge.rows).to(x.dtype) for edge in edges),
-        *(edge.columns for edge in edges),
+        signals.unflatten(1, shape),
+        filters.whole.to(x.dtype),
+        response_to_one(filters).to(x.dtype),
+        constant,
+        filters.first,
+        tuple(Place(edge.samples, edge.columns) for edge in filters.edges),
+        *(edge.rows.to(x.dtype) for edge in filters.edges),
     )
     return y.flatten(1, 2)
 
 
-def project(
-    x: torch.Tensor, spatial: torch.Tensor, n_groups: int, offset: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply the spatial filters to windows without their common offset.
+def filter_channels(
+    x: torch.Tensor, filters: Filters, spatial: torch.Tensor
+) -> torch.Tensor:
+    """Filter with one kernel over channels and time: the product of both.
 
     Parameters
     ----------
     x : torch.Tensor of shape (batch, n_chans, n_times)
         Windows.
-    spatial : torch.Tensor of shape (n_groups * depth, n_chans)
-        Spatial filters.
-    n_groups : int
-        Number of temporal filters that they belong to.
-    offset : torch.Tensor of shape ()
-        Taken from all samples; in the unit of the windows.
+    filters : Filters
+        Temporal filters, without edges.
+    spatial : torch.Tensor of shape (n_out_filters, n_filters, n_chans)
+        Spatial filters over all temporal ones.
 
     Returns
     -------
-    signals : torch.Tensor of shape (batch, n_groups, depth, n_times)
-        s_o of the windows less `offset`.
-    total : torch.Tensor of shape (n_groups, depth)
-        S_o.
+    y : torch.Tensor of shape (batch, n_out_filters, n_out)
+        Filtered windows.
     """
-    total = spatial.sum(dim=1)
-    less = (-offset * total.double()).to(x.dtype)[:, None]
-    signals = torch.baddbmm(less, spatial.expand(len(x), *spatial.shape), x)
-    shape = (n_groups, len(spatial) // n_groups)
-    return signals.unflatten(1, shape), total.unflatten(0, shape)
+    kernel = torch.einsum("ofc,fk->ock", spatial, filters.whole.to(x.dtype))
+    n_taps, left = kernel.shape[2], -filters.first
+    right = filters.n_out + n_taps - 1 - filters.n_times - left
+    y = F.conv1d(F.pad(x, (left, right)), kernel)
+    if filters.constant is not None:
+        y = y + spatial.sum(dim=2) @ filters.constant.to(x.dtype)
+    return y

@@ -240,7 +240,8 @@ def filter_statistics(
     moments: Moments,
     whole: torch.Tensor,
     first: int,
-    shift: torch.Tensor,
+    n_out: int,
+    constant: torch.Tensor | None = None,
     edges: Sequence[Edge] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of filtered windows over batch, channels and time.
@@ -249,12 +250,14 @@ def filter_statistics(
     ----------
     moments : Moments
         Of the windows.
-    whole : torch.Tensor of shape (n_filters, n_taps)
+    whole : torch.Tensor of shape (n_filters, n_taps), float64
         Filters, of all output samples but those in `edges`.
     first : int
         Input sample that tap 0 meets in output sample 0; may be negative.
-    shift : torch.Tensor of shape (n_filters, n_out)
-        What is added to each output sample.
+    n_out : int
+        Number of output samples.
+    constant : torch.Tensor of shape (n_filters, 1) or (n_filters, n_out) or None
+        Added to the output samples.
     edges : sequence of Edge
         Output samples whose filters differ.
 
@@ -269,15 +272,14 @@ def filter_statistics(
     h^T R h, which the diagonal sums give, plus, for the few t with a d_t of few
     samples, 2 d_t^T R h + d_t^T R d_t.
     """
-    whole, n_out = whole.double(), shift.shape[1]
     way = (whole.shape[1], first, n_out)
-    means = torch.addmm(shift.double(), whole, moments.kept(mean_met, *way))
+    means = whole @ moments.kept(mean_met, *way)
+    if constant is not None:
+        means = means + constant
     sums = moments.kept(diagonal_sums, *way)
     squares = QuadraticForm.apply(whole[:, None], sums)
     for edge in edges:
-        if not edge.rows.numel():
-            continue
-        rows, at = edge.rows.double(), slice(edge.columns.start, edge.columns.stop)
+        rows, at = edge.rows, slice(edge.columns.start, edge.columns.stop)
         block = moments.kept(covariance_block, edge.columns)
         place = (edge.columns, whole.shape[1], first, edge.samples)
         met = (whole @ moments.kept(covariance_met, *place)).view_as(rows)
@@ -316,3 +318,59 @@ class QuadraticForm(torch.autograd.Function):
 
 def _times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     return (rows.flatten(0, 1) @ matrix).view_as(rows)
+
+
+class MomentsMemory:
+    """Moments of the windows that were seen last.
+
+    Both passes of a SAM step, and all branches of a model, filter the same windows.
+    Whether they are the same is told by their values, since windows change without a
+    trace, through NumPy or ``.data``. Accelerators, which would have to be waited for,
+    count anew.
+
+    Parameters
+    ----------
+    capacity : int
+        Number of different windows to remember.
+    """
+
+    def __init__(self, capacity: int = 1) -> None:
+        self._capacity = capacity
+        self._n_lags = 0
+        self._known: list[tuple[torch.Tensor, Moments]] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MomentsMemory, (self._capacity,)
+
+    def moments_of(self, x: torch.Tensor, n_lags: int) -> Moments:
+        """Count, or remember.
+
+        Parameters
+        ----------
+        x : torch.Tensor of shape (batch, n_chans, n_times)
+            Windows.
+        n_lags : int
+            As for :func:`window_moments`; more if more have been needed before.
+
+        Returns
+        -------
+        moments : Moments
+            With at least `n_lags` lags.
+        """
+        x = x.detach()
+        self._n_lags = max(self._n_lags, n_lags)
+        wanted = min(self._n_lags, x.shape[-1])
+        if x.device.type != "cpu" or torch.is_inference_mode_enabled():
+            return window_moments(x, wanted)  # what inference mode makes stays there
+        for windows, moments in self._known:
+            if moments.band.shape[1] >= n_lags and _is_same(windows, x):
+                return moments
+        moments = window_moments(x, wanted)
+        # Windows of inference mode may not be kept either; a copy may.
+        known = (x.clone(), moments)
+        self._known = [known, *self._known[: self._capacity - 1]]
+        return moments
+
+
+def _is_same(windows: torch.Tensor, x: torch.Tensor) -> bool:
+    return windows.dtype == x.dtype and torch.equal(windows, x)

@@ -1,0 +1,439 @@
+"""Windows that temporal filters wait to be applied to, and what may follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor
+
+from braindecode_sam.models._stem.linear import (
+    Filters,
+    Pad,
+    compose,
+    filter_channels,
+    filter_projections,
+    temporal_filters,
+)
+from braindecode_sam.models._stem.moments import MomentsMemory, filter_statistics
+from braindecode_sam.models._stem.pending import Deferred, Pending, note_end
+
+_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+
+
+class Windows:
+    """EEG windows as a temporal convolution gets them.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        Of shape (batch, 1, n_chans, n_times), or (batch, 1, n_times, n_chans).
+    time_axis : int
+        3 or 2.
+    memory : MomentsMemory
+        Gives their moments.
+    """
+
+    def __init__(self, x: Tensor, time_axis: int, memory: MomentsMemory) -> None:
+        self._x, self.time_axis, self.memory = x, time_axis, memory
+        self._version = None if x.is_inference() else x._version
+        self._signals = x[:, 0] if time_axis == 3 else x[:, 0].mT
+        self.batch, self.n_chans, self.n_times = self._signals.shape
+
+    def stock(self) -> Tensor:
+        """Give them as they came; an error if they are gone."""
+        if self._version is not None and self._x._version != self._version:
+            raise RuntimeError(
+                "The windows were modified in place between a temporal convolution and"
+                " the first use of its output. Modify a copy of them, or take"
+                " speed_up back with unspeed."
+            )
+        return self._x
+
+    def signals(self) -> Tensor:
+        """Give them as (batch, n_chans, n_times)."""
+        self.stock()
+        return self._signals
+
+    def output_shape(self, n_filters: int, n_out: int) -> tuple[int, int, int, int]:
+        """Shape of the stock layer's output."""
+        if self.time_axis == 3:
+            return self.batch, n_filters, self.n_chans, n_out
+        return self.batch, n_filters, n_out, self.n_chans
+
+
+class Convolution(NamedTuple):
+    """What ``conv2d`` is given, the channels' axis before that of time."""
+
+    weight: Tensor  # (n_out_filters, n_in_filters / groups, n_chans, n_taps)
+    bias: Tensor | None
+    pads: tuple[Pad, Pad]  # of the channels and of time
+    groups: int
+
+    def is_spatial(self, n_chans: int) -> bool:
+        """Tell whether it is one weight for each channel, in every sample alone."""
+        is_whole = self.weight.shape[2:] == (n_chans, 1)
+        return is_whole and self.pads == ((0, 0), (0, 0))
+
+    def is_temporal(self) -> bool:
+        """Tell whether it is one and the same filter over time for all channels."""
+        return self.weight.shape[2] == 1 and self.pads[0] == (0, 0)
+
+
+def read_convolution(
+    time_axis: int,
+    input: Any,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Convolution | None:
+    """Read the arguments of ``conv2d``; None where it skips samples or taps."""
+    strides_and_dilations = (*_pair(stride), *_pair(dilation))
+    if weight.ndim != 4 or strides_and_dilations != (1, 1, 1, 1):
+        return None
+    first, second = weight.shape[2:]
+    if padding == "same":
+        pads = ((first - 1) // 2, first // 2), ((second - 1) // 2, second // 2)
+    else:
+        height, width = _pair(0 if padding == "valid" else padding)
+        pads = (height, height), (width, width)
+    if time_axis == 2:
+        weight, pads = weight.mT, (pads[1], pads[0])
+    return Convolution(weight, bias, pads, groups)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    return (value[0], value[-1])
+
+
+class Filtered(Deferred):
+    """Windows that one set of temporal filters waits to be applied to.
+
+    Parameters
+    ----------
+    windows : Windows
+        Windows.
+    filters : Filters
+        Filters, each its outputs' scale and shift included.
+    compute : callable
+        Gives what the stock layers would have given.
+    n_operations : float
+        Multiply-adds of the stock layers.
+    **deferred
+        For :class:`Deferred`.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        filters: Filters,
+        compute: Callable[[], Tensor],
+        n_operations: float,
+        **deferred: Any,
+    ) -> None:
+        shape = windows.output_shape(len(filters.whole), filters.n_out)
+        super().__init__(shape, device=windows.stock().device, **deferred)
+        self.windows, self.filters = windows, filters
+        self.compute = compute  # type: ignore[method-assign]
+        self.n_operations = n_operations
+
+    def follow(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Continue with what is linear, or a normalization."""
+        if function is torch.conv2d:
+            convolution = read_convolution(self.windows.time_axis, *args, **kwargs)
+            if convolution is None or convolution.groups not in (1, self.n_filters):
+                return NotImplemented
+            if convolution.is_spatial(self.windows.n_chans):
+                return project(self, [self], convolution)
+            return self._filtered_again(convolution, args, kwargs)
+        if function is F.batch_norm:
+            return self._normalized(*args, **kwargs)
+        if function in _CONCATENATIONS:
+            return join(*args, **kwargs)
+        return NotImplemented
+
+    @property
+    def n_filters(self) -> int:
+        """Number of filters."""
+        return len(self.filters.whole)
+
+    def _normalized(
+        self,
+        input: Any,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Any:
+        windows, filters = self.windows, self.filters
+        count = windows.batch * windows.n_chans * filters.n_out
+        if count == 1 or (running_mean is None) != (running_var is None):
+            return NotImplemented
+        own_weight, own_bias = own(weight), own(bias)
+        if training:
+            n_lags = min(filters.whole.shape[1], windows.n_times)
+            moments = windows.memory.moments_of(windows.signals(), n_lags)
+            mean, variance = filter_statistics(
+                moments, filters.whole, filters.first, filters.n_out,
+                filters.constant, filters.edges,
+            )  # fmt: skip
+            if running_mean is not None and running_var is not None:
+                with torch.no_grad():
+                    unbiased = variance * (count / (count - 1))
+                    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+                    running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+            statistics = None, None
+        else:
+            mean, variance = own(running_mean), own(running_var)
+            statistics = mean, variance
+        scale = (variance + eps).rsqrt()
+        if own_weight is not None:
+            scale = scale * own_weight
+        shift = -mean * scale
+        if own_bias is not None:
+            shift = shift + own_bias
+
+        def compute() -> Tensor:
+            value = self.value(F.batch_norm)
+            options = [t if t is None else t.to(value.dtype) for t in statistics]
+            options += [like(own_weight, weight), like(own_bias, bias)]
+            return F.batch_norm(value, *options, training, 0.0, eps)
+
+        inputs = [t for t in (own_weight, own_bias) if t is not None]
+        return self._continued(filters.scaled(scale, shift), compute, inputs, 0.0)
+
+    def _filtered_again(self, convolution: Convolution, args: Any, kwargs: Any) -> Any:
+        """Let a second convolution over time follow; all filters into each."""
+        constant = self.filters.constant
+        is_simple = constant is None or constant.shape[1] == 1
+        if (
+            not (convolution.is_temporal() and is_simple)
+            or convolution.groups != 1
+            or self.filters.edges
+        ):
+            return NotImplemented
+        weight, bias = own(convolution.weight), own(convolution.bias)
+        filters = compose(self.filters, weight[:, :, 0], bias, convolution.pads[1])
+        axis, autocast = self.windows.time_axis, Autocast(self.device)
+
+        def compute() -> Tensor:
+            stock = like(weight, convolution.weight)
+            stock = stock if axis == 3 else stock.mT
+            pads = convolution.pads if axis == 3 else convolution.pads[::-1]
+            with autocast:
+                x = F.pad(self.value(F.conv2d), (*pads[1], *pads[0]))
+                return F.conv2d(x, stock, like(bias, convolution.bias))
+
+        inputs = [t for t in (weight, bias) if t is not None]
+        n_values = self.windows.n_chans * filters.n_out
+        n_operations = convolution.weight.numel() * n_values
+        return self._continued(filters, compute, inputs, n_operations)
+
+    def _continued(
+        self,
+        filters: Filters,
+        compute: Callable[[], Tensor],
+        inputs: Sequence[Tensor],
+        n_operations: float,
+    ) -> Tensor:
+        return Filtered(
+            self.windows, filters, compute, self.n_operations + n_operations,
+            dtype=self.dtype, inputs=[*self.inputs, *inputs], sources=self.sources,
+        ).pending()  # fmt: skip
+
+
+class Joined(Deferred):
+    """Outputs of several sets of filters, one after the other.
+
+    Parameters
+    ----------
+    parts : sequence of Filtered
+        Of the same shape but for the number of filters.
+    """
+
+    def __init__(self, parts: Sequence[Filtered]) -> None:
+        first = parts[0]
+        self.parts = parts
+        self.n_filters = sum(part.n_filters for part in parts)
+        super().__init__(
+            first.windows.output_shape(self.n_filters, first.filters.n_out),
+            first.dtype,
+            first.device,
+            [tensor for part in parts for tensor in part.inputs],
+            [source for part in parts for source in part.sources],
+        )
+
+    def compute(self) -> Tensor:
+        """Concatenate what the stock layers give."""
+        return torch.cat([part.value(torch.cat) for part in self.parts], dim=1)
+
+    def follow(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Continue with a convolution over all channels."""
+        if function is torch.conv2d:
+            windows = self.parts[0].windows
+            convolution = read_convolution(windows.time_axis, *args, **kwargs)
+            if (
+                convolution is not None
+                and convolution.groups in (1, self.n_filters)
+                and convolution.is_spatial(windows.n_chans)
+            ):
+                return project(self, self.parts, convolution)
+        return NotImplemented
+
+
+def join(tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
+    """Concatenate pending outputs along their filters, if that is all there are."""
+    parts = [tensor.deferred for tensor in tensors if isinstance(tensor, Pending)]
+    layouts = {
+        (part.windows.time_axis, part.dtype, part.device, part.shape[0], part.shape[2:])
+        for part in parts
+        if isinstance(part, Filtered)
+    }
+    are_like = len(parts) == len(tensors) and len(layouts) == 1
+    if dim not in (1, -3) or kwargs or not are_like:
+        return NotImplemented
+    if not all(isinstance(part, Filtered) for part in parts):
+        return NotImplemented
+    return Joined(parts).pending()
+
+
+def project(
+    deferred: Deferred, parts: Sequence[Filtered], convolution: Convolution
+) -> Any:
+    """Let a convolution over all channels follow, depthwise or over all filters."""
+    windows, weight = parts[0].windows, convolution.weight[..., 0]
+    is_depthwise = weight.shape[1] == 1
+    if not is_depthwise and any(part.filters.edges for part in parts):
+        return NotImplemented
+    dtype = windows.stock().dtype
+    weight = weight.to(dtype)
+    sizes = [part.n_filters for part in parts]
+    ys, before, after = [], 0.0, 0.0
+    with torch.autocast(deferred.device.type, enabled=False):
+        if is_depthwise:
+            depth = len(weight) // sum(sizes)
+            for part, own_part in zip(
+                parts, weight[:, 0].split([depth * n for n in sizes]), strict=True
+            ):
+                signals = part.windows.signals()
+                ys.append(filter_projections(signals, part.filters, own_part))
+            y = ys[0] if len(ys) == 1 else torch.cat(ys, dim=1)
+        else:
+            for part, own_part in zip(parts, weight.split(sizes, dim=1), strict=True):
+                signals = part.windows.signals()
+                ys.append(filter_channels(signals, part.filters, own_part))
+            y = ys[0] if len(ys) == 1 else torch.stack(ys).sum(dim=0)
+        if convolution.bias is not None:
+            y = y + convolution.bias[:, None].to(dtype)
+    for part in parts:
+        share = len(weight) * (1 if is_depthwise else part.n_filters)
+        share = share * part.n_filters // sum(sizes) if is_depthwise else share
+        values = windows.n_chans * part.filters.n_out
+        before += part.n_operations + share * values
+        n_taps = part.filters.whole.shape[1]
+        if is_depthwise:
+            length = part.filters.n_times + n_taps
+            after += share * length * (windows.n_chans + 2 * math.log2(length))
+        else:
+            after += len(weight) * values * n_taps
+    pattern = "depthwise" if is_depthwise else "merged kernel"
+    note_end(deferred, pattern, before, after)
+    return y.unsqueeze(2 if windows.time_axis == 3 else 3).to(deferred.dtype)
+
+
+def wait(
+    source: Any,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: Any,
+    memory: MomentsMemory,
+) -> Tensor:
+    """Let a convolution over time wait.
+
+    Parameters
+    ----------
+    source : object
+        The layer, for :func:`~braindecode_sam.models._stem.pending.watch`.
+    x : torch.Tensor of shape (batch, 1, n_chans, n_times)
+        Windows, or their last two axes the other way round.
+    weight : torch.Tensor of shape (n_filters, 1, 1, n_taps)
+        Filters, or their last two axes the other way round.
+    bias : torch.Tensor of shape (n_filters,) or None
+        Bias.
+    padding : str, int or tuple of int
+        As for ``conv2d``; none of the channels.
+    memory : MomentsMemory
+        Gives the moments of the windows.
+
+    Returns
+    -------
+    y : Pending
+        The output.
+    """
+    windows = Windows(x, 3 if weight.shape[2] == 1 else 2, memory)
+    convolution = read_convolution(windows.time_axis, x, weight, padding=padding)
+    assert convolution is not None
+    own_weight, own_bias = own(weight), own(bias)
+    taps = own_weight.flatten(1)
+    filters = temporal_filters(taps, own_bias, convolution.pads[1], windows.n_times)
+    autocast = Autocast(x.device)
+
+    def compute() -> Tensor:
+        with autocast:
+            return F.conv2d(
+                windows.stock(), like(own_weight, weight), like(own_bias, bias),
+                padding=padding,
+            )  # fmt: skip
+
+    return Filtered(
+        windows, filters, compute, weight.numel() * windows.n_chans * filters.n_out,
+        dtype=autocast.dtype or x.dtype, sources=(source,),
+        inputs=[t for t in (own_weight, own_bias) if t is not None],
+    ).pending()  # fmt: skip
+
+
+def own(tensor: Tensor | None) -> Any:
+    """Copy a parameter to float64: it may change before a pending value is used."""
+    return None if tensor is None else tensor.to(torch.float64, copy=True)
+
+
+def like(copy: Tensor | None, tensor: Tensor | None) -> Any:
+    """Give back the values that :func:`own` copied."""
+    return None if copy is None or tensor is None else copy.to(tensor.dtype)
+
+
+class Autocast:
+    """Autocast as it is now, to be entered later.
+
+    Parameters
+    ----------
+    device : torch.device
+        Whose autocast.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._type = device.type
+        is_enabled = torch.is_autocast_enabled(self._type)
+        self.dtype = torch.get_autocast_dtype(self._type) if is_enabled else None
+
+    def __enter__(self) -> None:
+        options = {} if self.dtype is None else {"dtype": self.dtype}
+        self._context = torch.autocast(
+            self._type, enabled=self.dtype is not None, cache_enabled=False, **options
+        )
+        self._context.__enter__()
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._context.__exit__(*exc_info)

@@ -1,0 +1,330 @@
+"""Make the linear front of a model several times faster, in place."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.autograd import forward_ad
+from torch.nn.utils import parametrize
+
+from braindecode_sam.models._dropout import ReplayedDropout
+from braindecode_sam.models._fft_conv import FFTConv2d
+from braindecode_sam.models._memory import keep_freed_memory
+from braindecode_sam.models._pickling import allow_pickling
+from braindecode_sam.models._stem.filtered import wait
+from braindecode_sam.models._stem.moments import MomentsMemory
+from braindecode_sam.models._stem.pending import watch
+
+log = logging.getLogger(__name__)
+
+
+class WaitingConv2d(torch.nn.Conv2d):
+    """A convolution over time that waits for what follows.
+
+    Made of a :class:`torch.nn.Conv2d` by assigning its class.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve, or wait.
+
+        Parameters
+        ----------
+        x : torch.Tensor of shape (batch, 1, n_chans, n_times)
+            Windows, or with the last two axes the other way round.
+
+        Returns
+        -------
+        y : torch.Tensor
+            As of the stock layer; maybe a pending one.
+        """
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return torch.nn.Conv2d.forward(self, x)
+        reason = self._reason_not_to_wait(x)
+        if reason is None:
+            memory = self.__dict__.setdefault("_moments_memory", MomentsMemory())
+            return wait(self, x, self.weight, self.bias, self.padding, memory)
+        self._tell_once(reason)
+        return torch.nn.Conv2d.forward(self, x)
+
+    def _reason_not_to_wait(self, x: torch.Tensor) -> str | None:
+        kernel = self.weight.shape
+        if not _is_temporal(self) or kernel[1:] != (1, *self.kernel_size):
+            return "it is no convolution of one signal over time, stride and dilation 1"
+        if type(x) not in _TENSORS:
+            return f"its input is a {type(x).__name__}"
+        if x.ndim != 4 or x.shape[1] != 1 or 0 in x.shape:
+            return f"its input has the shape {tuple(x.shape)}"
+        if x.requires_grad:
+            return "its input requires gradients"
+        if x.dtype not in _DTYPES or x.dtype != self.weight.dtype:
+            return f"its input is {x.dtype}, its weight {self.weight.dtype}"
+        if x.device.type not in ("cpu", "cuda") or x.device != self.weight.device:
+            return f"its input is on {x.device}, its weight on {self.weight.device}"
+        if x.shape[2 if kernel[2] == 1 else 3] == 1:
+            return "there is one channel only"
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return "it runs inside of torch.func"
+        if forward_ad._current_level >= 0:
+            return "it runs in forward-mode differentiation"
+        if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY):
+            return "it is being traced"
+        return None
+
+    def _tell_once(self, reason: str) -> None:
+        told = self.__dict__.setdefault("_told", set())
+        if reason not in told:
+            told.add(reason)
+            name = self.__dict__.get("_name_in_model", "a convolution")
+            log.info("%s runs as the stock layer: %s", name, reason)
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        """Give ``torch.jit.script`` the stock layer."""
+        stock = torch.nn.Conv2d.__new__(torch.nn.Conv2d)
+        stock.__dict__ = {k: v for k, v in self.__dict__.items() if k not in _OWN}
+        return stock
+
+
+_OWN = ("_moments_memory", "_told", "_name_in_model")
+_TENSORS = (torch.Tensor, torch.nn.Parameter)
+_DTYPES = (torch.float32, torch.float64)
+
+
+def _is_temporal(layer: torch.nn.Conv2d) -> bool:
+    return (
+        layer.in_channels == layer.groups == 1
+        and 1 in layer.kernel_size
+        and layer.kernel_size != (1, 1)
+        and layer.stride == layer.dilation == (1, 1)
+        and layer.padding_mode == "zeros"
+        and not _pads_channels(layer)
+    )
+
+
+def _pads_channels(layer: torch.nn.Conv2d) -> bool:
+    if isinstance(layer.padding, str):
+        return False  # "same" pads an axis of kernel size 1 by nothing
+    return layer.padding[0 if layer.kernel_size[0] == 1 else 1] != 0
+
+
+def speed_up(
+    module: torch.nn.Module,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    verbose: bool = False,
+) -> pd.DataFrame:
+    """Make the linear front of a model several times faster, in place.
+
+    Models like EEGNet begin with a convolution over time and one over channels, with
+    nothing but batch normalization in between. Both commute, and the other order costs
+    a fraction. Here the first convolution waits to see what follows. If it is a
+    convolution over all channels, the cheap order is computed; if it is anything else,
+    a hook, an activation, a layer of your own, it gets what the stock layer would have
+    returned. Parameters, buffers, ``state_dict`` and class of the module stay what they
+    are, and so do outputs, gradients and running statistics, up to rounding.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Model, or something around one or several. It is run once on a window of zeros
+        where its input shape is known, as braindecode's models know it: layers that do
+        not get faster are left as they are.
+    input_shape : tuple of int, optional
+        Shape of a batch, ``(1, n_chans, n_times)`` say, for modules that do not know
+        it. Without one, none of their layers is left out.
+    verbose : bool, default=False
+        Print what is returned. It is logged in any case, at level INFO, and so is why
+        a layer runs as the stock one at times.
+
+    Returns
+    -------
+    layers : pandas.DataFrame
+        What got faster: ``layer``, its name; ``pattern``, what follows it; ``before``
+        and ``after``, multiply-adds for one window. Empty if nothing did; the module
+        is as it was then.
+
+    See Also
+    --------
+    unspeed : Take it back.
+    braindecode_sam.callbacks.SpeedUp : For skorch nets.
+
+    Notes
+    -----
+    Where something did, the layers behind it get faster too: convolutions over time use
+    the FFT where they run on a CPU, and dropout remembers its mask for the second pass
+    of a SAM step. One effect is on the whole process: the C library keeps freed blocks
+    of up to 32 MiB for the next pass, instead of returning them to the system;
+    ``BRAINDECODE_SAM_KEEP_MEMORY=0`` in the environment prevents it.
+
+    Stock layers run where the windows need gradients, under ``torch.compile``, export,
+    tracing, scripting and ``torch.func``, in half precision and on devices other than
+    CPU and CUDA or ROCm. Windows must not be modified in place while the first layers
+    run: an error tells if they are.
+
+    Examples
+    --------
+    >>> from braindecode.models import ATCNet
+    >>> from braindecode_sam import speed_up
+    >>> model = ATCNet(n_chans=22, n_outputs=4, n_times=1000, sfreq=250)
+    >>> layers = speed_up(model)
+    >>> layers["layer"].tolist(), layers["pattern"].tolist()
+    (['conv_block.conv1'], ['depthwise'])
+    >>> bool((layers["before"] > 5 * layers["after"]).all())
+    True
+    """
+    candidates = {
+        layer: name for name, layer in module.named_modules() if _can_wait(layer)
+    }
+    memory = MomentsMemory(max(len(candidates), 1))
+    for layer, name in candidates.items():
+        _set_class(layer, WaitingConv2d)
+        layer.__dict__.update(_moments_memory=memory, _name_in_model=name)
+    rows = []
+    for unit, shape in _units(module, input_shape):
+        inside = {
+            layer: candidates.pop(layer)
+            for layer in unit.modules()
+            if layer in candidates
+        }
+        rows += _try(unit, shape, inside) if inside else []
+    rows += [(name, "not tried", None, None) for name in candidates.values()]
+    if rows:
+        _speed_up_the_rest(module)
+    found = pd.DataFrame(rows, columns=["layer", "pattern", "before", "after"])
+    for layer, pattern, *_ in rows:
+        log.info("%s waits for what follows: %s", layer, pattern)
+    if verbose:
+        print(found.to_string(index=False))
+    return found
+
+
+def unspeed(module: torch.nn.Module) -> list[str]:
+    """Take back what :func:`speed_up` did.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Model, or something around one or several.
+
+    Returns
+    -------
+    layers : list of str
+        Names of the layers that are stock ones again.
+
+    Examples
+    --------
+    >>> from braindecode.models import EEGNet
+    >>> from braindecode_sam import speed_up, unspeed
+    >>> model = EEGNet(n_chans=8, n_outputs=2, n_times=200)
+    >>> _ = speed_up(model)
+    >>> unspeed(model)[0], speed_up(model)["layer"].tolist()
+    ('conv_temporal', ['conv_temporal'])
+    """
+    names = []
+    for name, layer in module.named_modules():
+        for ours, stock in _STOCK.items():
+            if isinstance(layer, ours):
+                _set_class(layer, stock)
+                for attribute in _OWN:
+                    layer.__dict__.pop(attribute, None)
+                names.append(name)
+    return names
+
+
+_STOCK = {
+    WaitingConv2d: torch.nn.Conv2d,
+    FFTConv2d: torch.nn.Conv2d,
+    ReplayedDropout: torch.nn.Dropout,
+}
+
+
+def _can_wait(layer: torch.nn.Module) -> bool:
+    cls: Any = type(layer)
+    if parametrize.is_parametrized(layer):
+        cls = cls.__base__  # torch made a class for this layer alone
+    is_stock = cls is torch.nn.Conv2d and "forward" not in vars(layer)
+    return is_stock and _is_temporal(layer)
+
+
+def _set_class(layer: Any, cls: Any) -> None:
+    if parametrize.is_parametrized(layer):
+        type(layer).__bases__ = (cls,)
+    else:
+        layer.__class__ = cls
+
+
+def _units(
+    module: torch.nn.Module, input_shape: tuple[int, ...] | None
+) -> Iterator[tuple[torch.nn.Module, tuple[int, ...]]]:
+    """Find the modules whose input shapes are known, the outermost ones first."""
+    if input_shape is not None:
+        yield module, input_shape
+        return
+    try:
+        shape = module.input_shape
+    except (AttributeError, ValueError):
+        for child in module.children():
+            yield from _units(child, None)
+    else:
+        yield module, tuple(shape)
+
+
+def _try(
+    unit: torch.nn.Module, shape: tuple[int, ...], layers: dict[Any, str]
+) -> list[tuple[Any, ...]]:
+    """Run a module once; turn back the layers that do not pay."""
+    some = next(unit.parameters())
+    x = torch.zeros(1, *shape[1:], device=some.device, dtype=some.dtype)
+    try:
+        with watch() as outcomes, _left_alone(unit):
+            unit(x)
+    except Exception as error:  # any error of anybody's forward
+        log.info("layers of %s are not tried: %s", type(unit).__name__, error)
+        return [(name, "not tried", None, None) for name in layers.values()]
+    rows = []
+    for layer, name in layers.items():
+        own = [outcome for outcome in outcomes if outcome[0] is layer]
+        ends = [what for _, pattern, what in own if pattern is not None]
+        before, after = (sum(end[i] for end in ends) for i in (0, 1))
+        if len(ends) == len(own) > 0 and after < before:
+            rows.append((name, own[0][1], int(before), int(after)))
+        else:
+            _set_class(layer, torch.nn.Conv2d)
+            for attribute in _OWN:
+                layer.__dict__.pop(attribute, None)
+            asked = [getattr(w, "__name__", w) for _, p, w in own if p is None]
+            reason = f"asked for by {asked[0]}" if asked else "nothing is gained"
+            log.info("%s stays the stock layer: %s", name, reason)
+    return rows
+
+
+@contextlib.contextmanager
+def _left_alone(module: torch.nn.Module) -> Iterator[None]:
+    """Let a module run in evaluation mode, and leave no trace of it."""
+    training = {m: m.training for m in module.modules()}
+    buffers = [(b, b.clone()) for b in module.buffers()]
+    for m in training:
+        m.training = False
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            yield
+    finally:
+        for m, mode in training.items():
+            m.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _speed_up_the_rest(module: torch.nn.Module) -> None:
+    keep_freed_memory()
+    allow_pickling(module)
+    for layer in module.modules():
+        if FFTConv2d.can_replace(layer):
+            layer.__class__ = FFTConv2d
+        elif type(layer) is torch.nn.Dropout:
+            layer.__class__ = ReplayedDropout
