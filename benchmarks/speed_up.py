@@ -1,0 +1,123 @@
+"""Time a training step of braindecode's models, stock and after speed_up.
+
+Forward, backward and AdamW on fresh windows, interleaved in one process: medians of
+processor time in milliseconds and their ratio. ``--kernels`` counts, instead, the
+operations that one forward and backward pass launch, views left out.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+
+import braindecode.models
+import torch
+from _report import print_table
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from braindecode_sam import speed_up
+
+warnings.filterwarnings("ignore")
+
+MODELS = ["EEGNet", "EEGConformer", "CTNet", "ATCNet", "MSVTNet", "EEGITNet"]
+MODELS += ["TCFormer", "AttentionBaseNet", "EEGNeX"]
+SHAPES = {"(16, 22, 1000)": (16, 22, 1000), "(32, 64, 500)": (32, 64, 500)}
+VIEWS = "view reshape expand permute transpose slice select split unsqueeze squeeze"
+VIEWS += " as_strided detach alias t unfold diagonal _unsafe_view lift_fresh chunk"
+VIEWS += " narrow view_as_real view_as_complex real imag split_with_sizes unbind"
+
+
+def make_step(name, shape, is_fast):
+    """Build a function that makes a training step on windows of its own."""
+    batch, n_chans, n_times = shape
+    torch.manual_seed(0)
+    module = getattr(braindecode.models, name)(
+        n_chans=n_chans, n_times=n_times, n_outputs=4, sfreq=250
+    )
+    if is_fast:
+        speed_up(module)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    y = torch.randint(4, (batch,))
+
+    def step(windows):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(module(windows), y).backward()
+        optimizer.step()
+
+    return step
+
+
+class Counted(TorchDispatchMode):
+    """Count operations that are no views."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        self.count += name not in VIEWS.split()
+        return function(*args, **(kwargs or {}))
+
+
+def count_kernels(name, shape):
+    """Operations of one forward and backward pass, stock and fast."""
+    batch, n_chans, n_times = shape
+    found = {}
+    for kind, is_fast in {"stock": False, "fast": True}.items():
+        torch.manual_seed(0)
+        module = getattr(braindecode.models, name)(
+            n_chans=n_chans, n_times=n_times, n_outputs=4, sfreq=250
+        )
+        if is_fast:
+            speed_up(module)
+        module(torch.randn(shape)).sum().backward()  # what is kept for good is made
+        windows = torch.randn(shape)
+        with Counted() as counted:
+            module(windows).sum().backward()
+        found[kind] = counted.count
+    return found
+
+
+def time_steps(name, shape, repeats):
+    """Median milliseconds of processor time, stock and fast."""
+    steps = {k: make_step(name, shape, k == "fast") for k in ("stock", "fast")}
+    milliseconds = {kind: [] for kind in steps}
+    for round_ in range(repeats + 1):
+        for kind, step in steps.items():
+            windows = torch.randn(shape)
+            start = time.process_time()
+            step(windows)
+            if round_:  # the first is for warming up
+                milliseconds[kind].append(1e3 * (time.process_time() - start))
+    return {kind: statistics.median(values) for kind, values in milliseconds.items()}
+
+
+def main():
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--kernels", action="store_true", help="count, do not time")
+    parser.add_argument("--csv", help="also write the table to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    rows = []
+    for name in args.models:
+        row = {"model": name}
+        for shape in args.shapes:
+            if args.kernels:
+                found = count_kernels(name, SHAPES[shape])
+                row |= {f"{shape} {kind}": count for kind, count in found.items()}
+            else:
+                times = time_steps(name, SHAPES[shape], args.repeats)
+                row |= {f"{shape} {kind} ms": ms for kind, ms in times.items()}
+                row[f"{shape} stock / fast"] = times["stock"] / times["fast"]
+        rows.append(row)
+    print_table(rows, args.csv)
+
+
+if __name__ == "__main__":
+    main()
