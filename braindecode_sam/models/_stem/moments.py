@@ -81,21 +81,21 @@ def window_moments(x: torch.Tensor, n_lags: int) -> Moments:
     return Moments(mean.double() + offset.mean(), band)
 
 
-BLOCK = 64  # samples; the product is made for a band of this height at a time
+BLOCK = 32  # samples; the product is made for bands of this height
 
 
 def _banded_products(signals: torch.Tensor, n_lags: int) -> torch.Tensor:
     """Sum over the signals of x[t] x[t + lag]: (n_times, n_lags)."""
-    n_times = signals.shape[1]
-    bands = []
-    for start in range(0, n_times, BLOCK):
-        height = min(BLOCK, n_times - start)
-        width = min(height + n_lags - 1, n_times - start)
-        rows = signals[:, start : start + height]
-        block = rows.T @ signals[:, start : start + width]
-        block = F.pad(block, (0, height + n_lags - width))
-        bands.append(block.as_strided((height, n_lags), (height + n_lags + 1, 1)))
-    return torch.cat(bands)
+    n_signals, n_times = signals.shape
+    n_blocks, width = -(-n_times // BLOCK), BLOCK + n_lags
+    padded = F.pad(signals, (0, n_blocks * BLOCK + n_lags - n_times))
+    rows = padded[:, : n_blocks * BLOCK].unflatten(1, (n_blocks, BLOCK))
+    reach = padded.unfold(1, width, BLOCK)[:, :n_blocks]
+    products = rows.permute(1, 2, 0) @ reach.transpose(0, 1)
+    # Row r of a block holds the lags -r and onwards.
+    strides = (BLOCK * width, width + 1, 1)
+    bands = products.as_strided((n_blocks, BLOCK, n_lags), strides)
+    return bands.flatten(0, 1)[:n_times]
 
 
 def _shifted(values: torch.Tensor, n_lags: int) -> torch.Tensor:
