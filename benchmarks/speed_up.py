@@ -62,7 +62,7 @@ class Counted(TorchDispatchMode):
 
 def count_kernels(name, shape):
     """Operations of one forward and backward pass, stock and fast."""
-    batch, n_chans, n_times = shape
+    _, n_chans, n_times = shape
     found = {}
     for kind, is_fast in {"stock": False, "fast": True}.items():
         torch.manual_seed(0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 
 class _Drawn(NamedTuple):
@@ -53,8 +54,14 @@ class ReplayedDropout(torch.nn.Dropout):
         y : torch.Tensor
             Of the same shape.
         """
+        if torch.jit.is_scripting():
+            return F.dropout(x, self.p, self.training, self.inplace)
+        else:  # not scripted
+            return self._drop(x)
+
+    def _drop(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or self.inplace or not _may_keep(x):
-            return super().forward(x)
+            return torch.nn.Dropout.forward(self, x)
         return x * self._mask(x)
 
     def _mask(self, x: torch.Tensor) -> torch.Tensor:
@@ -87,6 +94,7 @@ def _may_keep(x: torch.Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and not torch.is_inference_mode_enabled()
         and torch._C._functorch.peek_interpreter_stack() is None
     )

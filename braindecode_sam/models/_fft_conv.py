@@ -21,8 +21,6 @@ from typing import Any
 import torch
 from scipy.fft import next_fast_len
 
-from braindecode_sam.models._compile import not_compiled
-
 
 class FFTConvolution(torch.autograd.Function):
     """Convolve with padding="same".
@@ -135,13 +133,16 @@ class FFTConv2d(torch.nn.Conv2d):
         y : torch.Tensor of shape (batch, n_out, 1, n_times)
             Convolved signals.
         """
-        if not self._applies(x):
-            return super().forward(x)
-        return self._convolve(x)
+        if torch.jit.is_scripting():
+            return self._conv_forward(x, self.weight, self.bias)
+        else:  # not scripted
+            return self._convolve(x)
 
     def _applies(self, x: torch.Tensor) -> bool:
         return (
-            x.ndim == 4
+            not torch.compiler.is_compiling()  # complex numbers are not compiled
+            and not torch.jit.is_tracing()
+            and x.ndim == 4
             and x.shape[2] == 1
             and x.numel() > 0
             and x.device.type == "cpu"
@@ -150,8 +151,9 @@ class FFTConv2d(torch.nn.Conv2d):
             and not torch.is_autocast_enabled("cpu")
         )
 
-    @not_compiled  # complex numbers are not compiled
     def _convolve(self, x: torch.Tensor) -> torch.Tensor:
+        if not self._applies(x):
+            return torch.nn.Conv2d.forward(self, x)
         dilation = self.dilation[1]
         left = dilation * (self.kernel_size[1] - 1) // 2
         weight = self.weight[:, :, 0]

@@ -44,4 +44,5 @@ def _rebuild(plain: Any, attributes: dict[str, Any]) -> Any:
     parametrize._inject_new_class(layer)
     for name in layer.parametrizations:
         parametrize._inject_property(layer, name)
+    allow_pickling(layer)  # a copy can be copied
     return layer

@@ -42,6 +42,12 @@ class WaitingConv2d(torch.nn.Conv2d):
         y : torch.Tensor
             As of the stock layer; maybe a pending one.
         """
+        if torch.jit.is_scripting():
+            return self._conv_forward(x, self.weight, self.bias)
+        else:  # not scripted
+            return self._wait(x)
+
+    def _wait(self, x: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return torch.nn.Conv2d.forward(self, x)
         reason = self._reason_not_to_wait(x)
@@ -81,12 +87,6 @@ class WaitingConv2d(torch.nn.Conv2d):
             told.add(reason)
             name = self.__dict__.get("_name_in_model", "a convolution")
             log.info("%s runs as the stock layer: %s", name, reason)
-
-    def __prepare_scriptable__(self) -> torch.nn.Module:
-        """Give ``torch.jit.script`` the stock layer."""
-        stock = torch.nn.Conv2d.__new__(torch.nn.Conv2d)
-        stock.__dict__ = {k: v for k, v in self.__dict__.items() if k not in _OWN}
-        return stock
 
 
 _OWN = ("_moments_memory", "_told", "_name_in_model")
@@ -135,7 +135,8 @@ def speed_up(
         not get faster are left as they are.
     input_shape : tuple of int, optional
         Shape of a batch, ``(1, n_chans, n_times)`` say, for modules that do not know
-        it. Without one, none of their layers is left out.
+        it. Without one, none of their layers is left out. If the module cannot run on
+        it, its error is raised.
     verbose : bool, default=False
         Print what is returned. It is logged in any case, at level INFO, and so is why
         a layer runs as the stock one at times.
@@ -190,7 +191,15 @@ def speed_up(
             for layer in unit.modules()
             if layer in candidates
         }
-        rows += _try(unit, shape, inside) if inside else []
+        if inside:
+            try:
+                rows += _try(unit, shape, inside)
+            except Exception as error:  # any error of anybody's forward
+                for layer in inside:
+                    _turn_back(layer, torch.nn.Conv2d)
+                if input_shape is not None:
+                    raise
+                log.info("%s stays as it is: %s", type(unit).__name__, error)
     rows += [(name, "not tried", None, None) for name in candidates.values()]
     if rows:
         _speed_up_the_rest(module)
@@ -228,9 +237,7 @@ def unspeed(module: torch.nn.Module) -> list[str]:
     for name, layer in module.named_modules():
         for ours, stock in _STOCK.items():
             if isinstance(layer, ours):
-                _set_class(layer, stock)
-                for attribute in _OWN:
-                    layer.__dict__.pop(attribute, None)
+                _turn_back(layer, stock)
                 names.append(name)
     return names
 
@@ -257,6 +264,12 @@ def _set_class(layer: Any, cls: Any) -> None:
         layer.__class__ = cls
 
 
+def _turn_back(layer: Any, stock: Any) -> None:
+    _set_class(layer, stock)
+    for attribute in _OWN:
+        layer.__dict__.pop(attribute, None)
+
+
 def _units(
     module: torch.nn.Module, input_shape: tuple[int, ...] | None
 ) -> Iterator[tuple[torch.nn.Module, tuple[int, ...]]]:
@@ -279,12 +292,8 @@ def _try(
     """Run a module once; turn back the layers that do not pay."""
     some = next(unit.parameters())
     x = torch.zeros(1, *shape[1:], device=some.device, dtype=some.dtype)
-    try:
-        with watch() as outcomes, _left_alone(unit):
-            unit(x)
-    except Exception as error:  # any error of anybody's forward
-        log.info("layers of %s are not tried: %s", type(unit).__name__, error)
-        return [(name, "not tried", None, None) for name in layers.values()]
+    with watch() as outcomes, _left_alone(unit):
+        unit(x)
     rows = []
     for layer, name in layers.items():
         own = [outcome for outcome in outcomes if outcome[0] is layer]
@@ -293,9 +302,7 @@ def _try(
         if len(ends) == len(own) > 0 and after < before:
             rows.append((name, own[0][1], int(before), int(after)))
         else:
-            _set_class(layer, torch.nn.Conv2d)
-            for attribute in _OWN:
-                layer.__dict__.pop(attribute, None)
+            _turn_back(layer, torch.nn.Conv2d)
             asked = [getattr(w, "__name__", w) for _, p, w in own if p is None]
             reason = f"asked for by {asked[0]}" if asked else "nothing is gained"
             log.info("%s stays the stock layer: %s", name, reason)

@@ -196,7 +196,7 @@ class Filtered(Deferred):
             statistics = None, None
         else:
             mean, variance = own(running_mean), own(running_var)
-            statistics = mean, variance
+            statistics = like(mean, running_mean), like(variance, running_var)
         scale = (variance + eps).rsqrt()
         if own_weight is not None:
             scale = scale * own_weight
@@ -206,9 +206,10 @@ class Filtered(Deferred):
 
         def compute() -> Tensor:
             value = self.value(F.batch_norm)
-            options = [t if t is None else t.to(value.dtype) for t in statistics]
-            options += [like(own_weight, weight), like(own_bias, bias)]
-            return F.batch_norm(value, *options, training, 0.0, eps)
+            return F.batch_norm(
+                value, *statistics, like(own_weight, weight), like(own_bias, bias),
+                training, 0.0, eps,
+            )  # fmt: skip
 
         inputs = [t for t in (own_weight, own_bias) if t is not None]
         return self._continued(filters.scaled(scale, shift), compute, inputs, 0.0)

@@ -86,7 +86,7 @@ BLOCK = 32  # samples; the product is made for bands of this height
 
 def _banded_products(signals: torch.Tensor, n_lags: int) -> torch.Tensor:
     """Sum over the signals of x[t] x[t + lag]: (n_times, n_lags)."""
-    n_signals, n_times = signals.shape
+    n_times = signals.shape[1]
     n_blocks, width = -(-n_times // BLOCK), BLOCK + n_lags
     padded = F.pad(signals, (0, n_blocks * BLOCK + n_lags - n_times))
     rows = padded[:, : n_blocks * BLOCK].unflatten(1, (n_blocks, BLOCK))
