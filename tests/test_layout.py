@@ -18,9 +18,11 @@ ALLOWED = {
     "optim": {"torch", "braindecode_sam.optim"},
     "models": {"torch", "scipy", "braindecode.models", "braindecode.modules"}
     | {"braindecode_sam.models"},
+    "models/speed_up": {"torch", "pandas", "braindecode_sam.models"},
     "models/_registry": {"torch", "braindecode", "braindecode.models"},
     "callbacks": {"torch", "numpy", "skorch"}
     | {"braindecode_sam.callbacks", "braindecode_sam.optim"},
+    "callbacks/speed_up": {"skorch", "braindecode_sam.models"},
     "callbacks/window_check": {"torch", "numpy", "skorch", "mne"}
     | {"braindecode_sam.checks"},
     "checks": ARRAYS,

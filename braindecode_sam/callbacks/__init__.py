@@ -3,6 +3,13 @@
 from braindecode_sam.callbacks.checkpoint import ResumableCheckpoint
 from braindecode_sam.callbacks.sam import SAMCallback
 from braindecode_sam.callbacks.seed import SeedCallback
+from braindecode_sam.callbacks.speed_up import SpeedUp
 from braindecode_sam.callbacks.window_check import WindowCheck
 
-__all__ = ["ResumableCheckpoint", "SAMCallback", "SeedCallback", "WindowCheck"]
+__all__ = [
+    "ResumableCheckpoint",
+    "SAMCallback",
+    "SeedCallback",
+    "SpeedUp",
+    "WindowCheck",
+]

@@ -228,7 +228,8 @@ def unspeed(module: torch.nn.Module) -> list[str]:
     --------
     >>> from braindecode.models import EEGNet
     >>> from braindecode_sam import speed_up, unspeed
-    >>> model = EEGNet(n_chans=8, n_outputs=2, n_times=200)
+    >>> model = EEGNet(
+    ...     n_chans=8, n_outputs=2, n_times=200, final_layer_with_constraint=True)
     >>> _ = speed_up(model)
     >>> unspeed(model)[0], speed_up(model)["layer"].tolist()
     ('conv_temporal', ['conv_temporal'])
@@ -254,7 +255,7 @@ def _can_wait(layer: torch.nn.Module) -> bool:
     if parametrize.is_parametrized(layer):
         cls = cls.__base__  # torch made a class for this layer alone
     is_stock = cls is torch.nn.Conv2d and "forward" not in vars(layer)
-    return is_stock and _is_temporal(layer)
+    return is_stock and isinstance(layer, torch.nn.Conv2d) and _is_temporal(layer)
 
 
 def _set_class(layer: Any, cls: Any) -> None:
@@ -278,7 +279,7 @@ def _units(
         yield module, input_shape
         return
     try:
-        shape = module.input_shape
+        shape: Any = module.input_shape
     except (AttributeError, ValueError):
         for child in module.children():
             yield from _units(child, None)

@@ -295,16 +295,14 @@ class Joined(Deferred):
 
 def join(tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
     """Concatenate pending outputs along their filters, if that is all there are."""
-    parts = [tensor.deferred for tensor in tensors if isinstance(tensor, Pending)]
+    waiting = [tensor.deferred for tensor in tensors if isinstance(tensor, Pending)]
+    parts = [part for part in waiting if isinstance(part, Filtered)]
     layouts = {
         (part.windows.time_axis, part.dtype, part.device, part.shape[0], part.shape[2:])
         for part in parts
-        if isinstance(part, Filtered)
     }
-    are_like = len(parts) == len(tensors) and len(layouts) == 1
-    if dim not in (1, -3) or kwargs or not are_like:
-        return NotImplemented
-    if not all(isinstance(part, Filtered) for part in parts):
+    are_alike = len(parts) == len(tensors) and len(layouts) == 1
+    if dim not in (1, -3) or kwargs or not are_alike:
         return NotImplemented
     return Joined(parts).pending()
 

@@ -25,14 +25,17 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 _plain = torch._C.DisableTorchFunctionSubclass
 
 # Read without the values. All else is computed: a longer list is only faster.
-_PROPERTIES = ("shape", "dtype", "device", "ndim", "requires_grad", "is_leaf")
-_PROPERTIES += ("grad_fn", "is_cuda", "is_cpu", "is_mps", "is_sparse", "is_quantized")
-_PROPERTIES += ("is_meta", "layout", "is_nested", "output_nr")
-_METHODS = ("dim", "size", "numel", "nelement", "is_floating_point", "is_complex")
-_METHODS += ("ndimension", "is_inference", "element_size", "__hash__", "__len__")
+_PROPERTIES = (
+    "shape dtype device ndim requires_grad is_leaf grad_fn is_cuda is_cpu is_mps"
+    " is_sparse is_quantized is_meta layout is_nested output_nr"
+)
+_METHODS = (
+    "dim size numel nelement is_floating_point is_complex ndimension is_inference"
+    " element_size __hash__ __len__"
+)
 _KNOWN = frozenset(
-    [getattr(Tensor, name).__get__ for name in _PROPERTIES]
-    + [getattr(Tensor, name) for name in _METHODS]
+    [getattr(Tensor, name).__get__ for name in _PROPERTIES.split()]
+    + [getattr(Tensor, name) for name in _METHODS.split()]
     + [torch.numel, torch.is_floating_point, torch.is_complex, torch.is_inference]
 )
 
@@ -132,7 +135,7 @@ class Pending(torch.Tensor):
         return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Compute for what goes past torch functions, below autograd."""
