@@ -43,7 +43,7 @@ class FFTFilter(torch.autograd.Function):
     exactly: an FFT's rounding errors are those of its largest frequency.
 
     Written out because torch's own backward of a real FFT is a complex one of full
-    length. It saves inputs only, so it can be differentiated twice.
+    length. It can be differentiated twice.
     """
 
     @staticmethod
@@ -62,14 +62,16 @@ class FFTFilter(torch.autograd.Function):
         ctx.first, ctx.places = first, places
         n_out = response.shape[-1]
         length = ctx.length = _fft_length(signals.shape[-1], n_out, filters, first)
-        means = signals.mean(dim=-1, keepdim=True)
-        signals = signals - means
-        spectrum = torch.fft.rfft(signals, length)
+        means, spectrum = _means_and_spectrum(signals, length)
+        ctx.spectrum = (
+            torch.conj_physical(spectrum) if ctx.needs_input_grad[1] else None
+        )
         spectrum *= _kernel_spectrum(filters, first, length)
         y = torch.fft.irfft(spectrum, length)[..., :n_out] + constant
         y.addcmul_(means, response[:, None])
         for place, row in zip(places, rows, strict=True):
-            _cut(y, place.samples).add_(_weigh(_cut(signals, place.columns), row.mT))
+            centred = _cut(signals, place.columns) - means
+            _cut(y, place.samples).add_(_weigh(centred, row.mT))
         return y
 
     @staticmethod
@@ -77,11 +79,12 @@ class FFTFilter(torch.autograd.Function):
         """Correlate."""
         signals, filters, response, constant, *rows = ctx.saved_tensors
         n_times = signals.shape[-1]
-        means = signals.mean(dim=-1, keepdim=True)
-        signals = signals - means
+        if ctx.spectrum is None or torch.is_grad_enabled():  # differentiated again
+            means, other = _means_and_spectrum(signals, ctx.length)
+            other = other.conj()
+        else:
+            means, other = signals.mean(dim=-1, keepdim=True), ctx.spectrum
         spectrum = torch.fft.rfft(grad, ctx.length)
-        other = torch.fft.rfft(signals, ctx.length)
-        other.imag.neg_()  # in place: a lazy conjugate would be copied
         product = (other * spectrum).sum(dim=0).sum(dim=1)  # together it is far slower
         taps = _kernel_index(filters, ctx.first, ctx.length)
         grad_filters = torch.fft.irfft(product, ctx.length)[:, taps]
@@ -100,7 +103,9 @@ class FFTFilter(torch.autograd.Function):
             grad_signals = back + (of_means - back.mean(dim=-1, keepdim=True))
         grad_rows = [
             torch.einsum(
-                "bgdt,bgdw->gtw", _cut(grad, p.samples), _cut(signals, p.columns)
+                "bgdt,bgdw->gtw",
+                _cut(grad, p.samples),
+                _cut(signals, p.columns) - means,
             )
             for p in ctx.places
         ]
@@ -108,12 +113,20 @@ class FFTFilter(torch.autograd.Function):
         return *grads, None, None, *grad_rows
 
 
+def _means_and_spectrum(
+    signals: torch.Tensor, length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the signals' means, and the spectrum of what is left without them."""
+    means = signals.mean(dim=-1, keepdim=True)
+    return means, torch.fft.rfft(signals - means, length)
+
+
 def _cut(signals: torch.Tensor, samples: range) -> torch.Tensor:
     return signals[..., samples.start : samples.stop]
 
 
 def _weigh(signals: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return signals @ rows
+    return torch.einsum("bgdw,gwt->bgdt", signals, rows)  # @ makes a product for each b
 
 
 def _fft_length(n_times: int, n_out: int, filters: torch.Tensor, first: int) -> int:
