@@ -1,4 +1,4 @@
-r"""Convolution over channels and time by way of spectra.
+r"""FFT convolution over channels and time.
 
 A convolution with C input and O output channels and K taps costs C O K multiplications
 a sample. In the frequency domain it is one C x O matrix for each frequency, whatever
@@ -23,11 +23,12 @@ from scipy.fft import next_fast_len
 
 
 class FFTConvolution(torch.autograd.Function):
-    """Convolve with padding="same".
+    """Convolve by FFT.
 
-    ``apply(x, weight, dilation, left)`` with x of shape (batch, n_in, n_times), weight
-    of shape (n_out, n_in, n_taps), and the number of samples padded at the left, gives
-    a tensor of shape (batch, n_out, n_times), as ``torch.nn.functional.conv1d`` does.
+    ``apply(x, weight, dilation, left, length)`` with x of shape (batch, n_in, n_times),
+    weight of shape (n_out, n_in, n_taps), the number of samples padded at the left and
+    that of the output, at most n_times, gives a tensor of shape (batch, n_out, length),
+    as ``torch.nn.functional.conv1d`` does.
     It saves inputs only, so it can be differentiated twice.
     """
 
@@ -35,17 +36,17 @@ class FFTConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: torch.Tensor, weight: torch.Tensor, dilation: int, left: int
+        x: torch.Tensor, weight: torch.Tensor, dilation: int, left: int, n_samples: int
     ) -> torch.Tensor:
         """Convolve."""
         length = _fft_length(x, weight, dilation)
         matrices = _matrices(weight, _waves(weight, dilation, left, length))
-        return _signals(matrices @ _spectra(x, length), length, x.shape[-1])
+        return _signals(matrices @ _spectra(x, length), length, n_samples)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         """Keep the inputs."""
-        x, weight, ctx.dilation, ctx.left = inputs
+        x, weight, ctx.dilation, ctx.left, _ = inputs
         ctx.save_for_backward(x, weight)
 
     @staticmethod
@@ -55,12 +56,14 @@ class FFTConvolution(torch.autograd.Function):
         length = _fft_length(x, weight, ctx.dilation)
         waves = _waves(weight, ctx.dilation, ctx.left, length)
         spectra = _spectra(grad, length)
-        back = _matrices(weight, waves).mH @ spectra
-        grad_x = _signals(back, length, x.shape[-1])
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            back = _matrices(weight, waves).mH @ spectra
+            grad_x = _signals(back, length, x.shape[-1])
         products = (spectra @ _spectra(x, length).mH).flatten(1)
         cos, sin = (_counted(wave, length) for wave in waves)
         grad_weight = products.real.mT @ cos + products.imag.mT @ sin
-        return grad_x, grad_weight.view_as(weight), None, None
+        return grad_x, grad_weight.view_as(weight), None, None, None
 
 
 def _fft_length(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> int:
@@ -102,7 +105,7 @@ def _signals(spectra: torch.Tensor, length: int, n_times: int) -> torch.Tensor:
 
 
 class FFTConv2d(torch.nn.Conv2d):
-    """A convolution along time that goes by way of spectra where that is faster.
+    """A convolution along time that uses the FFT where that is faster.
 
     Made of a :class:`torch.nn.Conv2d` by assigning its class; see :meth:`suits`. On
     accelerators, whose own convolutions are fast, in half precision, which has no FFT
@@ -157,7 +160,7 @@ class FFTConv2d(torch.nn.Conv2d):
         dilation = self.dilation[1]
         left = dilation * (self.kernel_size[1] - 1) // 2
         weight = self.weight[:, :, 0]
-        y = FFTConvolution.apply(x[:, :, 0], weight, dilation, left)
+        y = FFTConvolution.apply(x[:, :, 0], weight, dilation, left, x.shape[-1])
         if self.bias is not None:
             y = y + self.bias[:, None]
         return y.unsqueeze(2)

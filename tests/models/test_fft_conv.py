@@ -58,7 +58,7 @@ def test_derivatives(n_times):
     weight = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
 
     def convolve(x, weight):
-        return FFTConvolution.apply(x, weight, 2, 3)
+        return FFTConvolution.apply(x, weight, 2, 3, x.shape[-1])
 
     torch.autograd.gradcheck(convolve, (x, weight))
     torch.autograd.gradgradcheck(convolve, (x, weight))
