@@ -1,10 +1,15 @@
 """What must hold on a GPU; what of it a CPU can show runs everywhere."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from braindecode_sam.models import FAST
+from braindecode_sam.models._stem.pending import watch
 from braindecode_sam.optim import AESAM
 from tests.optim.helpers import BASES, FAMILY, Problem, assert_same, pretend_accelerator
 from tests.test_sam_in_nets import make_net
@@ -91,3 +96,20 @@ def test_a_step_makes_no_host_wait(cls):
             optimizer.step(closure)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+# Fake tensors know their devices, and have no values that a host could wait for.
+
+
+@pytest.mark.filterwarnings("ignore")  # of what these models think of small windows
+@pytest.mark.parametrize("cls", FAST)
+def test_the_fast_front_stays_on_its_device_and_reads_no_value(cls, monkeypatch):
+    # The module, not the function that has its name.
+    speed_up = sys.modules["braindecode_sam.models.speed_up"]
+    monkeypatch.setattr(speed_up, "_TENSORS", (*speed_up._TENSORS, FakeTensor))
+    module = cls(n_chans=22, n_times=1000, n_outputs=4, sfreq=250.0)
+    with FakeTensorMode(allow_non_fake_inputs=True), watch() as outcomes:
+        out = module.to("cuda")(torch.randn(16, 22, 1000, device="cuda"))
+    assert out.device.type == "cuda"
+    assert None not in [pattern for _, pattern, _ in outcomes]
+    assert outcomes

@@ -1,0 +1,82 @@
+"""Time training steps of EEGNeX where several trainings share the cores.
+
+Starts that many processes at once, each of which makes steps of Challenge 1 with the given
+number of threads for some seconds; prints the mean milliseconds a step of all of them, by
+the clock, and the ratio of the stock AdamW step to each.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+
+import torch
+from _report import SHAPES, print_table
+from training_step import VARIANTS, make_step
+
+KINDS = ("stock AdamW", "fast AdamW", "fast SAM")
+
+
+def run_steps(variant, threads, seconds):
+    """Make steps for some seconds; print how many milliseconds each took."""
+    torch.set_num_threads(threads)
+    step = make_step(variant, SHAPES["challenge_1"], "cpu")
+    step()
+    print("ready", flush=True)
+    sys.stdin.readline()  # all begin together
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        step()
+        count += 1
+    print(1e3 * (time.perf_counter() - start) / count)
+
+
+def time_together(variant, threads, processes, seconds):
+    """Mean milliseconds a step of several processes at once."""
+    command = [sys.executable, __file__, "--run", variant]
+    command += ["--threads", str(threads), "--seconds", str(seconds)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, **pipes) for _ in range(processes)]
+    for process in running:
+        while process.stdout.readline().strip() != "ready":
+            pass
+    for process in running:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    printed = [process.communicate()[0].split()[-1] for process in running]
+    return sum(map(float, printed)) / processes
+
+
+def main():
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--threads", nargs="+", type=int, default=[2, 1])
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--run", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--csv", help="also write the table to this file")
+    args = parser.parse_args()
+    if args.run:
+        run_steps(args.run, args.threads[0], args.seconds)
+        return
+    rows = []
+    for threads in args.threads:
+        milliseconds = {
+            variant: time_together(variant, threads, args.processes, args.seconds)
+            for variant in KINDS
+        }
+        rows += [
+            {
+                "processes": args.processes,
+                "threads each": threads,
+                "variant": variant,
+                "ms": ms,
+                "stock AdamW / this": milliseconds["stock AdamW"] / ms,
+            }
+            for variant, ms in milliseconds.items()
+        ]
+    print_table(rows, args.csv)
+
+
+if __name__ == "__main__":
+    main()
