@@ -1,8 +1,8 @@
 """Time training steps of EEGNeX where several trainings share the cores.
 
-Starts that many processes at once, each of which makes steps of Challenge 1 with the given
-number of threads for some seconds; prints the mean milliseconds a step of all of them, by
-the clock, and the ratio of the stock AdamW step to each.
+Starts that many processes at once, each of which makes steps of Challenge 1 with the
+given number of threads for some seconds; prints the mean milliseconds a step of all of
+them, by the clock, and the ratio of the stock AdamW step to each.
 """
 
 import argparse

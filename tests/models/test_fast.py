@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+import itertools
 import pickle
 import subprocess
 import sys
@@ -375,3 +376,32 @@ def test_a_class_derived_from_a_fast_model():
     model = Mine(3, 100).eval()
     assert model(torch.randn(2, 3, 100)).shape == (2, 1)
     assert pickle.loads(pickle.dumps(FastEEGNeX(n_chans=3, n_times=100, n_outputs=1)))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_braindecode_looks_inside(name):
+    """Activations of every layer are captured, and what replaces one arrives."""
+    visualization = pytest.importorskip(
+        "braindecode.visualization", reason="braindecode has no such module"
+    )
+    if not hasattr(visualization, "run_with_activation_substitution"):
+        pytest.skip("this braindecode looks inside of no model")
+    stock, fast = (model.eval() for model in make_pair(name))
+    x, _ = windows(2, 3, 100, 0, "noise")
+    layers = zip(stock.modules(), fast.modules(), strict=True)
+    for one, other in itertools.islice(layers, 1, None):
+        if isinstance(
+            one, (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Sequential)
+        ):
+            values = [
+                visualization.capture_activations(model, x, layer)
+                for model, layer in ((stock, one), (fast, other))
+            ]
+            torch.testing.assert_close(*values)
+            outputs = [
+                visualization.run_with_activation_substitution(
+                    model, x, layer, torch.sin
+                )
+                for model, layer in ((stock, one), (fast, other))
+            ]
+            torch.testing.assert_close(*outputs)
