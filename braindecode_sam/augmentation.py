@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from braindecode.augmentation import GaussianNoise as _GaussianNoise
 from braindecode.augmentation import Transform
 
 from braindecode_sam._arguments import check_non_negative
@@ -138,3 +139,67 @@ class TimeShift(Transform):
         shifts[~self._get_mask(len(batch), shifts.device)] = 0
         shifted = self.operation(batch, y, shifts)[0].reshape(X.shape)
         return shifted if y is None else (shifted, torch.as_tensor(y))
+
+
+def gaussian_noise(
+    X: torch.Tensor, y: _Y, std: float, random_state: np.random.RandomState
+) -> tuple[torch.Tensor, _Y]:
+    """Add Gaussian noise to all samples.
+
+    Parameters
+    ----------
+    X : torch.Tensor of shape (n_windows, n_chans, n_times)
+        EEG windows.
+    y : torch.Tensor
+        Targets, returned as they are.
+    std : float
+        Standard deviation of the noise, in the unit of the windows.
+    random_state : numpy.random.RandomState
+        Draws the seed of the noise, once a call.
+
+    Returns
+    -------
+    X : torch.Tensor of shape (n_windows, n_chans, n_times)
+        A new tensor with the noisy windows.
+    y : torch.Tensor
+        The targets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> X = torch.zeros(4, 2, 1000)
+    >>> noisy, _ = gaussian_noise(X, None, 0.5, np.random.RandomState(0))
+    >>> round(noisy.std().item(), 1)
+    0.5
+    """
+    generator = torch.Generator(X.device).manual_seed(random_state.randint(2**31 - 1))
+    noise = torch.empty_like(X).normal_(0.0, std, generator=generator)
+    return X + noise, y
+
+
+class GaussianNoise(_GaussianNoise):
+    """Add Gaussian noise, drawn in the windows' own precision and on their device.
+
+    As :class:`braindecode.augmentation.GaussianNoise`, whose noise NumPy draws in
+    float64: the same distribution, other numbers, and less time.
+
+    Parameters
+    ----------
+    probability : float
+        Probability with which a window gets noise.
+    std : float, default=0.1
+        Standard deviation of the noise, in the unit of the windows.
+    random_state : int, numpy.random.RandomState or None, default=None
+        Where the seeds of the noise are drawn from.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from braindecode_sam.augmentation import GaussianNoise
+    >>> noisy = GaussianNoise(1.0, std=0.1, random_state=0)(torch.zeros(8, 3, 1000))
+    >>> round(noisy.std().item(), 2)
+    0.1
+    """
+
+    operation = staticmethod(gaussian_noise)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from braindecode import EEGRegressor
-from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
+from braindecode.augmentation import AugmentedDataLoader
 
-from braindecode_sam.augmentation import TimeShift
+from braindecode_sam.augmentation import GaussianNoise, TimeShift
 from braindecode_sam.callbacks import SAMCallback, SeedCallback, WindowCheck
 from braindecode_sam.configs import (
     AugmentationConfig,

@@ -1,15 +1,17 @@
-"""TimeShift against np.roll, and in braindecode's loader."""
+"""TimeShift against np.roll, noise against its distribution; and in a loader."""
 
 import numpy as np
 import pytest
 import torch
-from braindecode.augmentation import AugmentedDataLoader, Compose, GaussianNoise
+from braindecode.augmentation import AugmentedDataLoader, Compose
+from braindecode.augmentation import GaussianNoise as StockNoise
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from torch.utils.data import TensorDataset
 
 from braindecode_sam import TimeShift
-from braindecode_sam.augmentation import time_shift
+from braindecode_sam.augmentation import GaussianNoise, time_shift
 
 
 @given(
@@ -85,3 +87,27 @@ def test_refuses_max_shift(max_shift):
         ValueError, match="max_shift must be a fraction between 0 and 1, got"
     ):
         TimeShift(0.5, max_shift=max_shift)
+
+
+def test_noise_has_the_distribution_of_braindecodes():
+    X = torch.ones(100, 4, 500)
+    ours, theirs = (
+        (cls(1.0, std=0.3, random_state=0)(X) - X).flatten().numpy()
+        for cls in (GaussianNoise, StockNoise)
+    )
+    assert ours.dtype == np.float32
+    assert stats.kstest(ours / 0.3, "norm").pvalue > 0.01
+    assert stats.ks_2samp(ours, theirs).pvalue > 0.01
+    assert abs(np.corrcoef(ours[:-1], ours[1:])[0, 1]) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_repeats_and_goes_on(dtype):
+    X = torch.zeros(1000, 2, 50, dtype=dtype)
+    transforms = [GaussianNoise(0.5, random_state=3) for _ in range(2)]
+    (first, second), (again, _) = ([t(X), t(X)] for t in transforms)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert 0.45 < first.flatten(1).any(1).float().mean() < 0.55
+    assert not X.any()
+    assert not torch.equal(first, GaussianNoise(0.5, random_state=4)(X))
