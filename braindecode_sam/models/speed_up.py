@@ -50,15 +50,16 @@ class WaitingConv2d(torch.nn.Conv2d):
     def _wait(self, x: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return torch.nn.Conv2d.forward(self, x)
-        reason = self._reason_not_to_wait(x)
+        weight, bias = self.weight, self.bias  # once: a parametrization may count
+        reason = self._reason_not_to_wait(x, weight)
         if reason is None:
             memory = self.__dict__.setdefault("_moments_memory", MomentsMemory())
-            return wait(self, x, self.weight, self.bias, self.padding, memory)
+            return wait(self, x, weight, bias, self.padding, memory)
         self._tell_once(reason)
-        return torch.nn.Conv2d.forward(self, x)
+        return self._conv_forward(x, weight, bias)
 
-    def _reason_not_to_wait(self, x: torch.Tensor) -> str | None:
-        kernel = self.weight.shape
+    def _reason_not_to_wait(self, x: torch.Tensor, weight: torch.Tensor) -> str | None:
+        kernel = weight.shape
         if not _is_temporal(self) or kernel[1:] != (1, *self.kernel_size):
             return "it is no convolution of one signal over time, stride and dilation 1"
         if type(x) not in _TENSORS:
@@ -67,10 +68,10 @@ class WaitingConv2d(torch.nn.Conv2d):
             return f"its input has the shape {tuple(x.shape)}"
         if x.requires_grad:
             return "its input requires gradients"
-        if x.dtype not in _DTYPES or x.dtype != self.weight.dtype:
-            return f"its input is {x.dtype}, its weight {self.weight.dtype}"
-        if x.device.type not in ("cpu", "cuda") or x.device != self.weight.device:
-            return f"its input is on {x.device}, its weight on {self.weight.device}"
+        if x.dtype not in _DTYPES or x.dtype != weight.dtype:
+            return f"its input is {x.dtype}, its weight {weight.dtype}"
+        if x.device.type not in ("cpu", "cuda") or x.device != weight.device:
+            return f"its input is on {x.device}, its weight on {weight.device}"
         if x.shape[2 if kernel[2] == 1 else 3] == 1:
             return "there is one channel only"
         if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -89,7 +90,7 @@ class WaitingConv2d(torch.nn.Conv2d):
             log.info("%s runs as the stock layer: %s", name, reason)
 
 
-_OWN = ("_moments_memory", "_told", "_name_in_model")
+_OWN = ("_moments_memory", "_told", "_name_in_model", "_drawn")
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from braindecode import EEGRegressor
 from braindecode.models import EEGNet, EEGNeX
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from joblib import Memory
 from sklearn.model_selection import GroupKFold, cross_validate
@@ -93,6 +93,7 @@ KINDS = ["noise", "offset", "common offset", "constant channel", "zero channel"]
 
 
 @pytest.mark.slow
+@settings(max_examples=50)  # test_speed_up.py tries the front alone
 @given(
     name=st.sampled_from(list(PAIRS)),
     batch=st.integers(1, 4),
@@ -145,12 +146,13 @@ def test_one_tap_with_a_common_offset(name):
     assert max(errors["fast"]) < 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_errs_no_more_than_twice_as_much_as_stock(name, training, kind):
     errors = {"stock": [], "fast": []}
-    for seed in range(5):
+    for seed in range(3):
         stock, fast = make_pair(name, n_times=300, n_chans=8, seed=seed)
         x, y = windows(16, 8, 300, seed, kind)
         truth = run(copy_of(stock, name).train(training), x, y)

@@ -205,6 +205,7 @@ def make_model(name, **options):
     return randomized(model), (2, *model.input_shape[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what these models think of small windows
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", SPED_UP)
@@ -390,6 +391,10 @@ def with_two_groups(model, seen):
 
 def with_weight_norm(model, seen):
     parametrizations.weight_norm(model[2])
+
+
+def with_spectral_norm(model, seen):
+    parametrizations.spectral_norm(model[1][0])  # counts how often it is read
 
 
 def with_frozen_filters(model, seen):
@@ -702,6 +707,7 @@ def sped_up_copy(model):
     return fast.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what torch will change
 @pytest.mark.parametrize("strict", [True, False])
 def test_export(strict, to_compile):
@@ -712,6 +718,7 @@ def test_export(strict, to_compile):
     torch.testing.assert_close(exported.module()(other), stock(other))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what torch will change
 def test_onnx(to_compile):
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
@@ -733,6 +740,7 @@ def test_tracing_and_scripting():
     assert [type(m) for m in fast.modules()] == before
 
 
+@pytest.mark.slow
 def test_compile_as_one_graph(to_compile):
     torch.compiler.reset()
     stock, fast, x = to_compile

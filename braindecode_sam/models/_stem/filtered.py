@@ -178,7 +178,10 @@ class Filtered(Deferred):
     ) -> Any:
         windows, filters = self.windows, self.filters
         count = windows.batch * windows.n_chans * filters.n_out
-        if count == 1 or (running_mean is None) != (running_var is None):
+        is_known = running_mean is not None and running_var is not None
+        if count == 1 or not (training or is_known):
+            return NotImplemented
+        if is_known != (running_mean is not None or running_var is not None):
             return NotImplemented
         own_weight, own_bias = own(weight), own(bias)
         if training:

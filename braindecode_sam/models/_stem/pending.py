@@ -211,4 +211,5 @@ def _note(sources: Sequence[Any], pattern: str | None, what: Any) -> None:
 
 def note_end(deferred: Deferred, pattern: str, before: float, after: float) -> None:
     """Tell :func:`watch` that a deferred computation came to its end."""
-    _note(deferred.sources, pattern, (before, after))
+    share = 1 / len(deferred.sources)
+    _note(deferred.sources, pattern, (share * before, share * after))
