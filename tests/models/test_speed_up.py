@@ -493,6 +493,17 @@ READS = {
     "cat": lambda y: torch.cat([y, y], dim=2),
     "cat with others": lambda y: torch.cat([y, torch.ones_like(y)], dim=1),
     "stack": lambda y: torch.stack([y, y]),
+    "cat one": lambda y: torch.cat([y]),
+    "weight": lambda y: torch.conv2d(torch.ones(1, 4, 9, 90, dtype=y.dtype), y),
+    "bias": lambda y: torch.conv2d(
+        torch.ones(1, 1, 9, 90, dtype=y.dtype),
+        torch.ones_like(y[0, :, None]),
+        y.sum((0, 2, 3)),
+    ),
+    "weight of itself": lambda y: torch.conv2d(y, y),
+    "weight of a norm": lambda y: nn.functional.batch_norm(
+        torch.ones(3, 480, dtype=y.dtype), None, None, y.flatten()[:480], training=True
+    ),
     "max": lambda y: y.max(dim=1).values,
     "item": lambda y: torch.tensor(y.sum().item()),
     "save": lambda y: saved(y.detach()),

@@ -127,7 +127,11 @@ class Pending(torch.Tensor):
                 return func(*args, **kwargs)
         leaves = tree_flatten((args, kwargs))[0]
         waiting = [leaf.deferred for leaf in leaves if isinstance(leaf, Pending)]
-        if all(deferred.is_pending for deferred in waiting):
+        # Not where a pending tensor is a weight, say.
+        first = args[0] if args else None
+        is_input = isinstance(first, Pending) and len(waiting) == 1
+        is_in_a_list = isinstance(first, (list, tuple))
+        if (is_input or is_in_a_list) and all(d.is_pending for d in waiting):
             found = waiting[0].follow(func, args, kwargs)
             if found is not NotImplemented:
                 return found
