@@ -42,14 +42,14 @@ class _Fast(_Module):
                 speed_up(self)
 
             cls.__init__ = init  # type: ignore[method-assign]
-        super().__init_subclass__(**kwargs)
+        super().__init_subclass__(**(_CARD | kwargs))
 
     def __getstate__(self) -> dict[str, Any]:
         allow_pickling(self)
         return self.__dict__.copy()
 
 
-class FastEEGNeX(_Fast, EEGNeX, **_CARD):
+class FastEEGNeX(_Fast, EEGNeX):
     """EEGNeX, sped up: the same numbers, a fraction of the work.
 
     Constructor, parameters, buffers, ``state_dict`` and initialization are those of
@@ -71,33 +71,33 @@ class FastEEGNeX(_Fast, EEGNeX, **_CARD):
     """
 
 
-class FastEEGNet(_Fast, EEGNet, **_CARD):
+class FastEEGNet(_Fast, EEGNet):
     """A :class:`braindecode.models.EEGNet`, sped up as :class:`FastEEGNeX` is."""
 
 
-class FastEEGConformer(_Fast, EEGConformer, **_CARD):
+class FastEEGConformer(_Fast, EEGConformer):
     """A :class:`braindecode.models.EEGConformer`, sped up as :class:`FastEEGNeX` is."""
 
 
-class FastCTNet(_Fast, CTNet, **_CARD):
+class FastCTNet(_Fast, CTNet):
     """A :class:`braindecode.models.CTNet`, sped up as :class:`FastEEGNeX` is."""
 
 
-class FastATCNet(_Fast, ATCNet, **_CARD):
+class FastATCNet(_Fast, ATCNet):
     """A :class:`braindecode.models.ATCNet`, sped up as :class:`FastEEGNeX` is."""
 
 
-class FastAttentionBaseNet(_Fast, AttentionBaseNet, **_CARD):
+class FastAttentionBaseNet(_Fast, AttentionBaseNet):
     """An AttentionBaseNet of braindecode, sped up as :class:`FastEEGNeX` is."""
 
 
-class FastMSVTNet(_Fast, MSVTNet, **_CARD):
+class FastMSVTNet(_Fast, MSVTNet):
     """A :class:`braindecode.models.MSVTNet`, sped up as :class:`FastEEGNeX` is."""
 
 
-class FastEEGITNet(_Fast, EEGITNet, **_CARD):
+class FastEEGITNet(_Fast, EEGITNet):
     """A :class:`braindecode.models.EEGITNet`, sped up as :class:`FastEEGNeX` is."""
 
 
-class FastTCFormer(_Fast, TCFormer, **_CARD):
+class FastTCFormer(_Fast, TCFormer):
     """A :class:`braindecode.models.TCFormer`, sped up as :class:`FastEEGNeX` is."""
