@@ -101,6 +101,10 @@ def test_a_step_makes_no_host_wait(cls):
 # Fake tensors know their devices, and have no values that a host could wait for.
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.12" and not torch.cuda.is_available(),
+    reason="older versions ask the driver even for fake tensors",
+)
 @pytest.mark.filterwarnings("ignore")  # of what these models think of small windows
 @pytest.mark.parametrize("cls", FAST)
 def test_the_fast_front_stays_on_its_device_and_reads_no_value(cls, monkeypatch):
