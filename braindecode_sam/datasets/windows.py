@@ -253,9 +253,12 @@ def _trials(
 ) -> pd.DataFrame:
     sfreq = raw.info["sfreq"]
     # What leaves the recording anyway is cut to what an integer holds.
-    starts = np.round((onsets + offset_seconds) * sfreq).clip(-1, raw.n_times)
+    with np.errstate(
+        over="ignore"
+    ):  # what becomes infinite is outside of any recording
+        starts = np.round((onsets + offset_seconds) * sfreq).clip(-1, raw.n_times)
     starts = starts.astype(int)
-    n_samples = min(round(window_seconds * sfreq), raw.n_times + 1)
+    n_samples = round(min(window_seconds * sfreq, raw.n_times + 1))
     return pd.DataFrame(
         {
             "i_window_in_trial": 0,
