@@ -60,6 +60,7 @@ def test_response_times(eeglab):
     assert "better than the mean predictor" in printed
 
 
+@pytest.mark.slow
 def test_response_times_without_a_file_explains_itself():
     assert "FILE is ``eeglab_data.set``" in run("examples/plot_response_times.py")
 
@@ -170,6 +171,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_benchmarks_explain_themselves():
     pytest.importorskip("pytorch_optimizer", reason="the extra bench is not installed")
     paths = sorted((ROOT / "benchmarks").glob("[!_]*.py"))

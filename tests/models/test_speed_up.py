@@ -417,6 +417,7 @@ CHANGES = {f.__name__: f for f in list(globals().values()) if callable(f)
            and getattr(f, "__name__", "").startswith("with_")}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("change", CHANGES)
