@@ -22,22 +22,31 @@ warnings.filterwarnings("ignore")
 MODELS = ["EEGNet", "EEGConformer", "CTNet", "ATCNet", "MSVTNet", "EEGITNet"]
 MODELS += ["TCFormer", "AttentionBaseNet", "EEGNeX"]
 SHAPES = {"(16, 22, 1000)": (16, 22, 1000), "(32, 64, 500)": (32, 64, 500)}
-VIEWS = "view reshape expand permute transpose slice select split unsqueeze squeeze"
-VIEWS += " as_strided detach alias t unfold diagonal _unsafe_view lift_fresh chunk"
-VIEWS += " narrow view_as_real view_as_complex real imag split_with_sizes unbind"
+# What only looks at a tensor in another way.
+VIEWS = {
+    *("view", "reshape", "expand", "permute", "transpose", "t", "unfold", "diagonal"),
+    *("slice", "select", "split", "split_with_sizes", "chunk", "narrow", "unbind"),
+    *("unsqueeze", "squeeze", "as_strided", "detach", "alias", "_unsafe_view"),
+    *("view_as_real", "view_as_complex", "real", "imag", "lift_fresh"),
+}
+
+
+def make_module(name, shape, is_fast):
+    """Build a model, the same one each time."""
+    torch.manual_seed(0)
+    module = getattr(braindecode.models, name)(
+        n_chans=shape[1], n_times=shape[2], n_outputs=4, sfreq=250
+    )
+    if is_fast:
+        speed_up(module)
+    return module
 
 
 def make_step(name, shape, is_fast):
     """Build a function that makes a training step on windows of its own."""
-    batch, n_chans, n_times = shape
-    torch.manual_seed(0)
-    module = getattr(braindecode.models, name)(
-        n_chans=n_chans, n_times=n_times, n_outputs=4, sfreq=250
-    )
-    if is_fast:
-        speed_up(module)
+    module = make_module(name, shape, is_fast)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
-    y = torch.randint(4, (batch,))
+    y = torch.randint(4, shape[:1])
 
     def step(windows):
         optimizer.zero_grad()
@@ -56,21 +65,15 @@ class Counted(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        self.count += name not in VIEWS.split()
+        self.count += name not in VIEWS
         return function(*args, **(kwargs or {}))
 
 
 def count_kernels(name, shape):
     """Operations of one forward and backward pass, stock and fast."""
-    _, n_chans, n_times = shape
     found = {}
-    for kind, is_fast in {"stock": False, "fast": True}.items():
-        torch.manual_seed(0)
-        module = getattr(braindecode.models, name)(
-            n_chans=n_chans, n_times=n_times, n_outputs=4, sfreq=250
-        )
-        if is_fast:
-            speed_up(module)
+    for kind in ("stock", "fast"):
+        module = make_module(name, shape, kind == "fast")
         module(torch.randn(shape)).sum().backward()  # what is kept for good is made
         windows = torch.randn(shape)
         with Counted() as counted:

@@ -1,4 +1,4 @@
-"""Augmentations of EEG windows that braindecode does not have."""
+"""Augmentations of EEG windows that braindecode does not have, or has slower."""
 
 from __future__ import annotations
 

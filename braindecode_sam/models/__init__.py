@@ -3,6 +3,7 @@
 from braindecode_sam.models._registry import register
 from braindecode_sam.models.compact_cnn import CompactCNN
 from braindecode_sam.models.fast import (
+    FAST,
     FastATCNet,
     FastAttentionBaseNet,
     FastCTNet,
@@ -16,17 +17,6 @@ from braindecode_sam.models.fast import (
 from braindecode_sam.models.separable_eegnet import SeparableEEGNet
 from braindecode_sam.models.speed_up import speed_up, unspeed
 
-FAST = (
-    FastATCNet,
-    FastAttentionBaseNet,
-    FastCTNet,
-    FastEEGConformer,
-    FastEEGITNet,
-    FastEEGNeX,
-    FastEEGNet,
-    FastMSVTNet,
-    FastTCFormer,
-)
 __all__ = [
     "CompactCNN",
     "FastATCNet",

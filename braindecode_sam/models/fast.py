@@ -101,3 +101,6 @@ class FastEEGITNet(_Fast, EEGITNet):
 
 class FastTCFormer(_Fast, TCFormer):
     """A :class:`braindecode.models.TCFormer`, sped up as :class:`FastEEGNeX` is."""
+
+
+FAST: tuple[type[Any], ...] = tuple(_Fast.__subclasses__())

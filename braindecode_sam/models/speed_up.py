@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class WaitingConv2d(torch.nn.Conv2d):
     """A convolution over time that waits for what follows.
 
-    Made of a :class:`torch.nn.Conv2d` by assigning its class.
+    Made of a :class:`torch.nn.Conv2d` by assigning its class, in :func:`speed_up`.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -53,7 +53,7 @@ class WaitingConv2d(torch.nn.Conv2d):
         weight, bias = self.weight, self.bias  # once: a parametrization may count
         reason = self._reason_not_to_wait(x, weight)
         if reason is None:
-            memory = self.__dict__.setdefault("_moments_memory", MomentsMemory())
+            memory: Any = self._moments_memory
             return wait(self, x, weight, bias, self.padding, memory)
         self._tell_once(reason)
         return self._conv_forward(x, weight, bias)
@@ -83,11 +83,10 @@ class WaitingConv2d(torch.nn.Conv2d):
         return None
 
     def _tell_once(self, reason: str) -> None:
-        told = self.__dict__.setdefault("_told", set())
+        told: Any = self._told
         if reason not in told:
             told.add(reason)
-            name = self.__dict__.get("_name_in_model", "a convolution")
-            log.info("%s runs as the stock layer: %s", name, reason)
+            log.info("%s runs as the stock layer: %s", self._name_in_model, reason)
 
 
 _OWN = ("_moments_memory", "_told", "_name_in_model", "_drawn")
@@ -184,7 +183,7 @@ def speed_up(
     memory = MomentsMemory(max(len(candidates), 1))
     for layer, name in candidates.items():
         _set_class(layer, WaitingConv2d)
-        layer.__dict__.update(_moments_memory=memory, _name_in_model=name)
+        vars(layer).update(_moments_memory=memory, _name_in_model=name, _told=set())
     rows = []
     for unit, shape in _units(module, input_shape):
         inside = {

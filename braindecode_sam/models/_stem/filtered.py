@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -97,15 +98,18 @@ def read_convolution(
     strides_and_dilations = (*_pair(stride), *_pair(dilation))
     if weight.ndim != 4 or strides_and_dilations != (1, 1, 1, 1):
         return None
-    first, second = weight.shape[2:]
-    if padding == "same":
-        pads = ((first - 1) // 2, first // 2), ((second - 1) // 2, second // 2)
-    else:
-        height, width = _pair(0 if padding == "valid" else padding)
-        pads = (height, height), (width, width)
+    pads = _pads(padding, weight.shape[2:])
     if time_axis == 2:
         weight, pads = weight.mT, (pads[1], pads[0])
     return Convolution(weight, bias, pads, groups)
+
+
+def _pads(padding: Any, kernel_size: Sequence[int]) -> tuple[Pad, Pad]:
+    first, second = kernel_size
+    if padding == "same":
+        return ((first - 1) // 2, first // 2), ((second - 1) // 2, second // 2)
+    height, width = _pair(0 if padding == "valid" else padding)
+    return (height, height), (width, width)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -153,7 +157,7 @@ class Filtered(Deferred):
                 return NotImplemented
             if convolution.is_spatial(self.windows.n_chans):
                 return project(self, [self], convolution)
-            return self._filtered_again(convolution, args, kwargs)
+            return self._filtered_again(convolution)
         if function is F.batch_norm:
             return self._normalized(*args, **kwargs)
         if function in _CONCATENATIONS:
@@ -178,11 +182,9 @@ class Filtered(Deferred):
     ) -> Any:
         windows, filters = self.windows, self.filters
         count = windows.batch * windows.n_chans * filters.n_out
-        is_known = running_mean is not None and running_var is not None
-        if count == 1 or not (training or is_known):
-            return NotImplemented
-        if is_known != (running_mean is not None or running_var is not None):
-            return NotImplemented
+        n_known = (running_mean is not None) + (running_var is not None)
+        if count == 1 or n_known == 1 or not (training or n_known):
+            return NotImplemented  # what the stock layer refuses
         own_weight, own_bias = own(weight), own(bias)
         if training:
             n_lags = min(filters.whole.shape[1], windows.n_times)
@@ -217,7 +219,7 @@ class Filtered(Deferred):
         inputs = [t for t in (own_weight, own_bias) if t is not None]
         return self._continued(filters.scaled(scale, shift), compute, inputs, 0.0)
 
-    def _filtered_again(self, convolution: Convolution, args: Any, kwargs: Any) -> Any:
+    def _filtered_again(self, convolution: Convolution) -> Any:
         """Let a second convolution over time follow; all filters into each."""
         constant = self.filters.constant
         is_simple = constant is None or constant.shape[1] == 1
@@ -229,13 +231,13 @@ class Filtered(Deferred):
             return NotImplemented
         weight, bias = own(convolution.weight), own(convolution.bias)
         filters = compose(self.filters, weight[:, :, 0], bias, convolution.pads[1])
-        axis, autocast = self.windows.time_axis, Autocast(self.device)
+        axis, autocast = self.windows.time_axis, autocast_now(self.device)
 
         def compute() -> Tensor:
             stock = like(weight, convolution.weight)
             stock = stock if axis == 3 else stock.mT
             pads = convolution.pads if axis == 3 else convolution.pads[::-1]
-            with autocast:
+            with autocast():
                 x = F.pad(self.value(F.conv2d), (*pads[1], *pads[0]))
                 return F.conv2d(x, stock, like(bias, convolution.bias))
 
@@ -319,39 +321,39 @@ def project(
     if not is_depthwise and any(part.filters.edges for part in parts):
         return NotImplemented
     dtype = windows.stock().dtype
-    weight = weight.to(dtype)
     sizes = [part.n_filters for part in parts]
-    ys, before, after = [], 0.0, 0.0
+    if is_depthwise:
+        depth = len(weight) // sum(sizes)
+        weights = weight[:, 0].split([depth * size for size in sizes])
+    else:
+        weights = weight.split(sizes, dim=1)
+    apply = filter_projections if is_depthwise else filter_channels
     with torch.autocast(deferred.device.type, enabled=False):
-        if is_depthwise:
-            depth = len(weight) // sum(sizes)
-            for part, own_part in zip(
-                parts, weight[:, 0].split([depth * n for n in sizes]), strict=True
-            ):
-                signals = part.windows.signals()
-                ys.append(filter_projections(signals, part.filters, own_part))
-            y = ys[0] if len(ys) == 1 else torch.cat(ys, dim=1)
-        else:
-            for part, own_part in zip(parts, weight.split(sizes, dim=1), strict=True):
-                signals = part.windows.signals()
-                ys.append(filter_channels(signals, part.filters, own_part))
-            y = ys[0] if len(ys) == 1 else torch.stack(ys).sum(dim=0)
+        ys = [
+            apply(part.windows.signals(), part.filters, own_part.to(dtype))
+            for part, own_part in zip(parts, weights, strict=True)
+        ]
+        y = ys[0]
+        if len(ys) > 1:
+            y = torch.cat(ys, dim=1) if is_depthwise else torch.stack(ys).sum(dim=0)
         if convolution.bias is not None:
             y = y + convolution.bias[:, None].to(dtype)
-    for part in parts:
-        share = len(weight) * (1 if is_depthwise else part.n_filters)
-        share = share * part.n_filters // sum(sizes) if is_depthwise else share
-        values = windows.n_chans * part.filters.n_out
-        before += part.n_operations + share * values
-        n_taps = part.filters.whole.shape[1]
-        if is_depthwise:
-            length = part.filters.n_times + n_taps
-            after += share * length * (windows.n_chans + 2 * math.log2(length))
-        else:
-            after += len(weight) * values * n_taps
+    before, after = 0.0, 0.0
+    for part, own_part in zip(parts, weights, strict=True):
+        before += part.n_operations + own_part.numel() * part.filters.n_out
+        after += _n_operations(part.filters, own_part)
     pattern = "depthwise" if is_depthwise else "merged kernel"
     note_end(deferred, pattern, before, after)
     return y.unsqueeze(2 if windows.time_axis == 3 else 3).to(deferred.dtype)
+
+
+def _n_operations(filters: Filters, weight: Tensor) -> float:
+    """Multiply-adds of projecting and filtering, or of the merged kernel."""
+    n_outputs, n_chans, n_taps = len(weight), weight.shape[-1], filters.whole.shape[1]
+    if weight.ndim == 3:
+        return n_outputs * n_chans * n_taps * filters.n_out
+    length = filters.n_times + n_taps
+    return n_outputs * length * (n_chans + 2 * math.log2(length))
 
 
 def wait(
@@ -385,15 +387,16 @@ def wait(
         The output.
     """
     windows = Windows(x, 3 if weight.shape[2] == 1 else 2, memory)
-    convolution = read_convolution(windows.time_axis, x, weight, padding=padding)
-    assert convolution is not None
+    pad = _pads(padding, weight.shape[2:])[windows.time_axis - 2]
     own_weight, own_bias = own(weight), own(bias)
-    taps = own_weight.flatten(1)
-    filters = temporal_filters(taps, own_bias, convolution.pads[1], windows.n_times)
-    autocast = Autocast(x.device)
+    filters = temporal_filters(own_weight.flatten(1), own_bias, pad, windows.n_times)
+    autocast = autocast_now(x.device)
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
 
     def compute() -> Tensor:
-        with autocast:
+        with autocast():
             return F.conv2d(
                 windows.stock(), like(own_weight, weight), like(own_bias, bias),
                 padding=padding,
@@ -401,7 +404,7 @@ def wait(
 
     return Filtered(
         windows, filters, compute, weight.numel() * windows.n_chans * filters.n_out,
-        dtype=autocast.dtype or x.dtype, sources=(source,),
+        dtype=dtype, sources=(source,),
         inputs=[t for t in (own_weight, own_bias) if t is not None],
     ).pending()  # fmt: skip
 
@@ -416,26 +419,10 @@ def like(copy: Tensor | None, tensor: Tensor | None) -> Any:
     return None if copy is None or tensor is None else copy.to(tensor.dtype)
 
 
-class Autocast:
-    """Autocast as it is now, to be entered later.
-
-    Parameters
-    ----------
-    device : torch.device
-        Whose autocast.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._type = device.type
-        is_enabled = torch.is_autocast_enabled(self._type)
-        self.dtype = torch.get_autocast_dtype(self._type) if is_enabled else None
-
-    def __enter__(self) -> None:
-        options = {} if self.dtype is None else {"dtype": self.dtype}
-        self._context = torch.autocast(
-            self._type, enabled=self.dtype is not None, cache_enabled=False, **options
-        )
-        self._context.__enter__()
-
-    def __exit__(self, *exc_info: Any) -> None:
-        self._context.__exit__(*exc_info)
+def autocast_now(device: torch.device) -> Callable[[], Any]:
+    """Give autocast as it is now, to be entered later."""
+    is_enabled = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if is_enabled else None
+    return functools.partial(
+        torch.autocast, device.type, dtype, is_enabled, cache_enabled=False
+    )
