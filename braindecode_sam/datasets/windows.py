@@ -252,10 +252,9 @@ def _trials(
     window_seconds: float,
 ) -> pd.DataFrame:
     sfreq = raw.info["sfreq"]
-    # What leaves the recording anyway is cut to what an integer holds.
-    with np.errstate(
-        over="ignore"
-    ):  # what becomes infinite is outside of any recording
+    # What leaves the recording anyway is cut to what an integer holds, also where it
+    # overflows to infinity.
+    with np.errstate(over="ignore"):
         starts = np.round((onsets + offset_seconds) * sfreq).clip(-1, raw.n_times)
     starts = starts.astype(int)
     n_samples = round(min(window_seconds * sfreq, raw.n_times + 1))
