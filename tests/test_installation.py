@@ -72,6 +72,17 @@ def test_optimizers_work_without_braindecode(refusing):
     assert done.stdout.split() == ["SAM", "False"], done.stderr
 
 
+def test_the_fast_models_work_without_the_hub(tmp_path):
+    (tmp_path / "huggingface_hub.py").write_text("raise ImportError('not here')\n")
+    code = (
+        "from braindecode.models.base import HAS_HF_HUB; from braindecode_sam import"
+        " FastEEGNet; model = FastEEGNet(n_chans=4, n_times=200, n_outputs=1);"
+        "print(HAS_HF_HUB, type(model.conv_temporal).__name__)"
+    )
+    done = python("-c", code, path=[tmp_path])
+    assert done.stdout.split() == ["False", "WaitingConv2d"], done.stderr
+
+
 def test_another_broken_part_is_not_blamed_on_torchaudio(tmp_path):
     (tmp_path / "skorch.py").write_text('raise ImportError("skorch is broken")\n')
     done = python("-c", "from braindecode_sam import SAM", path=[tmp_path])

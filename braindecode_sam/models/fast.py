@@ -42,7 +42,8 @@ class _Fast(_Module):
                 speed_up(self)
 
             cls.__init__ = init  # type: ignore[method-assign]
-        super().__init_subclass__(**(_CARD | kwargs))
+        card = _CARD if hasattr(cls, "_hub_mixin_info") else {}  # with huggingface_hub
+        super().__init_subclass__(**(card | kwargs))
 
     def __getstate__(self) -> dict[str, Any]:
         allow_pickling(self)
