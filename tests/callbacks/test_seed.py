@@ -12,6 +12,7 @@ from skorch.callbacks import Callback
 
 from braindecode_sam import SAM
 from braindecode_sam.callbacks import SeedCallback, WindowCheck
+from braindecode_sam.callbacks._generators import generator_states, set_generator_states
 from tests.optim.helpers import assert_same
 
 RNG = np.random.default_rng(0)
@@ -143,6 +144,25 @@ def test_every_fit_draws_the_same_numbers_and_partial_fit_goes_on():
     torch.manual_seed(1)
     net.partial_fit(X, Y[:, None])
     assert not is_same(went_on, net)
+
+
+@pytest.mark.parametrize("was_initialized", [True, False])
+def test_generators_of_cuda_are_put_back(was_initialized, monkeypatch):
+    drawn = []
+    cuda = {
+        "is_initialized": lambda: was_initialized,
+        "get_rng_state_all": lambda: ["as it was"],
+        "set_rng_state_all": drawn.append,
+        "manual_seed_all": drawn.append,
+    }
+    for name, function in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    torch.manual_seed(8)
+    drawn.clear()  # manual_seed seeds CUDA's too
+    states = generator_states()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    set_generator_states(states)
+    assert drawn == ([["as it was"]] if was_initialized else [8])
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])

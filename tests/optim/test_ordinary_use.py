@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import inspect
 import pickle
 
@@ -442,6 +443,18 @@ def assert_plain(net):
     net(torch.randn(4, 5))
     assert not torch_module._global_forward_pre_hooks
     assert not torch_module._global_forward_hooks
+
+
+def test_an_optimizer_that_is_dropped_between_the_two_steps_leaves_no_hook():
+    problem = Problem()
+    optimizer = SAM(problem.net.parameters())
+    problem.closure(optimizer)()
+    optimizer.first_step()
+    assert torch_module._global_forward_pre_hooks
+    del optimizer
+    gc.collect()
+    problem.loss()
+    assert not torch_module._global_forward_pre_hooks
 
 
 COPIES = {

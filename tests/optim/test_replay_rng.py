@@ -30,6 +30,32 @@ def test_goes_on_when_the_pass_raises():
     assert torch.equal(torch.get_rng_state(), after)
 
 
+def test_one_device_that_fails_leaves_all_as_they_were(monkeypatch):
+    fake = FakeGenerators()
+    monkeypatch.setattr(torch, "get_device_module", lambda device: fake)
+    before = rng_states([CPU, torch.device("cuda:0")])
+    torch.rand(3)
+    monkeypatch.setattr(fake, "set_rng_state", Failing(fake.set_rng_state))
+    after = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="device lost"), replay_rng(before):
+        pytest.fail("the pass must not begin")
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+class Failing:
+    """Fail at the first call."""
+
+    def __init__(self, function):
+        self.function = function
+        self.n_calls = 0
+
+    def __call__(self, *args):
+        self.n_calls += 1
+        if self.n_calls == 1:
+            raise RuntimeError("device lost")
+        return self.function(*args)
+
+
 class FakeGenerators:
     """Stands in for an accelerator's module: a counter for each device."""
 
