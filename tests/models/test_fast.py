@@ -152,7 +152,7 @@ def test_one_tap_with_a_common_offset(name):
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_errs_no_more_than_twice_as_much_as_stock(name, training, kind):
     errors = {"stock": [], "fast": []}
-    for seed in range(3):
+    for seed in range(7):
         stock, fast = make_pair(name, n_times=300, n_chans=8, seed=seed)
         x, y = windows(16, 8, 300, seed, kind)
         truth = run(copy_of(stock, name).train(training), x, y)
