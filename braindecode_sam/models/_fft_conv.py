@@ -16,10 +16,12 @@ waves above span.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy.fft import next_fast_len
+
+from braindecode_sam.models._cache import cached_by_size
 
 
 class FFTConvolution(torch.autograd.Function):
@@ -40,7 +42,7 @@ class FFTConvolution(torch.autograd.Function):
     ) -> torch.Tensor:
         """Convolve."""
         length = _fft_length(x, weight, dilation)
-        matrices = _matrices(weight, _waves(weight, dilation, left, length))
+        matrices = _matrices(weight, _waves_of(weight, dilation, left, length).plain)
         return _signals(matrices @ _spectra(x, length), length, n_samples)
 
     @staticmethod
@@ -54,14 +56,14 @@ class FFTConvolution(torch.autograd.Function):
         """Correlate."""
         x, weight = ctx.saved_tensors
         length = _fft_length(x, weight, ctx.dilation)
-        waves = _waves(weight, ctx.dilation, ctx.left, length)
+        waves = _waves_of(weight, ctx.dilation, ctx.left, length)
         spectra = _spectra(grad, length)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            back = _matrices(weight, waves).mH @ spectra
+            back = _matrices(weight, waves.plain).mH @ spectra
             grad_x = _signals(back, length, x.shape[-1])
         products = (spectra @ _spectra(x, length).mH).flatten(1)
-        cos, sin = (_counted(wave, length) for wave in waves)
+        cos, sin = waves.counted
         grad_weight = products.real.mT @ cos + products.imag.mT @ sin
         return grad_x, grad_weight.view_as(weight), None, None, None
 
@@ -70,22 +72,35 @@ def _fft_length(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> int:
     return next_fast_len(x.shape[-1] + dilation * (weight.shape[-1] - 1), real=True)
 
 
+class _Waves(NamedTuple):
+    """Real and imaginary part of the K waves, (n_frequencies, n_taps) each.
+
+    In `counted`, each frequency stands for its negative too, but for 0 and length / 2.
+    """
+
+    plain: tuple[torch.Tensor, torch.Tensor]
+    counted: tuple[torch.Tensor, torch.Tensor]
+
+
+@cached_by_size
 def _waves(
-    weight: torch.Tensor, dilation: int, left: int, length: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Real and imaginary part of the K waves: (n_frequencies, n_taps) each."""
-    options: dict[str, Any] = {"dtype": torch.float64, "device": weight.device}
+    n_taps: int, dilation: int, left: int, length: int,
+    dtype: torch.dtype, device: torch.device,
+) -> _Waves:  # fmt: skip
+    options: dict[str, Any] = {"dtype": torch.float64, "device": device}
     frequencies = torch.arange(length // 2 + 1, **options)
-    times = dilation * torch.arange(weight.shape[-1], **options) - left
+    times = dilation * torch.arange(n_taps, **options) - left
     angles = 2 * math.pi / length * torch.outer(frequencies, times)
-    return angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)
+    plain = angles.cos(), angles.sin()
+    is_alone = (2 * frequencies) % length == 0
+    weights = (2 - is_alone.double())[:, None] / length
+    cos, sin = (wave.to(dtype) for wave in plain)
+    counted_cos, counted_sin = ((weights * wave).to(dtype) for wave in plain)
+    return _Waves((cos, sin), (counted_cos, counted_sin))
 
 
-def _counted(waves: torch.Tensor, length: int) -> torch.Tensor:
-    """Let each frequency stand for its negative too, but for 0 and length / 2."""
-    frequencies = torch.arange(len(waves), device=waves.device)[:, None]
-    alone = (2 * frequencies) % length == 0
-    return torch.where(alone, waves, 2 * waves) / length
+def _waves_of(weight: torch.Tensor, dilation: int, left: int, length: int) -> _Waves:
+    return _waves(weight.shape[-1], dilation, left, length, weight.dtype, weight.device)
 
 
 def _matrices(

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from scipy.fft import next_fast_len
 
+from braindecode_sam.models._cache import cached_by_size
+
 
 class Place(NamedTuple):
     """Where filters differ from those of the other samples.
@@ -30,8 +32,7 @@ class FFTFilter(torch.autograd.Function):
 
     - signals of shape (batch, n_groups, n_signals, n_times), zero outside;
     - filters of shape (n_groups, n_taps);
-    - response of shape (n_groups, n_out): what the filters, and the additions of the
-      rows, make of a window of ones;
+    - response of shape (n_groups, n_out): what the filters make of a window of ones;
     - constant of shape (n_groups, n_signals, 1) or (n_groups, n_signals, n_out),
       added to the outputs;
     - first: the sample that tap 0 meets in output sample 0;
@@ -58,54 +59,53 @@ class FFTFilter(torch.autograd.Function):
         *rows: torch.Tensor,
     ) -> torch.Tensor:
         """Filter."""
-        ctx.save_for_backward(signals, filters, response, constant, *rows)
-        ctx.first, ctx.places = first, places
         n_out = response.shape[-1]
         length = ctx.length = _fft_length(signals.shape[-1], n_out, filters, first)
         means, spectrum = _means_and_spectrum(signals, length)
-        ctx.spectrum = (
-            torch.conj_physical(spectrum) if ctx.needs_input_grad[1] else None
-        )
-        spectrum *= _kernel_spectrum(filters, first, length)
-        y = torch.fft.irfft(spectrum, length)[..., :n_out] + constant
+        kernel = _kernel_spectrum(filters, first, length)
+        y = torch.fft.irfft(spectrum * kernel, length)[..., :n_out] + constant
         y.addcmul_(means, response[:, None])
         for place, row in zip(places, rows, strict=True):
-            centred = _cut(signals, place.columns) - means
-            _cut(y, place.samples).add_(_weigh(centred, row.mT))
+            _cut(y, place.samples).add_(_weigh(_cut(signals, place.columns), row.mT))
+        ctx.save_for_backward(signals, filters, response, constant, *rows)
+        ctx.first, ctx.places = first, places
+        ctx.known = None
+        if ctx.needs_input_grad[1]:
+            conjugate = torch.conj_physical(kernel)
+            ctx.known = means, spectrum.conj_physical_(), conjugate
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Correlate."""
         signals, filters, response, constant, *rows = ctx.saved_tensors
-        n_times = signals.shape[-1]
-        if ctx.spectrum is None or torch.is_grad_enabled():  # differentiated again
-            means, other = _means_and_spectrum(signals, ctx.length)
+        n_times, length = signals.shape[-1], ctx.length
+        if ctx.known is None or torch.is_grad_enabled():  # differentiated again
+            means, other = _means_and_spectrum(signals, length)
             other = other.conj()
+            kernel = _kernel_spectrum(filters, ctx.first, length).conj()
         else:
-            means, other = signals.mean(dim=-1, keepdim=True), ctx.spectrum
-        spectrum = torch.fft.rfft(grad, ctx.length)
+            means, other, kernel = ctx.known
+        spectrum = torch.fft.rfft(grad, length)
         product = (other * spectrum).sum(dim=0).sum(dim=1)  # together it is far slower
-        taps = _kernel_index(filters, ctx.first, ctx.length)
-        grad_filters = torch.fft.irfft(product, ctx.length)[:, taps]
+        taps = _kernel_index(filters.shape[1], ctx.first, length, filters.device)
+        grad_filters = torch.fft.irfft(product, length)[:, taps]
         grad_response = (grad * means).sum(dim=0).sum(dim=1)
         grad_constant = grad.sum(dim=0)
         if constant.shape[-1] == 1:
             grad_constant = grad_constant.sum(dim=-1, keepdim=True)
         grad_signals = None
         if ctx.needs_input_grad[0]:
-            kernel = _kernel_spectrum(filters, ctx.first, ctx.length)
-            back = torch.fft.irfft(spectrum * kernel.conj(), ctx.length)
-            back = back[..., :n_times]
+            back = torch.fft.irfft(spectrum * kernel, length)[..., :n_times]
+            of_means = (grad * response[:, None]).sum(dim=-1, keepdim=True)
+            of_means = of_means - back.sum(dim=-1, keepdim=True)
+            grad_signals = torch.add(back, of_means, alpha=1 / n_times)
             for place, row in zip(ctx.places, rows, strict=True):
-                _cut(back, place.columns).add_(_weigh(_cut(grad, place.samples), row))
-            of_means = (grad * response[:, None]).sum(dim=-1, keepdim=True) / n_times
-            grad_signals = back + (of_means - back.mean(dim=-1, keepdim=True))
+                weighed = _weigh(_cut(grad, place.samples), row)
+                _cut(grad_signals, place.columns).add_(weighed)
         grad_rows = [
             torch.einsum(
-                "bgdt,bgdw->gtw",
-                _cut(grad, p.samples),
-                _cut(signals, p.columns) - means,
+                "bgdt,bgdw->gtw", _cut(grad, p.samples), _cut(signals, p.columns)
             )
             for p in ctx.places
         ]
@@ -135,11 +135,14 @@ def _fft_length(n_times: int, n_out: int, filters: torch.Tensor, first: int) -> 
     return next_fast_len(max(n_times, n_out) + overhang, real=True)
 
 
-def _kernel_index(filters: torch.Tensor, first: int, length: int) -> torch.Tensor:
-    return (-first - torch.arange(filters.shape[1], device=filters.device)) % length
+@cached_by_size
+def _kernel_index(
+    n_taps: int, first: int, length: int, device: torch.device
+) -> torch.Tensor:
+    return (-first - torch.arange(n_taps, device=device)) % length
 
 
 def _kernel_spectrum(filters: torch.Tensor, first: int, length: int) -> torch.Tensor:
     kernel = filters.new_zeros(len(filters), length)
-    index = _kernel_index(filters, first, length)
+    index = _kernel_index(filters.shape[1], first, length, filters.device)
     return torch.fft.rfft(kernel.index_copy(1, index, filters))[:, None]

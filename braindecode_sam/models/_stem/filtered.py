@@ -19,7 +19,8 @@ from braindecode_sam.models._stem.linear import (
     filter_projections,
     temporal_filters,
 )
-from braindecode_sam.models._stem.moments import MomentsMemory, filter_statistics
+from braindecode_sam.models._stem.moments import MomentsMemory
+from braindecode_sam.models._stem.normalization import normalize
 from braindecode_sam.models._stem.pending import Deferred, Pending, note_end
 
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
@@ -186,28 +187,28 @@ class Filtered(Deferred):
         if count == 1 or n_known == 1 or not (training or n_known):
             return NotImplemented  # what the stock layer refuses
         own_weight, own_bias = own(weight), own(bias)
+        statistics = None, None
         if training:
             n_lags = min(filters.whole.shape[1], windows.n_times)
             moments = windows.memory.moments_of(windows.signals(), n_lags)
-            mean, variance = filter_statistics(
-                moments, filters.whole, filters.first, filters.n_out,
-                filters.constant, filters.edges,
-            )  # fmt: skip
+            normalized, mean, variance = normalize(
+                filters, moments, own_weight, own_bias, eps
+            )
             if running_mean is not None and running_var is not None:
                 with torch.no_grad():
                     unbiased = variance * (count / (count - 1))
                     running_mean.lerp_(mean.to(running_mean.dtype), momentum)
                     running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-            statistics = None, None
         else:
             mean, variance = own(running_mean), own(running_var)
             statistics = like(mean, running_mean), like(variance, running_var)
-        scale = (variance + eps).rsqrt()
-        if own_weight is not None:
-            scale = scale * own_weight
-        shift = -mean * scale
-        if own_bias is not None:
-            shift = shift + own_bias
+            scale = (variance + eps).rsqrt()
+            if own_weight is not None:
+                scale = scale * own_weight
+            shift = -mean * scale
+            if own_bias is not None:
+                shift = shift + own_bias
+            normalized = filters.scaled(scale, shift)
 
         def compute() -> Tensor:
             value = self.value(F.batch_norm)
@@ -217,7 +218,7 @@ class Filtered(Deferred):
             )  # fmt: skip
 
         inputs = [t for t in (own_weight, own_bias) if t is not None]
-        return self._continued(filters.scaled(scale, shift), compute, inputs, 0.0)
+        return self._continued(normalized, compute, inputs, 0.0)
 
     def _filtered_again(self, convolution: Convolution) -> Any:
         """Let a second convolution over time follow; all filters into each."""

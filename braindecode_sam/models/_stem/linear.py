@@ -31,6 +31,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
+from braindecode_sam.models._cache import cached_by_size
 from braindecode_sam.models._fft_conv import FFTConvolution
 from braindecode_sam.models._stem.fft_filter import FFTFilter, Place
 from braindecode_sam.models._stem.moments import Edge, windows_of
@@ -165,6 +166,42 @@ def taps_inside(
     return (read >= 0) & (read < n_between)
 
 
+class _Taps(NamedTuple):
+    """Which taps of a second convolution add to which output samples.
+
+    Attributes
+    ----------
+    n_out : int
+        Output samples.
+    head, tail : range
+        Those at the beginning and at the end that some taps add nothing to.
+    sums : torch.Tensor of shape (1 + n_head + n_tail, n_taps_2), float64
+        1 for each tap; for each of those samples, -1 for the taps that drop out.
+    inside : torch.Tensor of shape (n_taps_2, n_out), float64
+        1 where a tap reads a sample, 0 where it reads padding.
+    """
+
+    n_out: int
+    head: range
+    tail: range
+    sums: torch.Tensor
+    inside: torch.Tensor
+
+
+@cached_by_size
+def _taps(n_between: int, n_taps_2: int, pad_2: Pad, device: torch.device) -> _Taps:
+    inside = taps_inside(n_between, n_taps_2, pad_2, device).double()
+    n_out = len(inside)
+    head = range(0, min(pad_2[0], n_out))
+    tail = range(max(n_out - pad_2[1], head.stop), n_out)
+    dropped = inside - 1
+    sums = torch.cat(
+        [torch.ones_like(dropped[:1])]
+        + [dropped[samples.start : samples.stop] for samples in (head, tail)]
+    )
+    return _Taps(n_out, head, tail, sums, inside.T.contiguous())
+
+
 def spread_rows(taps: torch.Tensor, first: int, columns: range) -> torch.Tensor:
     """Weights that the filters of consecutive output samples give to input samples.
 
@@ -199,16 +236,12 @@ def spread_rows(taps: torch.Tensor, first: int, columns: range) -> torch.Tensor:
     flat = F.pad(flat, (left, width - left - len(met))).flatten(1)
     # Read with rows that are one sample shorter, each row begins one sample earlier.
     flat = flat[:, max(n_rows - 1, 0) :][:, : n_rows * (width - 1)]
-    return flat.unflatten(1, (n_rows, width - 1))[..., : len(columns)]
+    spread = flat.unflatten(1, (n_rows, width - 1))[..., : len(columns)]
+    return spread.contiguous()  # it is read several times
 
 
 def find_edges(
-    parts: torch.Tensor,
-    inside: torch.Tensor,
-    pad_2: Pad,
-    start: int,
-    n_times: int,
-    reach: tuple[int, int],
+    parts: torch.Tensor, taps: _Taps, start: int, n_times: int, reach: tuple[int, int]
 ) -> tuple[torch.Tensor, Edge, Edge]:
     """Where, and by how much, filters differ for reading padding in between.
 
@@ -216,10 +249,8 @@ def find_edges(
     ----------
     parts : torch.Tensor of shape (n_second, n_taps_2, n_taps)
         From :func:`compose_taps`.
-    inside : torch.Tensor of shape (n_out, n_taps_2)
-        From :func:`taps_inside`.
-    pad_2 : tuple of int
-        The second convolution's padding, left and right.
+    taps : _Taps
+        Of the second convolution.
     start : int
         Input sample that tap 0 meets in output sample 0.
     n_times : int
@@ -235,22 +266,15 @@ def find_edges(
     head, tail : Edge
         At the beginning and at the end.
     """
-    n_out = len(inside)
-    head = range(0, min(pad_2[0], n_out))
-    tail = range(max(n_out - pad_2[1], head.stop), n_out)
-    dropped = inside.to(parts.dtype) - 1
-    chosen = torch.cat(
-        [torch.ones_like(dropped[:1])]
-        + [dropped[samples.start : samples.stop] for samples in (head, tail)]
-    )
-    whole, *taps = (chosen @ parts).split([1, len(head), len(tail)], dim=1)
+    places = (taps.head, taps.tail)
+    whole, *rows = (taps.sums @ parts).split([1, *map(len, places)], dim=1)
     columns = (
         range(0, min(max(reach[0], 0), n_times)),
         range(max(min(reach[1], n_times), 0), n_times),
     )
     edges = (
         Edge(samples, spread_rows(part, start + samples.start, met), met)
-        for samples, part, met in zip((head, tail), taps, columns, strict=True)
+        for samples, part, met in zip(places, rows, columns, strict=True)
     )
     return whole.squeeze(1), *edges
 
@@ -279,22 +303,22 @@ def compose(
     """
     n_between, n_taps_2 = filters.n_out, weight.shape[2]
     parts = compose_taps(filters.whole, weight)
-    inside = taps_inside(n_between, n_taps_2, pad, weight.device)
+    taps = _taps(n_between, n_taps_2, pad, weight.device)
     # Dropped taps would have met the first convolution's output before its beginning
     # or after its end, which depends on few samples of the input. Not so where the
     # windows are so short that one output sample drops taps on both sides.
     reach = (filters.whole.shape[1] - 1 + filters.first, n_between + filters.first)
     reach = reach if n_between >= n_taps_2 else (filters.n_times, 0)
     start = filters.first - pad[0]
-    whole, *edges = find_edges(parts, inside, pad, start, filters.n_times, reach)
+    whole, *edges = find_edges(parts, taps, start, filters.n_times, reach)
     constant = None
     if filters.constant is not None:
         added = torch.einsum("f,gfk->gk", filters.constant[:, 0], weight)
-        constant = added @ inside.double().T
+        constant = added @ taps.inside
     if bias is not None:
         constant = bias[:, None] + (0 if constant is None else constant)
     used = tuple(edge for edge in edges if edge.rows.numel())
-    return Filters(whole, start, filters.n_times, len(inside), constant, used)
+    return Filters(whole, start, filters.n_times, taps.n_out, constant, used)
 
 
 def response_to_one(filters: Filters) -> torch.Tensor:
@@ -303,7 +327,7 @@ def response_to_one(filters: Filters) -> torch.Tensor:
     Parameters
     ----------
     filters : Filters
-        Of both ends and in between; what is added to them is left out.
+        Their edges and constants are left out.
 
     Returns
     -------
@@ -311,11 +335,13 @@ def response_to_one(filters: Filters) -> torch.Tensor:
         1 inside of the window, 0 outside, filtered.
     """
     whole, n_taps = filters.whole, filters.whole.shape[1]
-    one = whole.new_ones(filters.n_times)
-    response = whole @ windows_of(one, n_taps, filters.first, filters.n_out)
-    for edge in filters.edges:
-        response = response + edge.spread(edge.rows.sum(dim=2), filters.n_out)
-    return response
+    one = _one(filters.n_times, whole.device)
+    return whole @ windows_of(one, n_taps, filters.first, filters.n_out)
+
+
+@cached_by_size
+def _one(n_times: int, device: torch.device) -> torch.Tensor:
+    return torch.ones(n_times, dtype=torch.float64, device=device)
 
 
 def filter_projections(

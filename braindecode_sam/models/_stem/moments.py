@@ -1,23 +1,18 @@
-r"""Mean and variance of filtered windows, from the moments of the windows alone.
+"""First and second moments of windows, and what filters meet of them.
 
-With the windows' mean over batch and channels m[t], and their covariance R[s, t] about
-it, an output :math:`z[t] = e_t \cdot x` of filter e_t has the variance over batch,
-channels and time
-
-.. math:: \frac{1}{T} \sum_t e_t^T R e_t + \mathrm{var}_t(e_t \cdot m) .
-
-Where all e_t are one filter h, the sum is h^T M h with M[j, k] a sum along a diagonal
-of R. R depends on the data alone: it needs no gradient, and both passes of a SAM step
-can share it.
+They depend on the data alone: they need no gradient, and both passes of a SAM step can
+share them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+from braindecode_sam.models._cache import cached_by_size
 
 
 class Moments:
@@ -30,8 +25,9 @@ class Moments:
     ----------
     mean : torch.Tensor of shape (n_times,)
         Mean window m.
-    band : torch.Tensor of shape (n_times, n_lags)
-        Covariance R[t, t + lag]; 0 where t + lag is past the end.
+    band : torch.Tensor of shape (n_rows, n_lags)
+        Covariance R[t, t + lag]; 0 where t + lag is past the end, and in at least one
+        row more than there are samples.
     """
 
     def __init__(self, mean: torch.Tensor, band: torch.Tensor) -> None:
@@ -69,38 +65,47 @@ def window_moments(x: torch.Tensor, n_lags: int) -> Moments:
     signals = x.detach().reshape(-1, x.shape[-1])
     offset = signals.mean(dim=1)
     signals = signals - offset[:, None]
+    level = offset.mean()
+    offset = offset - level
     mean = signals.mean(dim=0)
     signals -= mean
-    offset = offset.double()
-    centred = offset - offset.mean()
-    cross = (centred.to(signals.dtype) @ signals).double()
-    cross += centred.square().sum() / 2
-    band = _banded_products(signals, n_lags).double()
-    band += cross[:, None] + _shifted(cross, n_lags)
-    band *= _shifted(torch.ones_like(cross), n_lags) / len(signals)
-    return Moments(mean.double() + offset.mean(), band)
+    cross = (offset @ signals).double()
+    cross.add_(torch.dot(offset, offset), alpha=0.5)
+    n_signals, n_times = signals.shape
+    n_blocks = n_times // BLOCK + 1
+    products = _banded_products(signals, n_blocks, n_lags)
+    met = F.pad(cross, (0, n_blocks * BLOCK + n_lags - n_times)).unfold(0, n_lags, 1)
+    band = met[: n_blocks * BLOCK] + met[: n_blocks * BLOCK, :1]
+    band *= _pairs_within(n_times, n_lags, n_signals, x.device)
+    band = torch.add(
+        band.view_as(products), products, alpha=1 / n_signals
+    )  # float64 as band is
+    return Moments(mean.double() + level, band.flatten(0, 1))
 
 
 BLOCK = 32  # samples; the product is made for bands of this height
 
 
-def _banded_products(signals: torch.Tensor, n_lags: int) -> torch.Tensor:
-    """Sum over the signals of x[t] x[t + lag]: (n_times, n_lags)."""
-    n_times = signals.shape[1]
-    n_blocks, width = -(-n_times // BLOCK), BLOCK + n_lags
+def _banded_products(signals: torch.Tensor, n_blocks: int, n_lags: int) -> torch.Tensor:
+    """Sum over the signals of x[t] x[t + lag]: (n_blocks, BLOCK, n_lags)."""
+    n_times, width = signals.shape[1], BLOCK + n_lags
     padded = F.pad(signals, (0, n_blocks * BLOCK + n_lags - n_times))
     rows = padded[:, : n_blocks * BLOCK].unflatten(1, (n_blocks, BLOCK))
     reach = padded.unfold(1, width, BLOCK)[:, :n_blocks]
     products = rows.permute(1, 2, 0) @ reach.transpose(0, 1)
     # Row r of a block holds the lags -r and onwards.
     strides = (BLOCK * width, width + 1, 1)
-    bands = products.as_strided((n_blocks, BLOCK, n_lags), strides)
-    return bands.flatten(0, 1)[:n_times]
+    return products.as_strided((n_blocks, BLOCK, n_lags), strides)
 
 
-def _shifted(values: torch.Tensor, n_lags: int) -> torch.Tensor:
-    """values[t + lag], and 0 past the end: (n_times, n_lags)."""
-    return F.pad(values, (0, n_lags)).unfold(0, n_lags, 1)[: len(values)]
+@cached_by_size
+def _pairs_within(
+    n_times: int, n_lags: int, n_signals: int, device: torch.device
+) -> torch.Tensor:
+    """One over the number of signals, or 0 where t + lag is past the end."""
+    t = torch.arange((n_times // BLOCK + 1) * BLOCK, device=device)[:, None]
+    is_within = t + torch.arange(n_lags, device=device) < n_times
+    return is_within.double() / n_signals
 
 
 def diagonal_sums(
@@ -125,15 +130,26 @@ def diagonal_sums(
         ``M[j, k]`` is the sum of R[first + r + j, first + r + k] over the rows r, R
         being 0 outside of the window.
     """
-    n_times, n_lags = moments.band.shape
-    sums = moments.band.cumsum(dim=0)
-    sums = F.pad(sums, (0, max(n_taps - n_lags, 0), 1, 0))
-    taps = torch.arange(n_taps, device=sums.device)
-    low = (first + taps).clamp(0, n_times)
-    high = (first + n_rows + taps).clamp(0, n_times)
+    n_lags = moments.band.shape[1]
+    n_lags_met = max(n_lags, n_taps)
+    sums = F.pad(moments.band.cumsum(dim=0), (0, n_lags_met - n_lags, 1, 0))
+    ways = _ways(len(moments.mean), n_lags_met, n_taps, first, n_rows, sums.device)
+    high, low = sums.flatten()[ways]
+    return high - low
+
+
+@cached_by_size
+def _ways(
+    n_times: int, n_lags: int, n_taps: int, first: int, n_rows: int,
+    device: torch.device,
+) -> torch.Tensor:  # fmt: skip
+    """Where the sums along the diagonals end and begin: (2, n_taps, n_taps)."""
+    taps = torch.arange(n_taps, device=device)
     lag = (taps[:, None] - taps).abs()
     smaller = torch.minimum(taps[:, None], taps)
-    return sums[high[smaller], lag] - sums[low[smaller], lag]
+    begin = (first + smaller).clamp(0, n_times)
+    end = (first + n_rows + smaller).clamp(0, n_times)
+    return torch.stack([end, begin]) * n_lags + lag
 
 
 def mean_met(moments: Moments, n_taps: int, first: int, n_rows: int) -> torch.Tensor:
@@ -172,8 +188,7 @@ def windows_of(
 
 def covariance_block(moments: Moments, columns: range) -> torch.Tensor:
     """Covariance of some consecutive samples: (n_columns, n_columns)."""
-    index = torch.arange(columns.start, columns.stop, device=moments.band.device)
-    return _covariance(moments.band, index[:, None], index)
+    return _covariance(moments, columns, columns)
 
 
 def covariance_met(
@@ -197,21 +212,29 @@ def covariance_met(
     covariance : torch.Tensor of shape (n_taps, n_samples * n_columns)
         R[s, first + t + j] for tap j, t the slower one of the other index.
     """
-    band = moments.band
     met = range(first + samples.start, first + samples.stop + n_taps - 1)
-    at = torch.arange(met.start, met.stop, device=band.device)
-    inputs = torch.arange(columns.start, columns.stop, device=band.device)
-    block = _covariance(band, inputs[:, None], at)
+    block = _covariance(moments, columns, met)
     return block.unfold(1, n_taps, 1).permute(2, 1, 0).flatten(1)
 
 
-def _covariance(band: torch.Tensor, s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def _covariance(moments: Moments, s: range, t: range) -> torch.Tensor:
     """R[s, t], and 0 outside of the window or of the lags that are known."""
-    n_times, n_lags = band.shape
-    lag = (s - t).abs()
-    known = (lag < n_lags) & (t >= 0) & (t < n_times)
-    smaller = torch.minimum(s, t).clamp(0, n_times - 1)
-    return torch.where(known, band[smaller, lag.clamp(max=n_lags - 1)], 0.0)
+    band, n_times = moments.band, len(moments.mean)
+    pairs = _pairs(n_times, band.shape[1], s, t, band.device)
+    return band.flatten()[pairs]
+
+
+@cached_by_size
+def _pairs(
+    n_times: int, n_lags: int, s: range, t: range, device: torch.device
+) -> torch.Tensor:
+    """Where the covariances of some samples are in the band."""
+    at_s = torch.arange(s.start, s.stop, device=device)[:, None]
+    at_t = torch.arange(t.start, t.stop, device=device)
+    lag = (at_s - at_t).abs()
+    known = (lag < n_lags) & (at_t >= 0) & (at_t < n_times)
+    nothing = n_times * n_lags  # the row after the last sample is 0
+    return torch.where(known, torch.minimum(at_s, at_t) * n_lags + lag, nothing)
 
 
 class Edge(NamedTuple):
@@ -230,94 +253,6 @@ class Edge(NamedTuple):
     samples: range
     rows: torch.Tensor
     columns: range
-
-    def spread(self, values: torch.Tensor, n_out: int) -> torch.Tensor:
-        """Put (n_filters, n_samples) values at their place in (n_filters, n_out)."""
-        return F.pad(values, (self.samples.start, n_out - self.samples.stop))
-
-
-def filter_statistics(
-    moments: Moments,
-    whole: torch.Tensor,
-    first: int,
-    n_out: int,
-    constant: torch.Tensor | None = None,
-    edges: Sequence[Edge] = (),
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of filtered windows over batch, channels and time.
-
-    Parameters
-    ----------
-    moments : Moments
-        Of the windows.
-    whole : torch.Tensor of shape (n_filters, n_taps), float64
-        Filters, of all output samples but those in `edges`.
-    first : int
-        Input sample that tap 0 meets in output sample 0; may be negative.
-    n_out : int
-        Number of output samples.
-    constant : torch.Tensor of shape (n_filters, 1) or (n_filters, n_out) or None
-        Added to the output samples.
-    edges : sequence of Edge
-        Output samples whose filters differ.
-
-    Returns
-    -------
-    mean, variance : torch.Tensor of shape (n_filters,), float64
-        The variance is the population's.
-
-    Notes
-    -----
-    With the filters h + d_t, the sum over t of (h + d_t)^T R (h + d_t) is that of
-    h^T R h, which the diagonal sums give, plus, for the few t with a d_t of few
-    samples, 2 d_t^T R h + d_t^T R d_t.
-    """
-    way = (whole.shape[1], first, n_out)
-    means = whole @ moments.kept(mean_met, *way)
-    if constant is not None:
-        means = means + constant
-    sums = moments.kept(diagonal_sums, *way)
-    squares = QuadraticForm.apply(whole[:, None], sums)
-    for edge in edges:
-        rows, at = edge.rows, slice(edge.columns.start, edge.columns.stop)
-        block = moments.kept(covariance_block, edge.columns)
-        place = (edge.columns, whole.shape[1], first, edge.samples)
-        met = (whole @ moments.kept(covariance_met, *place)).view_as(rows)
-        squares = squares + QuadraticForm.apply(rows, block)
-        squares = squares + 2 * (rows * met).sum(dim=(1, 2))
-        means = means + edge.spread(rows @ moments.mean[at], n_out)
-    return means.mean(dim=1), squares / n_out + means.var(dim=1, correction=0)
-
-
-class QuadraticForm(torch.autograd.Function):
-    """Sum over the rows r of each filter of r^T M r, for a symmetric M.
-
-    ``apply(rows, matrix)`` with rows of shape (n_filters, n_rows, n) and matrix of
-    shape (n, n), which gets no gradient, gives a tensor of shape (n_filters,). Written
-    out because its gradient, 2 M r, is half the work of torch's own.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-        """Sum."""
-        return (_times(rows, matrix) * rows).sum(dim=(1, 2))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep the inputs."""
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Give 2 M r."""
-        rows, matrix = ctx.saved_tensors
-        return _times(rows, matrix) * (2 * grad)[:, None, None], None
-
-
-def _times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    return (rows.flatten(0, 1) @ matrix).view_as(rows)
 
 
 class MomentsMemory:
