@@ -16,7 +16,7 @@ waves above span.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from scipy.fft import next_fast_len
@@ -42,7 +42,8 @@ class FFTConvolution(torch.autograd.Function):
     ) -> torch.Tensor:
         """Convolve."""
         length = _fft_length(x, weight, dilation)
-        matrices = _matrices(weight, _waves_of(weight, dilation, left, length).plain)
+        waves, _ = _waves_of(weight, dilation, left, length)
+        matrices = _matrices(weight, waves)
         return _signals(matrices @ _spectra(x, length), length, n_samples)
 
     @staticmethod
@@ -56,15 +57,15 @@ class FFTConvolution(torch.autograd.Function):
         """Correlate."""
         x, weight = ctx.saved_tensors
         length = _fft_length(x, weight, ctx.dilation)
-        waves = _waves_of(weight, ctx.dilation, ctx.left, length)
+        waves, counted = _waves_of(weight, ctx.dilation, ctx.left, length)
         spectra = _spectra(grad, length)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            back = _matrices(weight, waves.plain).mH @ spectra
+            back = _matrices(weight, waves).mH @ spectra
             grad_x = _signals(back, length, x.shape[-1])
-        products = (spectra @ _spectra(x, length).mH).flatten(1)
-        cos, sin = waves.counted
-        grad_weight = products.real.mT @ cos + products.imag.mT @ sin
+        products = spectra @ _spectra(x, length).mH
+        parts = torch.view_as_real(products.flatten(1)).mT.flatten(0, 1)
+        grad_weight = parts.mT @ counted
         return grad_x, grad_weight.view_as(weight), None, None, None
 
 
@@ -72,43 +73,36 @@ def _fft_length(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> int:
     return next_fast_len(x.shape[-1] + dilation * (weight.shape[-1] - 1), real=True)
 
 
-class _Waves(NamedTuple):
-    """Real and imaginary part of the K waves, (n_frequencies, n_taps) each.
-
-    In `counted`, each frequency stands for its negative too, but for 0 and length / 2.
-    """
-
-    plain: tuple[torch.Tensor, torch.Tensor]
-    counted: tuple[torch.Tensor, torch.Tensor]
-
-
 @cached_by_size
 def _waves(
     n_taps: int, dilation: int, left: int, length: int,
     dtype: torch.dtype, device: torch.device,
-) -> _Waves:  # fmt: skip
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Real and imaginary part of the K waves, one after the other for each frequency.
+
+    In the second of the two, of shape (2 * n_frequencies, n_taps), each frequency
+    stands for its negative too, but for 0 and length / 2.
+    """
     options: dict[str, Any] = {"dtype": torch.float64, "device": device}
     frequencies = torch.arange(length // 2 + 1, **options)
     times = dilation * torch.arange(n_taps, **options) - left
     angles = 2 * math.pi / length * torch.outer(frequencies, times)
-    plain = angles.cos(), angles.sin()
+    waves = torch.stack([angles.cos(), angles.sin()], dim=1)
     is_alone = (2 * frequencies) % length == 0
-    weights = (2 - is_alone.double())[:, None] / length
-    cos, sin = (wave.to(dtype) for wave in plain)
-    counted_cos, counted_sin = ((weights * wave).to(dtype) for wave in plain)
-    return _Waves((cos, sin), (counted_cos, counted_sin))
+    counted = (2 - is_alone.double())[:, None, None] / length * waves
+    return waves.flatten(0, 1).to(dtype), counted.flatten(0, 1).to(dtype)
 
 
-def _waves_of(weight: torch.Tensor, dilation: int, left: int, length: int) -> _Waves:
+def _waves_of(
+    weight: torch.Tensor, dilation: int, left: int, length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     return _waves(weight.shape[-1], dilation, left, length, weight.dtype, weight.device)
 
 
-def _matrices(
-    weight: torch.Tensor, waves: tuple[torch.Tensor, torch.Tensor]
-) -> torch.Tensor:
-    taps = weight.flatten(0, 1).mT
-    real, imag = (wave @ taps for wave in waves)
-    return torch.complex(real, imag).unflatten(1, weight.shape[:2])
+def _matrices(weight: torch.Tensor, waves: torch.Tensor) -> torch.Tensor:
+    """Give the weights in the frequency domain: (n_frequencies, n_out, n_in)."""
+    parts = (weight.flatten(0, 1) @ waves.mT).unflatten(1, (-1, 2))
+    return torch.view_as_complex(parts).unflatten(0, weight.shape[:2]).permute(2, 0, 1)
 
 
 def _spectra(x: torch.Tensor, length: int) -> torch.Tensor:
@@ -174,8 +168,8 @@ class FFTConv2d(torch.nn.Conv2d):
             return torch.nn.Conv2d.forward(self, x)
         dilation = self.dilation[1]
         left = dilation * (self.kernel_size[1] - 1) // 2
-        weight = self.weight[:, :, 0]
-        y = FFTConvolution.apply(x[:, :, 0], weight, dilation, left, x.shape[-1])
+        weight = self.weight.squeeze(2)
+        y = FFTConvolution.apply(x.squeeze(2), weight, dilation, left, x.shape[-1])
         if self.bias is not None:
             y = y + self.bias[:, None]
         return y.unsqueeze(2)

@@ -196,9 +196,9 @@ class Filtered(Deferred):
             )
             if running_mean is not None and running_var is not None:
                 with torch.no_grad():
-                    unbiased = variance * (count / (count - 1))
-                    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-                    running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+                    unbiased = momentum * count / (count - 1)
+                    running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
+                    running_var.mul_(1 - momentum).add_(variance, alpha=unbiased)
         else:
             mean, variance = own(running_mean), own(running_var)
             statistics = like(mean, running_mean), like(variance, running_var)
@@ -231,7 +231,7 @@ class Filtered(Deferred):
         ):
             return NotImplemented
         weight, bias = own(convolution.weight), own(convolution.bias)
-        filters = compose(self.filters, weight[:, :, 0], bias, convolution.pads[1])
+        filters = compose(self.filters, weight.squeeze(2), bias, convolution.pads[1])
         axis, autocast = self.windows.time_axis, autocast_now(self.device)
 
         def compute() -> Tensor:
@@ -317,15 +317,17 @@ def project(
     deferred: Deferred, parts: Sequence[Filtered], convolution: Convolution
 ) -> Any:
     """Let a convolution over all channels follow, depthwise or over all filters."""
-    windows, weight = parts[0].windows, convolution.weight[..., 0]
+    windows, weight = parts[0].windows, convolution.weight.squeeze(3)
     is_depthwise = weight.shape[1] == 1
     if not is_depthwise and any(part.filters.edges for part in parts):
         return NotImplemented
     dtype = windows.stock().dtype
     sizes = [part.n_filters for part in parts]
-    if is_depthwise:
+    if len(sizes) == 1:
+        weights = (weight.squeeze(1) if is_depthwise else weight,)
+    elif is_depthwise:
         depth = len(weight) // sum(sizes)
-        weights = weight[:, 0].split([depth * size for size in sizes])
+        weights = weight.squeeze(1).split([depth * size for size in sizes])
     else:
         weights = weight.split(sizes, dim=1)
     apply = filter_projections if is_depthwise else filter_channels

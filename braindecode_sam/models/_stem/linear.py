@@ -230,13 +230,10 @@ def spread_rows(taps: torch.Tensor, first: int, columns: range) -> torch.Tensor:
     n_rows, n_taps = taps.shape[1:]
     low = columns.start - first - n_rows + 1
     width = n_rows + len(columns) + 1
-    met = range(n_taps)[max(low, 0) : max(low + width, 0)]
-    left = min(max(-low, 0), width)
-    flat = taps[..., met.start : met.stop]
-    flat = F.pad(flat, (left, width - left - len(met))).flatten(1)
+    flat = F.pad(taps, (-low, width + low - n_taps)).flatten(1)
     # Read with rows that are one sample shorter, each row begins one sample earlier.
-    flat = flat[:, max(n_rows - 1, 0) :][:, : n_rows * (width - 1)]
-    spread = flat.unflatten(1, (n_rows, width - 1))[..., : len(columns)]
+    flat = flat.narrow(1, max(n_rows - 1, 0), n_rows * (width - 1))
+    spread = flat.unflatten(1, (n_rows, width - 1)).narrow(2, 0, len(columns))
     return spread.contiguous()  # it is read several times
 
 
@@ -313,7 +310,7 @@ def compose(
     whole, *edges = find_edges(parts, taps, start, filters.n_times, reach)
     constant = None
     if filters.constant is not None:
-        added = torch.einsum("f,gfk->gk", filters.constant[:, 0], weight)
+        added = torch.einsum("f,gfk->gk", filters.constant.flatten(), weight)
         constant = added @ taps.inside
     if bias is not None:
         constant = bias[:, None] + (0 if constant is None else constant)

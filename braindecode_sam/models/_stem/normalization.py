@@ -149,21 +149,22 @@ def _scaled(
     bias: Tensor | None,
     rows: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
-    """Give one over the standard deviations, and what the normalized outputs are."""
+    """Give scale and gain, and the filters that give the normalized outputs."""
     scale = (statistics.variance + eps).rsqrt()
-    gain = (scale if weight is None else scale * weight)[:, None]
+    gain_1d = scale if weight is None else scale * weight
+    gain = gain_1d[:, None]
     mean = statistics.mean[:, None]
     centred = -mean if constant is None else constant - mean
     shift = centred * gain if bias is None else bias[:, None] + centred * gain
-    return scale, gain * whole, shift, *(gain[..., None] * row for row in rows)
+    return scale, gain_1d, gain * whole, shift, *(gain[..., None] * row for row in rows)
 
 
 class BatchNormalization(torch.autograd.Function):
     """Scale and shift filters so that their outputs are normalized.
 
     ``apply(way, eps, whole, constant, weight, bias, *rows)`` gives whole, constant,
-    mean and variance of the outputs, and the rows. Written out because torch's own backward
-    would launch twice as many kernels. It can be differentiated twice.
+    mean and variance of the outputs, and the rows. Written out because torch's own
+    backward would launch twice as many kernels. It can be differentiated twice.
     """
 
     @staticmethod
@@ -180,9 +181,10 @@ class BatchNormalization(torch.autograd.Function):
         """Normalize."""
         statistics = _statistics(way, whole, constant, rows)
         outputs = _scaled(statistics, eps, whole, constant, weight, bias, rows)
-        scale, whole_out, constant_out, *rows_out = outputs
+        scale, gain, whole_out, constant_out, *rows_out = outputs
         ctx.save_for_backward(whole, constant, weight, bias, *rows)
-        ctx.way, ctx.eps, ctx.statistics, ctx.scale = way, eps, statistics, scale
+        ctx.way, ctx.eps, ctx.statistics = way, eps, statistics
+        ctx.scale, ctx.gain = scale, gain
         mean, variance = statistics.mean, statistics.variance
         ctx.mark_non_differentiable(mean, variance)
         return whole_out, constant_out, mean, variance, *rows_out
@@ -196,9 +198,8 @@ class BatchNormalization(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, None, *_differentiate_again(ctx, inputs, grads)
         whole, constant, weight, bias, *rows = inputs
-        statistics, scale, n_out = ctx.statistics, ctx.scale, ctx.way.n_out
-        gain = scale if weight is None else scale * weight
-        column = gain[:, None]
+        statistics, scale, gain = ctx.statistics, ctx.scale, ctx.gain
+        column, share = gain[:, None], -1 / ctx.way.n_out
 
         # Of gain and shift, where the outputs are gain * what came + shift.
         of_shift = grad_constant.sum(dim=1)
@@ -210,31 +211,29 @@ class BatchNormalization(torch.autograd.Function):
         for grad, row in zip(grad_rows, rows, strict=True):
             of_gain = of_gain + (grad * row).sum(dim=(1, 2))
 
-        # Of the variance, times -n_out / 2; of the mean, shared by all output samples.
+        # Of the variance and, in each output sample, of the mean; both times 1 / share.
         of_variance = (of_gain * gain * scale.square())[:, None]
-        of_mean = (gain * of_shift)[:, None]
         means = statistics.means - statistics.mean[:, None]
-        of_means = torch.addcmul(of_mean, of_variance, means) * (-1 / n_out)
+        of_means = torch.addcmul((gain * of_shift)[:, None], of_variance, means)
         of_whole = torch.addcmul(
-            column * grad_whole, of_variance, statistics.met, value=-1 / n_out
+            column * grad_whole, of_variance, statistics.met, value=share
         )
-        of_whole = torch.addmm(of_whole, of_means, ctx.way.mean.mT)
+        of_whole = torch.addmm(of_whole, of_means, ctx.way.mean.mT, alpha=share)
         of_rows = []
         parts = zip(ctx.way.ends, rows, grad_rows, statistics.rows_met, strict=True)
         for end, row, grad, met in parts:
             at = of_variance[..., None]
             of_whole = torch.addmm(
-                of_whole, (at * row).flatten(1), end.covariance_met.mT, alpha=-1 / n_out
+                of_whole, (at * row).flatten(1), end.covariance_met.mT, alpha=share
             )
-            of_row = torch.addcmul(column[..., None] * grad, at, met, value=-1 / n_out)
+            of_row = torch.addcmul(column[..., None] * grad, at, met, value=share)
             of_means_here = of_means[:, end.samples, None]
-            of_rows.append(torch.addcmul(of_row, of_means_here, end.mean))
+            of_rows.append(torch.addcmul(of_row, of_means_here, end.mean, value=share))
         of_constant = None
         if constant is not None:
-            of_constant = column * grad_constant
             is_one = constant.shape[1] == 1
             of_all = of_means.sum(dim=1, keepdim=True) if is_one else of_means
-            of_constant = of_constant + of_all
+            of_constant = torch.add(column * grad_constant, of_all, alpha=share)
         of_weight = None if weight is None else of_gain * scale
         of_bias = None if bias is None else of_shift
         return None, None, of_whole, of_constant, of_weight, of_bias, *of_rows
@@ -246,7 +245,9 @@ def _differentiate_again(
     whole, constant, weight, bias, *rows = inputs
     with torch.enable_grad():
         statistics = _statistics(ctx.way, whole, constant, rows)
-        _, *outputs = _scaled(statistics, ctx.eps, whole, constant, weight, bias, rows)
+        _, _, *outputs = _scaled(
+            statistics, ctx.eps, whole, constant, weight, bias, rows
+        )
         needed = [t for t in inputs if t is not None and t.requires_grad]
         found = torch.autograd.grad(
             outputs, needed, grads, create_graph=True, allow_unused=True
