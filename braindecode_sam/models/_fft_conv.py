@@ -102,7 +102,8 @@ def _waves_of(
 def _matrices(weight: torch.Tensor, waves: torch.Tensor) -> torch.Tensor:
     """Give the weights in the frequency domain: (n_frequencies, n_out, n_in)."""
     parts = (weight.flatten(0, 1) @ waves.mT).unflatten(1, (-1, 2))
-    return torch.view_as_complex(parts).unflatten(0, weight.shape[:2]).permute(2, 0, 1)
+    matrices = torch.view_as_complex(parts).unflatten(0, weight.shape[:2])
+    return matrices.permute(2, 0, 1).contiguous()
 
 
 def _spectra(x: torch.Tensor, length: int) -> torch.Tensor:
