@@ -142,7 +142,7 @@ class TimeShift(Transform):
 
 
 def gaussian_noise(
-    X: torch.Tensor, y: _Y, std: float, random_state: np.random.RandomState
+    X: torch.Tensor, y: _Y, std: Any, random_state: np.random.RandomState
 ) -> tuple[torch.Tensor, _Y]:
     """Add Gaussian noise to all samples.
 
@@ -152,8 +152,9 @@ def gaussian_noise(
         EEG windows.
     y : torch.Tensor
         Targets, returned as they are.
-    std : float
-        Standard deviation of the noise, in the unit of the windows.
+    std : float or array-like
+        Standard deviation of the noise, in the unit of the windows; one for each
+        channel if its shape is (n_chans, 1).
     random_state : numpy.random.RandomState
         Draws the seed of the noise, once a call.
 
@@ -174,8 +175,8 @@ def gaussian_noise(
     0.5
     """
     generator = torch.Generator(X.device).manual_seed(random_state.randint(2**31 - 1))
-    noise = torch.empty_like(X).normal_(0.0, std, generator=generator)
-    return X + noise, y
+    noise = torch.empty_like(X).normal_(generator=generator)
+    return X + noise * torch.as_tensor(std, dtype=X.dtype, device=X.device), y
 
 
 class GaussianNoise(_GaussianNoise):
@@ -188,8 +189,9 @@ class GaussianNoise(_GaussianNoise):
     ----------
     probability : float
         Probability with which a window gets noise.
-    std : float, default=0.1
-        Standard deviation of the noise, in the unit of the windows.
+    std : float or array-like, default=0.1
+        Standard deviation of the noise, in the unit of the windows; one for each
+        channel if its shape is (n_chans, 1).
     random_state : int, numpy.random.RandomState or None, default=None
         Where the seeds of the noise are drawn from.
 

@@ -7,6 +7,7 @@ from typing import Any
 from skorch.callbacks import Callback
 
 from braindecode_sam.models import speed_up
+from braindecode_sam.models.speed_up import WaitingConv2d
 
 
 class SpeedUp(Callback):
@@ -45,6 +46,8 @@ class SpeedUp(Callback):
     def on_train_begin(
         self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
     ) -> None:
-        """Speed up all modules of the net."""
+        """Speed up all modules of the net that are not sped up already."""
         for name in net._modules:
-            speed_up(getattr(net, name + "_"), verbose=self.verbose)
+            module = getattr(net, name + "_")
+            if not any(isinstance(layer, WaitingConv2d) for layer in module.modules()):
+                speed_up(module, verbose=self.verbose)

@@ -20,7 +20,7 @@ class _Drawn(NamedTuple):
     mask: torch.Tensor
 
 
-class ReplayedDropout(torch.nn.Dropout):
+class DropoutReplay(torch.nn.Dropout):
     """Dropout, with the same masks and the same use of the random numbers.
 
     Made of a :class:`torch.nn.Dropout` by assigning its class. It keeps the mask it
@@ -32,8 +32,8 @@ class ReplayedDropout(torch.nn.Dropout):
     Examples
     --------
     >>> import torch
-    >>> from braindecode_sam.models._dropout import ReplayedDropout
-    >>> layer, x = ReplayedDropout(), torch.ones(4, 100)
+    >>> from braindecode_sam.models._dropout import DropoutReplay
+    >>> layer, x = DropoutReplay(), torch.ones(4, 100)
     >>> state = torch.get_rng_state()
     >>> first = layer(x)
     >>> _ = torch.set_rng_state(state)
@@ -92,9 +92,11 @@ def _is_same(drawn: _Drawn, before: torch.Tensor, p: float, x: torch.Tensor) -> 
 
 def _may_keep(x: torch.Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        type(x) in (torch.Tensor, torch.nn.Parameter)
+        and x.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch.is_inference_mode_enabled()
         and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._len_torch_dispatch_stack() == 0  # it may make fake tensors
     )

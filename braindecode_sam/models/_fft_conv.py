@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from scipy.fft import next_fast_len
+from torch.autograd import forward_ad
 
 from braindecode_sam.models._cache import cached_by_size
 
@@ -34,23 +35,22 @@ class FFTConvolution(torch.autograd.Function):
     It saves inputs only, so it can be differentiated twice.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(
-        x: torch.Tensor, weight: torch.Tensor, dilation: int, left: int, n_samples: int
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        dilation: int,
+        left: int,
+        n_samples: int,
     ) -> torch.Tensor:
         """Convolve."""
+        ctx.save_for_backward(x, weight)
+        ctx.dilation, ctx.left = dilation, left
         length = _fft_length(x, weight, dilation)
         waves, _ = _waves_of(weight, dilation, left, length)
         matrices = _matrices(weight, waves)
         return _signals(matrices @ _spectra(x, length), length, n_samples)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Keep the inputs."""
-        x, weight, ctx.dilation, ctx.left, _ = inputs
-        ctx.save_for_backward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -64,9 +64,11 @@ class FFTConvolution(torch.autograd.Function):
             back = _matrices(weight, waves).mH @ spectra
             grad_x = _signals(back, length, x.shape[-1])
         products = spectra @ _spectra(x, length).mH
-        parts = torch.view_as_real(products.flatten(1)).mT.flatten(0, 1)
-        grad_weight = parts.mT @ counted
-        return grad_x, grad_weight.view_as(weight), None, None, None
+        # Not flatten, which cannot be batched (autograd.grad's is_grads_batched).
+        n_pairs = weight.shape[0] * weight.shape[1]
+        parts = torch.view_as_real(products.reshape(-1, n_pairs)).mT
+        grad_weight = parts.reshape(-1, n_pairs).mT @ counted
+        return grad_x, grad_weight.reshape(weight.shape), None, None, None
 
 
 def _fft_length(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> int:
@@ -125,13 +127,7 @@ class FFTConv2d(torch.nn.Conv2d):
     @staticmethod
     def can_replace(layer: torch.nn.Module) -> bool:
         """Tell whether a layer is a convolution that this class can stand for."""
-        return (
-            type(layer) is torch.nn.Conv2d
-            and layer.kernel_size[0] == layer.groups == 1
-            and layer.stride == (1, 1)
-            and layer.padding == "same"
-            and layer.padding_mode == "zeros"
-        )
+        return type(layer) is torch.nn.Conv2d and _suits(layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve.
@@ -151,26 +147,43 @@ class FFTConv2d(torch.nn.Conv2d):
         else:  # not scripted
             return self._convolve(x)
 
-    def _applies(self, x: torch.Tensor) -> bool:
+    def _applies(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
         return (
             not torch.compiler.is_compiling()  # complex numbers are not compiled
             and not torch.jit.is_tracing()
+            and type(x) in (torch.Tensor, torch.nn.Parameter)
+            and _suits(self)  # layers are changed, and so are their weights
+            and weight.shape == (self.out_channels, self.in_channels, *self.kernel_size)
             and x.ndim == 4
-            and x.shape[2] == 1
+            and x.shape[1:3] == (self.in_channels, 1)
             and x.numel() > 0
-            and x.device.type == "cpu"
-            and x.dtype == self.weight.dtype
+            and x.device.type == weight.device.type == "cpu"
+            and x.dtype == weight.dtype
             and x.dtype in (torch.float32, torch.float64)
             and not torch.is_autocast_enabled("cpu")
+            and torch._C._functorch.peek_interpreter_stack() is None
+            and forward_ad._current_level < 0
         )
 
     def _convolve(self, x: torch.Tensor) -> torch.Tensor:
-        if not self._applies(x):
-            return torch.nn.Conv2d.forward(self, x)
+        weight, bias = self.weight, self.bias  # once: a parametrization may count
+        if not self._applies(x, weight):
+            return self._conv_forward(x, weight, bias)
         dilation = self.dilation[1]
         left = dilation * (self.kernel_size[1] - 1) // 2
-        weight = self.weight.squeeze(2)
-        y = FFTConvolution.apply(x.squeeze(2), weight, dilation, left, x.shape[-1])
-        if self.bias is not None:
-            y = y + self.bias[:, None]
-        return y.unsqueeze(2)
+        y = FFTConvolution.apply(
+            x.squeeze(2), weight.squeeze(2), dilation, left, x.shape[-1]
+        )
+        if bias is not None:
+            y = y + bias[:, None]
+        return y.unsqueeze(2).contiguous()
+
+
+def _suits(layer: torch.nn.Conv2d) -> bool:
+    return (
+        layer.kernel_size[0] == layer.groups == 1
+        and layer.stride == (1, 1)
+        and layer.padding == "same"
+        and layer.padding_mode == "zeros"
+        and not {"forward", "_conv_forward"} & vars(layer).keys()
+    )

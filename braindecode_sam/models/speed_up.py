@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 from torch.autograd import forward_ad
+from torch.nn.modules import module as torch_module
+from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.parameter import is_lazy as is_lazy_tensor
 from torch.nn.utils import parametrize
 
-from braindecode_sam.models._dropout import ReplayedDropout
+from braindecode_sam.models._dropout import DropoutReplay
 from braindecode_sam.models._fft_conv import FFTConv2d
 from braindecode_sam.models._memory import keep_freed_memory
 from braindecode_sam.models._pickling import allow_pickling
 from braindecode_sam.models._stem.filtered import wait
 from braindecode_sam.models._stem.moments import MomentsMemory
-from braindecode_sam.models._stem.pending import watch
+from braindecode_sam.models._stem.pending import Pending, watch
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,8 @@ class WaitingConv2d(torch.nn.Conv2d):
     def _wait(self, x: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return torch.nn.Conv2d.forward(self, x)
+        if type(x) not in _TENSORS:  # of torch.fx, say
+            return torch.nn.Conv2d.forward(self, x)
         weight, bias = self.weight, self.bias  # once: a parametrization may count
         reason = self._reason_not_to_wait(x, weight)
         if reason is None:
@@ -62,18 +67,22 @@ class WaitingConv2d(torch.nn.Conv2d):
         kernel = weight.shape
         if not _is_temporal(self) or kernel[1:] != (1, *self.kernel_size):
             return "it is no convolution of one signal over time, stride and dilation 1"
-        if type(x) not in _TENSORS:
-            return f"its input is a {type(x).__name__}"
+        behind: Any = self._waits_in
+        if _may_be_kept((self, *behind)):
+            return "a forward hook may keep its output"
         if x.ndim != 4 or x.shape[1] != 1 or 0 in x.shape:
             return f"its input has the shape {tuple(x.shape)}"
         if x.requires_grad:
             return "its input requires gradients"
         if x.dtype not in _DTYPES or x.dtype != weight.dtype:
             return f"its input is {x.dtype}, its weight {weight.dtype}"
-        if x.device.type not in ("cpu", "cuda") or x.device != weight.device:
+        if x.device.type not in _DEVICES or x.device != weight.device:
             return f"its input is on {x.device}, its weight on {weight.device}"
-        if x.shape[2 if kernel[2] == 1 else 3] == 1:
+        axis = 3 if kernel[2] == 1 else 2
+        if x.shape[5 - axis] == 1:
             return "there is one channel only"
+        if x.shape[axis] + _padding_of_time(self) < max(kernel[2:]):
+            return "its kernel is longer than its input"
         if torch._C._functorch.peek_interpreter_stack() is not None:
             return "it runs inside of torch.func"
         if forward_ad._current_level >= 0:
@@ -89,9 +98,18 @@ class WaitingConv2d(torch.nn.Conv2d):
             log.info("%s runs as the stock layer: %s", self._name_in_model, reason)
 
 
-_OWN = ("_moments_memory", "_told", "_name_in_model", "_drawn")
+_OWN = ("_moments_memory", "_told", "_name_in_model", "_waits_in", "_drawn")
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
+_DEVICES = ("cpu", "cuda")
+
+
+def _may_be_kept(layers: Iterable[torch.nn.Module]) -> bool:
+    """Tell whether a hook sees the output of one of the layers."""
+    every = torch_module._global_forward_hooks.values()
+    if not all(getattr(hook, "ignores_output", False) for hook in every):
+        return True
+    return any(layer._forward_hooks for layer in layers)
 
 
 def _is_temporal(layer: torch.nn.Conv2d) -> bool:
@@ -102,6 +120,7 @@ def _is_temporal(layer: torch.nn.Conv2d) -> bool:
         and layer.stride == layer.dilation == (1, 1)
         and layer.padding_mode == "zeros"
         and not _pads_channels(layer)
+        and not {"forward", "_conv_forward"} & vars(layer).keys()
     )
 
 
@@ -109,6 +128,12 @@ def _pads_channels(layer: torch.nn.Conv2d) -> bool:
     if isinstance(layer.padding, str):
         return False  # "same" pads an axis of kernel size 1 by nothing
     return layer.padding[0 if layer.kernel_size[0] == 1 else 1] != 0
+
+
+def _padding_of_time(layer: torch.nn.Conv2d) -> int:
+    if isinstance(layer.padding, str):
+        return sum(layer._reversed_padding_repeated_twice)
+    return 2 * sum(layer.padding)
 
 
 def speed_up(
@@ -161,10 +186,16 @@ def speed_up(
     of up to 32 MiB for the next pass, instead of returning them to the system;
     ``BRAINDECODE_SAM_KEEP_MEMORY=0`` in the environment prevents it.
 
-    Stock layers run where the windows need gradients, under ``torch.compile``, export,
-    tracing, scripting and ``torch.func``, in half precision and on devices other than
-    CPU and CUDA or ROCm. Windows must not be modified in place while the first layers
-    run: an error tells if they are.
+    Stock layers run where the windows need gradients, where a forward hook may keep
+    what the first layers give, under ``torch.compile``, export, tracing, scripting and
+    ``torch.func``, in half precision and on devices other than CPU and CUDA or ROCm.
+    Windows must not be modified in place while the first layers run: an error tells if
+    they are.
+
+    The layers that get faster have classes of their own, derived from torch's. Code
+    that compares types (``type(layer) is torch.nn.Conv2d``, fusing and quantization in
+    ``torch.ao``) is to run before ``speed_up`` or after ``unspeed``. Forward hooks see
+    the one window of zeros, too.
 
     Examples
     --------
@@ -177,13 +208,16 @@ def speed_up(
     >>> bool((layers["before"] > 5 * layers["after"]).all())
     True
     """
+    _check_arguments(module, input_shape)
     candidates = {
         layer: name for name, layer in module.named_modules() if _can_wait(layer)
     }
     memory = MomentsMemory(max(len(candidates), 1))
     for layer, name in candidates.items():
         _set_class(layer, WaitingConv2d)
-        vars(layer).update(_moments_memory=memory, _name_in_model=name, _told=set())
+        vars(layer).update(
+            _moments_memory=memory, _name_in_model=name, _told=set(), _waits_in=()
+        )
     rows = []
     for unit, shape in _units(module, input_shape):
         inside = {
@@ -207,8 +241,29 @@ def speed_up(
     for layer, pattern, *_ in rows:
         log.info("%s waits for what follows: %s", layer, pattern)
     if verbose:
-        print(found.to_string(index=False))
+        print(found.to_string(index=False) if rows else "No layer gets faster.")
     return found
+
+
+def _check_arguments(module: object, input_shape: object) -> None:
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(
+            f"module must be a torch.nn.Module, got {module!r}; of a skorch net, give"
+            " net.module_, or give the net callbacks=[SpeedUp()]"
+        )
+    if input_shape is not None and not (
+        isinstance(input_shape, Sequence)
+        and all(isinstance(n, int) and n > 0 for n in input_shape)
+    ):
+        raise TypeError(
+            "input_shape must be None or the shape of a batch of windows, such as"
+            f" (1, n_chans, n_times), got {input_shape!r}"
+        )
+    if any(hasattr(m, "_orig_mod") for m in module.modules()):
+        log.warning(
+            "What torch.compile has compiled runs the stock layers: speed_up gains"
+            " nothing there."
+        )
 
 
 def unspeed(module: torch.nn.Module) -> list[str]:
@@ -246,7 +301,7 @@ def unspeed(module: torch.nn.Module) -> list[str]:
 _STOCK = {
     WaitingConv2d: torch.nn.Conv2d,
     FFTConv2d: torch.nn.Conv2d,
-    ReplayedDropout: torch.nn.Dropout,
+    DropoutReplay: torch.nn.Dropout,
 }
 
 
@@ -254,8 +309,8 @@ def _can_wait(layer: torch.nn.Module) -> bool:
     cls: Any = type(layer)
     if parametrize.is_parametrized(layer):
         cls = cls.__base__  # torch made a class for this layer alone
-    is_stock = cls is torch.nn.Conv2d and "forward" not in vars(layer)
-    return is_stock and isinstance(layer, torch.nn.Conv2d) and _is_temporal(layer)
+    is_known = cls in (torch.nn.Conv2d, WaitingConv2d)
+    return is_known and isinstance(layer, torch.nn.Conv2d) and _is_temporal(layer)
 
 
 def _set_class(layer: Any, cls: Any) -> None:
@@ -292,8 +347,11 @@ def _try(
 ) -> list[tuple[Any, ...]]:
     """Run a module once; turn back the layers that do not pay."""
     some = next(unit.parameters())
+    is_lazy = any(map(is_lazy_tensor, [*unit.parameters(), *unit.buffers()]))
+    if is_lazy or some.dtype not in _DTYPES or some.device.type not in _DEVICES:
+        return [(name, "not tried", None, None) for name in layers.values()]
     x = torch.zeros(1, *shape[1:], device=some.device, dtype=some.dtype)
-    with watch() as outcomes, _left_alone(unit):
+    with watch() as outcomes, _left_alone(unit), _noting_where_they_wait():
         unit(x)
     rows = []
     for layer, name in layers.items():
@@ -308,6 +366,24 @@ def _try(
             reason = f"asked for by {asked[0]}" if asked else "nothing is gained"
             log.info("%s stays the stock layer: %s", name, reason)
     return rows
+
+
+@contextlib.contextmanager
+def _noting_where_they_wait() -> Iterator[None]:
+    """Note of each layer behind which other modules its output still waits."""
+
+    def note(module: torch.nn.Module, args: object, output: object) -> None:
+        if isinstance(output, Pending):
+            for layer in output.deferred.sources:
+                if module is not layer and module not in layer._waits_in:
+                    layer._waits_in = (*layer._waits_in, module)
+
+    note.ignores_output = True  # type: ignore[attr-defined]
+    handle = register_module_forward_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextlib.contextmanager
@@ -335,4 +411,4 @@ def _speed_up_the_rest(module: torch.nn.Module) -> None:
         if FFTConv2d.can_replace(layer):
             layer.__class__ = FFTConv2d
         elif type(layer) is torch.nn.Dropout:
-            layer.__class__ = ReplayedDropout
+            layer.__class__ = DropoutReplay

@@ -167,7 +167,9 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
                 handle.remove()
                 function()
 
-        handle = register(torch.compiler.disable(leave), always_call=True)
+        hook = torch.compiler.disable(leave)
+        hook.ignores_output = True  # for who computes what others only may look at
+        handle = register(hook, always_call=True)
         self._handles.append(handle)
 
     @torch.no_grad()

@@ -5,9 +5,10 @@ import pickle
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from braindecode_sam import SAM
-from braindecode_sam.models._dropout import ReplayedDropout
+from braindecode_sam.models._dropout import DropoutReplay
 
 X = torch.linspace(-1, 1, 6000).reshape(20, 3, 100)
 
@@ -28,14 +29,14 @@ def test_same_masks_and_random_numbers_as_torch(p, dtype, layout):
     x = x.transpose(0, 2) if layout == "transposed" else x
     state = torch.get_rng_state()
     expected = drop(torch.nn.Dropout(p), x, state)
-    layer = ReplayedDropout(p)
+    layer = DropoutReplay(p)
     for _ in range(2):  # drawn, then remembered
         for a, b in zip(expected, drop(layer, x, state), strict=True):
             assert torch.equal(a, b)
 
 
 def test_a_mask_is_remembered_for_its_state_only():
-    layer = ReplayedDropout()
+    layer = DropoutReplay()
     state = torch.get_rng_state()
     first = drop(layer, X, state)[0]
     mask = layer.__dict__["_drawn"].mask
@@ -50,7 +51,7 @@ def test_a_mask_is_remembered_for_its_state_only():
 
 def test_a_step_of_sam_draws_one_mask():
     torch.manual_seed(0)
-    layer = ReplayedDropout()
+    layer = DropoutReplay()
     model = torch.nn.Sequential(torch.nn.Linear(100, 5), layer)
     optimizer, masks = SAM(model.parameters(), torch.optim.SGD, lr=0.1), []
 
@@ -72,14 +73,18 @@ def test_a_step_of_sam_draws_one_mask():
     "copied", [copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))]
 )
 def test_masks_are_not_copied(copied):
-    layer = ReplayedDropout()
+    layer = DropoutReplay()
     layer(X)
     assert "_drawn" in layer.__dict__
     assert "_drawn" not in copied(layer).__dict__
 
 
+def test_is_found_by_the_name_of_dropout():
+    assert DropoutReplay.__name__.startswith("Dropout")  # as Monte Carlo dropout does
+
+
 def test_keeps_nothing_of_other_modes():
-    layer = ReplayedDropout()
+    layer = DropoutReplay()
     layer.eval()(X)
     layer.train()
     with torch.inference_mode():
@@ -87,6 +92,8 @@ def test_keeps_nothing_of_other_modes():
     torch.func.grad(lambda x: layer(x).sum())(X)
     torch.vmap(layer, randomness="different")(X)
     torch.compile(layer, backend="eager")(X)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        layer(torch.ones(3))
     layer.inplace = True
     layer(X.clone())
     assert "_drawn" not in layer.__dict__

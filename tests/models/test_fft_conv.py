@@ -1,4 +1,4 @@
-"""The convolution by way of spectra against torch's own."""
+"""FFT convolution against torch's own."""
 
 import pickle
 
@@ -62,9 +62,62 @@ def test_derivatives(n_times):
 
     torch.autograd.gradcheck(convolve, (x, weight))
     torch.autograd.gradgradcheck(convolve, (x, weight))
-    jacobians = torch.func.jacrev(convolve, argnums=(0, 1))(x, weight)
-    expected = torch.autograd.functional.jacobian(convolve, (x, weight))
-    torch.testing.assert_close(jacobians, expected)
+    one_by_one, batched = (
+        torch.autograd.functional.jacobian(convolve, (x, weight), vectorize=vectorize)
+        for vectorize in (False, True)
+    )
+    torch.testing.assert_close(one_by_one, batched)
+
+
+CHANGES = {
+    "padding_mode": {"padding_mode": "circular"},
+    "padding": {"padding": (0, 1)},
+    "stride": {"padding": (0, 0), "stride": (1, 2)},
+    "groups": {"groups": 3, "weight": (6, 1, 1, 5), "out_channels": 6},
+    "taps": {"weight": (4, 3, 1, 2)},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_layer_that_is_changed_later(change):
+    layer = make_layer().double()
+    fast = upgraded(layer)
+    torch.manual_seed(0)
+    for changed in (layer, fast):
+        for name, value in change.items():
+            if name == "weight":
+                value = torch.nn.Parameter(torch.ones(value, dtype=torch.float64))
+                changed.bias = None
+            setattr(changed, name, value)
+        if "padding_mode" in change:
+            changed._reversed_padding_repeated_twice = [1, 2, 0, 0]
+    x = torch.randn(2, 3, 1, 20, dtype=torch.float64)
+    assert torch.equal(layer(x), fast(x))
+
+
+def test_a_patched_convolution_is_called():
+    layer = upgraded(make_layer())
+    layer._conv_forward = lambda x, weight, bias: x
+    x = torch.randn(2, 3, 1, 20)
+    assert layer(x) is x
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_forward_mode_and_function_transforms():
+    stock = make_layer().double()
+    x = torch.randn(2, 3, 1, 20, dtype=torch.float64)
+    for layer in (stock, upgraded(stock)):
+        layer.found = [
+            torch.func.jvp(layer, (x,), (x,))[1],
+            torch.func.vmap(layer)(x[None])[0],
+            torch.func.grad(lambda x, layer=layer: layer(x).sum())(x),
+        ]
+    torch.testing.assert_close(stock.found, layer.found)
+
+
+def test_the_output_can_be_viewed():
+    y = upgraded(make_layer())(torch.randn(2, 3, 1, 20))
+    assert y.view(2, -1).shape == (2, 80)
 
 
 @pytest.mark.parametrize(

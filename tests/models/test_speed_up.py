@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from braindecode_sam import speed_up, unspeed
+from braindecode_sam import SAM, speed_up, unspeed
 from braindecode_sam.models import FAST
 from braindecode_sam.models._stem.pending import Pending, watch
 from braindecode_sam.models.speed_up import WaitingConv2d
@@ -374,6 +374,45 @@ def with_reentrant_checkpointing(model, seen):
     with_checkpointing(model, seen, use_reentrant=True)
 
 
+def with_reentrant_checkpointing_of_the_norm(model, seen):
+    class Checkpointed(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return checkpoint(self.inner, x, use_reentrant=True)
+
+    model[1][1] = Checkpointed(model[1][1])
+
+
+def with_a_norm_in_an_autograd_function(model, seen):
+    norm = model[1][1]
+
+    class Normalized(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            mean, var = norm.running_mean, norm.running_var
+            return nn.functional.batch_norm(x, mean, var)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return 2 * grad
+
+    class Layer(nn.Module):
+        def forward(self, x):
+            return Normalized.apply(x)
+
+    model[1][1] = Layer()
+
+
+def with_a_patched_convolution(model, seen):
+    def convolve(x, weight, bias):
+        return nn.functional.conv2d(x, 2 * weight, bias, padding="same")
+
+    model[1][0]._conv_forward = convolve
+
+
 def with_an_autograd_function(model, seen):
     class Layer(nn.Module):
         def forward(self, x):
@@ -457,6 +496,143 @@ def test_layers_that_do_not_pay_are_turned_back(training):
     for part in (1, 2):
         for name, value in expected[part].items():
             assert torch.equal(value, got[part][name])
+
+
+# Outputs that are kept
+
+
+def keep_outputs(module):
+    kept = []
+    module.register_forward_hook(lambda module, args, output: kept.append(output))
+    return kept
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("is_global", [False, True])
+def test_gradients_of_an_output_that_a_hook_keeps(layer, is_global):
+    x = torch.randn(4, 20, 60, dtype=torch.float64)
+    found, handles = [], []
+    model = make_front(20, n_taps=25).eval()
+    fast = copy.deepcopy(model)
+    assert len(speed_up(fast, input_shape=(1, 20, 60))) == 1
+    for each in (model, fast):
+        kept, target = [], each[1][layer]
+
+        def keep(module, args, output, kept=kept, target=target):
+            if module is target:
+                kept.append(output)
+
+        register = target.register_forward_hook
+        if is_global:
+            register = nn.modules.module.register_module_forward_hook
+        handles.append(register(keep))
+        y = each(x)
+        kept[0].retain_grad()
+        y.sum().backward()
+        found.append(kept[0].grad)
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(*found)
+
+
+def test_an_output_that_a_hook_keeps_does_not_change_with_the_windows():
+    _, fast = pair(make_front())
+    kept = keep_outputs(fast[1][0])
+    windows = np.zeros((4, 3, 60))
+    x = torch.from_numpy(windows)
+    with torch.no_grad():
+        for value in (1, 2):
+            windows[:] = value
+            fast(x)
+    assert not torch.equal(*kept)
+
+
+def test_the_two_step_form_of_sam_keeps_its_speed():
+    _, fast = pair(make_front(20, n_taps=25))
+    x = torch.randn(4, 20, 60, dtype=torch.float64)
+    optimizer = SAM(fast.parameters(), torch.optim.SGD, lr=0.1)
+    fast(x).sum().backward()
+    optimizer.first_step(zero_grad=True)
+    assert patterns(fast, x) == ["depthwise"]
+    fast(x).sum().backward()
+    optimizer.second_step()
+
+
+# What the stock layers refuse
+
+
+def no_groups():
+    return nn.Conv2d(1, 4, (1, 9)), nn.Conv2d(1, 8, (3, 1))
+
+
+def too_many_filters():
+    return nn.Conv2d(1, 4, (1, 9)), nn.Conv2d(5, 8, (3, 1))
+
+
+def norm_of_one():
+    norm = nn.BatchNorm2d(1).eval()
+    return nn.Conv2d(1, 4, (1, 9)), norm, nn.Conv2d(4, 8, (3, 1), groups=4)
+
+
+def norm_without_eps():
+    norm = nn.BatchNorm2d(4, eps=-1.0)
+    return nn.Conv2d(1, 4, (1, 9)), norm, nn.Conv2d(4, 8, (3, 1), groups=4)
+
+
+def too_long():
+    return nn.Conv2d(1, 4, (1, 99)), nn.Conv2d(4, 8, (3, 1), groups=4)
+
+
+def too_long_again():
+    layers = nn.Conv2d(1, 4, (1, 9)), nn.Conv2d(4, 4, (1, 99))
+    return *layers, nn.Conv2d(4, 8, (3, 1), groups=4)
+
+
+def other_precision():
+    spatial = nn.Conv2d(4, 8, (3, 1), groups=4).double()
+    return nn.Conv2d(1, 4, (1, 9)), spatial
+
+
+@pytest.mark.parametrize(
+    "make_layers",
+    [no_groups, too_many_filters, norm_of_one, norm_without_eps, too_long,
+     too_long_again, other_precision],
+)  # fmt: skip
+def test_what_the_stock_layers_refuse_is_refused(make_layers):
+    messages = []
+    for model in pair(nn.Sequential(*make_layers())):
+        with pytest.raises((RuntimeError, ValueError)) as raised:
+            model(torch.randn(2, 1, 3, 60))
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+
+
+def test_a_users_own_front_can_be_traced_by_fx():
+    model = nn.Sequential(*list(make_front(20, n_taps=25)[1]), nn.Dropout()).eval()
+    stock, fast = pair(model)
+    x = torch.randn(4, 1, 20, 60, dtype=torch.float64)
+    assert torch.equal(torch.fx.symbolic_trace(fast)(x), stock(x))
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_the_output_can_be_viewed(is_full):
+    _, fast = pair(make_front(padding=0, is_full=is_full)[:3])
+    y = fast(torch.randn(4, 3, 60, dtype=torch.float64))
+    assert y.view(4, -1).shape == (4, y.numel() // 4)
+
+
+@pytest.mark.parametrize("second", [None, 5])
+def test_batched_gradients(second):
+    _, fast = pair(make_front(second=second))
+    y = fast(torch.randn(4, 3, 60, dtype=torch.float64)).mean(dim=(1, 2, 3))
+    params = list(fast.parameters())
+    rows = torch.eye(4, dtype=torch.float64)
+    batched = torch.autograd.grad(
+        y, params, rows, is_grads_batched=True, retain_graph=True
+    )
+    for i, row in enumerate(rows):
+        alone = torch.autograd.grad(y, params, row, retain_graph=True)
+        torch.testing.assert_close([b[i] for b in batched], list(alone))
 
 
 # A pending value is a tensor
@@ -551,6 +727,25 @@ def test_a_change_in_place_is_seen_by_whoever_comes_later(waiting):
     pending, stock = waiting
     pending.mul_(2)
     assert torch.equal(pending + 0, 2 * stock)
+
+
+def test_a_change_of_its_shape_is_seen(waiting):
+    y, _ = waiting
+    before = hash(y)
+    y.unsqueeze_(0)
+    assert y.ndim == 5
+    y.transpose_(0, 1)
+    assert y.shape[1] == 1
+    assert hash(y) == before
+
+
+def test_gradients_can_be_asked_for_of_a_frozen_output():
+    layer = speed_one(make_front()[1][0]).requires_grad_(False)
+    y = layer(torch.randn(2, 1, 3, 60, dtype=torch.float64))
+    y.requires_grad_(True)
+    assert y.requires_grad
+    y.sum().backward()
+    assert y.grad is not None
 
 
 def test_gradients_reach_the_layer_from_anywhere(waiting):
@@ -818,7 +1013,45 @@ def test_what_is_returned_and_printed(capsys, caplog):
     assert found["layer"].tolist() == ["conv_temporal"]
     assert "conv_temporal depthwise" in capsys.readouterr().out
     assert "conv_temporal waits for what follows: depthwise" in caplog.text
-    assert len(speed_up(model)) == 0  # a second time there is nothing left to do
+    assert speed_up(model).equals(found)  # a second time changes nothing
+    assert speed_up(nn.Linear(2, 2), verbose=True).empty
+    assert capsys.readouterr().out == "No layer gets faster.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "match"),
+    [
+        ("EEGNet", {}, "must be a torch.nn.Module, got 'EEGNet'; of a skorch net"),
+        (nn.Linear, {}, "must be a torch.nn.Module, got <class"),
+        (nn.Linear(2, 2), {"input_shape": 5}, "the shape of a batch of.*, got 5"),
+        (nn.Linear(2, 2), {"input_shape": (1, 2.5)}, r"got \(1, 2.5\)"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments(arguments, options, match):
+    with pytest.raises(TypeError, match=match):
+        speed_up(arguments, **options)
+
+
+@pytest.mark.parametrize("change", ["half", "meta", "lazy"])
+def test_what_cannot_run_yet_is_not_tried(change):
+    model = make_front(20, n_taps=25)
+    if change == "half":
+        model.half()
+    elif change == "meta":
+        model.to("meta")
+    else:
+        model[1][1] = nn.LazyBatchNorm2d().double()
+    found = speed_up(model, input_shape=(1, 20, 60))
+    assert found["pattern"].tolist() == ["not tried"]
+    if change == "half":
+        x = torch.randn(4, 20, 60, dtype=torch.float64)
+        assert patterns(model.double(), x) == ["depthwise"]
+
+
+def test_a_compiled_module_gains_nothing_and_says_so(caplog, to_compile):
+    speed_up(torch.compile(make_front(20), backend="eager"))
+    assert "What torch.compile has compiled runs the stock layers" in caplog.text
 
 
 def test_why_a_layer_falls_back_is_logged_once(caplog):

@@ -104,10 +104,9 @@ class FFTFilter(torch.autograd.Function):
                 weighed = _weigh(_cut(grad, place.samples), row)
                 _cut(grad_signals, place.columns).add_(weighed)
         grad_rows = [
-            torch.einsum(
-                "bgdt,bgdw->gtw", _cut(grad, p.samples), _cut(signals, p.columns)
-            )
-            for p in ctx.places
+            _by_group(_cut(grad, place.samples)).mT
+            @ _by_group(_cut(signals, place.columns))
+            for place in ctx.places
         ]
         grads = grad_signals, grad_filters, grad_response, grad_constant
         return *grads, None, None, *grad_rows
@@ -126,7 +125,16 @@ def _cut(signals: torch.Tensor, samples: range) -> torch.Tensor:
 
 
 def _weigh(signals: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return torch.einsum("bgdw,gwt->bgdt", signals, rows)  # @ makes a product for each b
+    # One product a group: a broadcast one would be one a window and group.
+    weighed = _by_group(signals) @ rows
+    n_groups, n_signals = signals.shape[1:3]
+    return weighed.reshape(n_groups, -1, n_signals, rows.shape[2]).transpose(0, 1)
+
+
+def _by_group(signals: torch.Tensor) -> torch.Tensor:
+    """(batch, n_groups, n_signals, n) as (n_groups, batch * n_signals, n)."""
+    n_groups, _, n = signals.shape[1:]
+    return signals.transpose(0, 1).reshape(n_groups, -1, n)
 
 
 def _fft_length(n_times: int, n_out: int, filters: torch.Tensor, first: int) -> int:

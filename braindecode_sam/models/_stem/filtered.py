@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -74,6 +74,18 @@ class Convolution(NamedTuple):
     bias: Tensor | None
     pads: tuple[Pad, Pad]  # of the channels and of time
     groups: int
+
+    def fits(self, filters: Filtered | Joined) -> bool:
+        """Tell whether the stock layer would take the filters' outputs."""
+        n_out, n_in = self.weight.shape[:2]
+        if self.groups not in (1, filters.n_filters) or n_out % self.groups:
+            return False
+        sizes_fit = self.bias is None or self.bias.shape == (n_out,)
+        return (
+            n_in * self.groups == filters.n_filters
+            and sizes_fit
+            and _are_alike(filters, (self.weight, self.bias))
+        )
 
     def is_spatial(self, n_chans: int) -> bool:
         """Tell whether it is one weight for each channel, in every sample alone."""
@@ -154,7 +166,7 @@ class Filtered(Deferred):
         """Continue with what is linear, or a normalization."""
         if function is torch.conv2d:
             convolution = read_convolution(self.windows.time_axis, *args, **kwargs)
-            if convolution is None or convolution.groups not in (1, self.n_filters):
+            if convolution is None or not convolution.fits(self):
                 return NotImplemented
             if convolution.is_spatial(self.windows.n_chans):
                 return project(self, [self], convolution)
@@ -184,7 +196,19 @@ class Filtered(Deferred):
         windows, filters = self.windows, self.filters
         count = windows.batch * windows.n_chans * filters.n_out
         n_known = (running_mean is not None) + (running_var is not None)
-        if count == 1 or n_known == 1 or not (training or n_known):
+        parameters = [
+            tensor
+            for tensor in (running_mean, running_var, weight, bias)
+            if tensor is not None
+        ]
+        if (
+            count == 1
+            or n_known == 1
+            or not (training or n_known)
+            or eps <= 0
+            or any(tensor.shape != (self.n_filters,) for tensor in parameters)
+            or not _are_alike(self, parameters)
+        ):
             return NotImplemented  # what the stock layer refuses
         own_weight, own_bias = own(weight), own(bias)
         statistics = None, None
@@ -228,6 +252,8 @@ class Filtered(Deferred):
             not (convolution.is_temporal() and is_simple)
             or convolution.groups != 1
             or self.filters.edges
+            or convolution.weight.shape[3]
+            > self.filters.n_out + sum(convolution.pads[1])
         ):
             return NotImplemented
         weight, bias = own(convolution.weight), own(convolution.bias)
@@ -271,7 +297,7 @@ class Joined(Deferred):
 
     def __init__(self, parts: Sequence[Filtered]) -> None:
         first = parts[0]
-        self.parts = parts
+        self.parts, self.windows = parts, first.windows
         self.n_filters = sum(part.n_filters for part in parts)
         super().__init__(
             first.windows.output_shape(self.n_filters, first.filters.n_out),
@@ -288,15 +314,23 @@ class Joined(Deferred):
     def follow(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Continue with a convolution over all channels."""
         if function is torch.conv2d:
-            windows = self.parts[0].windows
+            windows = self.windows
             convolution = read_convolution(windows.time_axis, *args, **kwargs)
             if (
                 convolution is not None
-                and convolution.groups in (1, self.n_filters)
+                and convolution.fits(self)
                 and convolution.is_spatial(windows.n_chans)
             ):
                 return project(self, self.parts, convolution)
         return NotImplemented
+
+
+def _are_alike(filters: Filtered | Joined, tensors: Iterable[Tensor | None]) -> bool:
+    dtype = filters.windows.stock().dtype
+    return all(
+        tensor is None or (tensor.dtype == dtype and tensor.device == filters.device)
+        for tensor in tensors
+    )
 
 
 def join(tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
@@ -347,7 +381,8 @@ def project(
         after += _n_operations(part.filters, own_part)
     pattern = "depthwise" if is_depthwise else "merged kernel"
     note_end(deferred, pattern, before, after)
-    return y.unsqueeze(2 if windows.time_axis == 3 else 3).to(deferred.dtype)
+    y = y.unsqueeze(2 if windows.time_axis == 3 else 3)
+    return y.to(deferred.dtype).contiguous()  # as the stock layer's
 
 
 def _n_operations(filters: Filters, weight: Tensor) -> float:

@@ -230,7 +230,9 @@ def spread_rows(taps: torch.Tensor, first: int, columns: range) -> torch.Tensor:
     n_rows, n_taps = taps.shape[1:]
     low = columns.start - first - n_rows + 1
     width = n_rows + len(columns) + 1
-    flat = F.pad(taps, (-low, width + low - n_taps)).flatten(1)
+    met = range(n_taps)[max(low, 0) : max(low + width, 0)]
+    left = min(max(-low, 0), width) - met.start
+    flat = F.pad(taps, (left, width - n_taps - left)).flatten(1)
     # Read with rows that are one sample shorter, each row begins one sample earlier.
     flat = flat.narrow(1, max(n_rows - 1, 0), n_rows * (width - 1))
     spread = flat.unflatten(1, (n_rows, width - 1)).narrow(2, 0, len(columns))

@@ -224,7 +224,10 @@ class BatchNormalization(torch.autograd.Function):
         for end, row, grad, met in parts:
             at = of_variance[..., None]
             of_whole = torch.addmm(
-                of_whole, (at * row).flatten(1), end.covariance_met.mT, alpha=share
+                of_whole,
+                (at * row).reshape(len(row), -1),
+                end.covariance_met.mT,
+                alpha=share,
             )
             of_row = torch.addcmul(column[..., None] * grad, at, met, value=share)
             of_means_here = of_means[:, end.samples, None]

@@ -40,6 +40,9 @@ _KNOWN = frozenset(
 )
 
 
+_HASH = Tensor.__hash__  # the same before and after
+
+
 class Deferred:
     """A computation that has not been made.
 
@@ -122,7 +125,7 @@ class Pending(torch.Tensor):
     ) -> Any:
         """Continue what is deferred, or compute it."""
         kwargs = kwargs or {}
-        if func in _KNOWN:
+        if func in _KNOWN and (args[0].deferred.is_pending or func is _HASH):
             with _plain():
                 return func(*args, **kwargs)
         leaves = tree_flatten((args, kwargs))[0]
@@ -130,8 +133,9 @@ class Pending(torch.Tensor):
         # Not where a pending tensor is a weight, say.
         first = args[0] if args else None
         is_input = isinstance(first, Pending) and len(waiting) == 1
-        is_in_a_list = isinstance(first, (list, tuple))
-        if (is_input or is_in_a_list) and all(d.is_pending for d in waiting):
+        several = first if isinstance(first, (list, tuple)) else ()
+        inputs = several or ([first] if is_input else [])
+        if inputs and all(map(_can_go_on, inputs)):
             found = waiting[0].follow(func, args, kwargs)
             if found is not NotImplemented:
                 return found
@@ -145,6 +149,18 @@ class Pending(torch.Tensor):
         """Compute for what goes past torch functions, below autograd."""
         args, kwargs = _values((args, kwargs or {}), func)
         return func(*args, **kwargs)
+
+
+def _can_go_on(tensor: Any) -> bool:
+    if not isinstance(tensor, Pending):
+        return True
+    with _plain():
+        node: Any = tensor.grad_fn
+    # Another node is that of an autograd function which the tensor went through; within
+    # the forward of one, gradients are off, and its own node would be gone past.
+    is_own = node is None or getattr(node, "deferred", None) is tensor.deferred
+    is_recorded = node is None or torch.is_grad_enabled()
+    return tensor.deferred.is_pending and is_own and is_recorded
 
 
 def _values(tree: Any, func: Any) -> Any:
