@@ -36,7 +36,7 @@ def make_run(backend, n_threads, max_epochs, data, scores):
         with backend():
             found = cross_validate(
                 net, X, y, cv=splits, scoring=SCORING, error_score="raise"
-            )["test_nrmse"]
+            )["test_neg_nrmse"]
         expected = scores.setdefault((n_threads, max_epochs), found)
         if not np.array_equal(found, expected):
             raise AssertionError(f"scores differ: {found} and {expected}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+import warnings
 from numbers import Number
 from typing import Any
 
@@ -10,6 +12,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from sklearn.utils import check_array
 
+# Batch normalization adds 1e-3 or 1e-5 to variances; optimizers' rates suit about 1.
+SMALLEST_SPREAD, LARGEST_SPREAD = 1e-3, 1e5
 BLOCK = 256  # windows looked at together, to bound the memory of a check
 
 
@@ -106,12 +110,20 @@ def as_numbers(
         if array.dtype == object and not any(is_text):
             array = array.astype(float)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name} must hold numbers, got {values!r}") from None
+        raise ValueError(f"{name} must hold numbers, got {_brief(values)}") from None
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must hold numbers, got {array.dtype} {values!r}")
+        raise ValueError(
+            f"{name} must hold numbers, got {array.dtype} {_brief(values)}"
+        )
     # What becomes infinite, or a quiet NaN, is refused by name.
     with np.errstate(over="ignore", invalid="ignore"):
         return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def _brief(values: Any) -> str:
+    short = reprlib.Repr()
+    short.maxother = short.maxstring = 200
+    return short.repr(values)
 
 
 def as_columns(name: str, y: ArrayLike) -> NDArray[np.float64]:
@@ -139,6 +151,31 @@ def check_targets(y: ArrayLike) -> None:
         raise ValueError(
             f"y is constant (output {constant[0]} is {columns[0, constant[0]]} in all"
             f" {len(columns)} windows); expected targets that vary"
+        )
+
+
+def is_missing_a_column(y_pred: Any, y_true: Any) -> bool:
+    """Tell whether a loss would compare each target with every prediction."""
+    return np.ndim(y_true) == 1 and np.shape(y_pred) == (len(y_true), 1)
+
+
+def check_scale(X: Any) -> None:
+    """Warn of windows whose unit is probably not the one that networks expect.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_windows, n_chans, n_times)
+        EEG; of large ones, some windows are looked at.
+    """
+    few = as_numbers("X", np.asarray(X[:: -(-len(X) // BLOCK)]))
+    spread = float(np.median(few.std(axis=-1)))
+    if 0 < spread < SMALLEST_SPREAD or spread > LARGEST_SPREAD:
+        like = "as EEG in volts" if spread < SMALLEST_SPREAD else "far more than EEG"
+        warnings.warn(
+            f"X has a standard deviation of {spread:.2g} over time, {like}; networks"
+            " expect about 0.1 to 100. Give them microvolts (1e6 times volts), or"
+            " standardize.",
+            stacklevel=3,
         )
 
 
@@ -198,6 +235,6 @@ def check_groups(groups: Any) -> NDArray[Any]:
     if array.shape != labels.shape:
         raise ValueError(
             f"groups must have the shape (n_windows,), got {type(groups).__name__}"
-            f" {groups!r}"
+            f" {_brief(groups)}"
         )
     return array

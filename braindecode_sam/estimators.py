@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from braindecode import EEGRegressor
 from braindecode.augmentation import AugmentedDataLoader
 
 from braindecode_sam.augmentation import GaussianNoise, TimeShift
 from braindecode_sam.callbacks import SAMCallback, SeedCallback, WindowCheck
+from braindecode_sam.checks import is_missing_a_column
 from braindecode_sam.configs import (
     AugmentationConfig,
     OptimizerConfig,
@@ -22,13 +25,107 @@ from braindecode_sam.device import resolve_device
 from braindecode_sam.optim import SAM
 
 
+class Regressor(EEGRegressor):
+    """An EEGRegressor that goes by scikit-learn's conventions.
+
+    Where :class:`braindecode.EEGRegressor` does not:
+
+    - ``fit`` returns the net;
+    - fitted to targets of shape (n_windows,) it predicts that shape, so that ensembles
+      such as ``VotingRegressor`` can average;
+    - targets without a column, of a windows dataset or given to ``partial_fit``, are
+      compared with the one output of their own window, not with all of the batch;
+    - an initialized net keeps its weights in ``partial_fit`` and, with
+      ``warm_start=True``, in ``fit``;
+    - ``set_params(optimizer=torch.optim.AdamW)`` takes the options of SAM, and the
+      callback named ``sam``, away with SAM.
+
+    :func:`make_regressor` builds one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from braindecode_sam import SAM
+    >>> from braindecode_sam.estimators import Regressor
+    >>> X = np.random.default_rng(0).normal(size=(8, 4, 200)).astype("float32")
+    >>> net = Regressor(
+    ...     "FastEEGNeX", optimizer=SAM, max_epochs=1, batch_size=4, verbose=0,
+    ...     train_split=None)
+    >>> net.fit(X, np.arange(8.0, dtype="float32")).predict(X).shape
+    (8,)
+    """
+
+    has_flat_targets_ = False
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Regressor:
+        """Fit; see :meth:`braindecode.EEGRegressor.fit`. Returns the net."""
+        self._keep_weights(self.warm_start)
+        super().fit(X, y, **fit_params)
+        self._note_targets(y)  # only now: braindecode's fit calls partial_fit
+        return self
+
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
+    ) -> Regressor:
+        """Go on; see :meth:`braindecode.EEGRegressor.partial_fit`."""
+        self._keep_weights(True)
+        super().partial_fit(X, y, classes=classes, **fit_params)
+        self._note_targets(y)
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """Predict, in the shape of the targets that the net was fitted to."""
+        predicted = super().predict(X)
+        is_column = predicted.shape[1:] == (1,)
+        return predicted[:, 0] if self.has_flat_targets_ and is_column else predicted
+
+    def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compare predictions and targets, the latter in the shape of the former."""
+        if is_missing_a_column(y_pred, y_true):
+            y_true = y_true[:, None]
+        return super().get_loss(y_pred, y_true, *args, **kwargs)
+
+    def set_params(self, **params: Any) -> Regressor:
+        """Set parameters; another optimizer does not get the options of SAM."""
+        optimizer = params.get("optimizer", self.optimizer)
+        if _is_sam(self.optimizer) and not _is_sam(optimizer):
+            for name in _options_of_sam(self):
+                if name not in params:
+                    delattr(self, name)
+            names = [c[0] for c in self.callbacks or [] if isinstance(c, tuple)]
+            if "sam" in names:
+                params.setdefault("callbacks__sam", None)
+        super().set_params(**params)
+        return self
+
+    def _keep_weights(self, is_wanted: bool) -> None:
+        # braindecode would build the module again, for what it knows of the data.
+        if is_wanted and getattr(self, "initialized_", False):
+            self.signal_args_set_ = True
+
+    def _note_targets(self, y: Any) -> None:
+        self.has_flat_targets_ = y is not None and np.ndim(y) == 1
+
+
+def _options_of_sam(net: EEGRegressor) -> list[str]:
+    own = set(inspect.signature(net.optimizer).parameters) - {"params", "options"}
+    own |= {"rho", "adaptive", "base_optimizer"}
+    names = [name.removeprefix("optimizer__") for name in vars(net)]
+    return [
+        f"optimizer__{name}"
+        for name in names
+        if f"optimizer__{name}" in vars(net)
+        and (name in own or name.startswith("base_optimizer__"))
+    ]
+
+
 def make_regressor(
     config: str | os.PathLike[str] | dict[str, Any] | TrainingConfig = "challenge_1",
     *,
     device: str | torch.device = "auto",
     random_state: int | None = None,
     **overrides: Any,
-) -> EEGRegressor:
+) -> Regressor:
     """Build an EEGRegressor from a configuration.
 
     Parameters
@@ -51,10 +148,10 @@ def make_regressor(
 
     Returns
     -------
-    net : EEGRegressor
-        Not initialized, with :class:`~braindecode_sam.FastEEGNeX` as its module (pass
-        ``module="EEGNeX"`` for the stock one). All windows are trained on
-        (``train_split=None``); pass ``train_split=SubjectSplit(0.2)`` to validate
+    net : Regressor
+        An EEGRegressor, not initialized, with :class:`~braindecode_sam.FastEEGNeX` as
+        its module (pass ``module="EEGNeX"`` for the stock one). All windows are trained
+        on (``train_split=None``); pass ``train_split=SubjectSplit(0.2)`` to validate
         inside.
 
     Raises
@@ -85,7 +182,7 @@ def make_regressor(
         ],
         "device": resolve_device(device),
     }
-    return EEGRegressor(**(settings | overrides))
+    return Regressor(**(settings | overrides))
 
 
 def _is_sam(optimizer: Any) -> bool:

@@ -119,8 +119,10 @@ def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 
 
 SCORING = {
-    "nrmse": make_scorer(normalized_root_mean_squared_error, greater_is_better=False),
-    "nrmse_range": make_scorer(
+    "neg_nrmse": make_scorer(
+        normalized_root_mean_squared_error, greater_is_better=False
+    ),
+    "neg_nrmse_range": make_scorer(
         normalized_root_mean_squared_error,
         greater_is_better=False,
         normalization="range",
@@ -128,7 +130,8 @@ SCORING = {
     "r2": "r2",
     "pearsonr": make_scorer(pearson_correlation),
 }
-"""For ``cross_validate(scoring=SCORING)``. Errors are negated, as scikit-learn does."""
+"""For ``cross_validate(scoring=SCORING)``. As scikit-learn's own, errors are negated,
+so that more is better, and named ``neg_``."""
 
 
 def _columns_of_both(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Columns, Columns]:

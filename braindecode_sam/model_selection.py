@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -192,7 +192,8 @@ def out_of_fold_predictions(results: Mapping[str, Any], X: Any) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        If `results` holds no estimators or indices.
+        If `results` holds no estimators or indices, or if windows are in several test
+        folds, as with repeated or shuffled splits.
 
     Examples
     --------
@@ -214,13 +215,27 @@ def out_of_fold_predictions(results: Mapping[str, Any], X: Any) -> NDArray[Any]:
             " return_estimator=True and return_indices=True"
         )
     y_pred: Any = None
-    folds = zip(results["estimator"], results["indices"]["test"], strict=True)
-    for estimator, rows in folds:
+    test_folds = results["indices"]["test"]
+    _check_disjoint(test_folds)
+    for estimator, rows in zip(results["estimator"], test_folds, strict=True):
         predicted = np.asarray(estimator.predict(X[rows])).reshape(len(rows), -1)
         if y_pred is None:
             y_pred = np.full((len(X), predicted.shape[1]), np.nan)
         y_pred[rows] = predicted
     return y_pred
+
+
+def _check_disjoint(test_folds: Sequence[ArrayLike]) -> None:
+    seen: dict[int, int] = {}
+    for i, rows in enumerate(test_folds):
+        for row in np.asarray(rows).tolist():
+            if seen.setdefault(row, i) != i:
+                raise ValueError(
+                    f"window {row} is in test folds {seen[row] + 1} and {i + 1}, so it"
+                    " has several predictions; expected a splitter that tests each"
+                    " window once at most, such as GroupKFold. Of repeated splits, give"
+                    " one repeat at a time."
+                )
 
 
 def nrmse_table(
@@ -238,7 +253,8 @@ def nrmse_table(
     predictions : dict of str to array-like
         Out-of-fold predictions by name, shaped as `y`.
     test_folds : sequence of ndarray of int
-        Windows of each test fold, ``results["indices"]["test"]``.
+        Windows of each test fold, ``results["indices"]["test"]``. No window may be in
+        several of them.
 
     Returns
     -------
@@ -257,6 +273,8 @@ def nrmse_table(
     mean        0.71        0.35
     pooled      0.41        0.17
     """
+    test_folds = list(test_folds)
+    _check_disjoint(test_folds)
     y = np.asarray(y)
     rows = {f"fold {i + 1}": np.asarray(f) for i, f in enumerate(test_folds)}
     rows["pooled"] = np.concatenate(list(rows.values()))

@@ -76,7 +76,7 @@ print(inner.round(4).to_string())
 print()
 for i, fold in enumerate(results["estimator"]):
     (rho,) = fold.best_params_.values()
-    scores = -results["test_nrmse"][i], -mean["test_nrmse"][i]
+    scores = -results["test_neg_nrmse"][i], -mean["test_neg_nrmse"][i]
     print(f"fold {i + 1}: chose rho {rho}, NRMSE {scores[0]:.3f}, mean {scores[1]:.3f}")
 spread = np.ptp(inner.to_numpy(), axis=1).mean()
 print(f"\nBest and worst rho differ by {spread:.4f} s in the inner folds.")

@@ -104,7 +104,8 @@ def write_folder(root):
 
 temporary = tempfile.TemporaryDirectory()
 root = args.folder or Path(temporary.name)
-write_folder(root)
+if not (root / "participants.tsv").exists():  # written by a run before
+    write_folder(root)
 print(*sorted(p.relative_to(root).as_posix() for p in root.glob("*")), sep="\n")
 print((root / "participants.tsv").read_text()[:200])
 
@@ -186,6 +187,6 @@ recordings.set_description(table.loc[of, ["attention"]].reset_index(drop=True))
 traits = subject_target_windows(recordings, "attention", window_seconds=2.0)
 print(f"{len(traits)} windows with the trait; the first: {traits[0][1]}")
 
-plot_fold_scores(-results["test_nrmse"], -mean["test_nrmse"])
+plot_fold_scores(-results["test_neg_nrmse"], -mean["test_neg_nrmse"])
 plt.show()
 temporary.cleanup()

@@ -84,7 +84,7 @@ def main(args):
     ):
         kill_one_worker_after(0.4 * seconds, cluster)
         there = cross_validate(net, X, y, **folds)
-        print(f"two workers, one of them killed: {len(there['test_nrmse'])} scores")
+        print(f"two workers, one of them killed: {len(there['test_neg_nrmse'])} scores")
         search = GridSearchCV(
             net, {"optimizer__rho": [0.0, 0.05]}, cv=splits, scoring="r2", refit=False
         ).fit(X, y)
@@ -98,7 +98,7 @@ def main(args):
     ):
         print(f"rho {rho}: mean R2 over the folds {r2:.3f}")
     mean = cross_validate(DummyRegressor(), X, y, **folds)
-    plot_fold_scores(-there["test_nrmse"], -mean["test_nrmse"])
+    plot_fold_scores(-there["test_neg_nrmse"], -mean["test_neg_nrmse"])
     plt.show()
 
 

@@ -125,6 +125,6 @@ for row in ("mean", "pooled"):
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 plot_history(results["estimator"][0].regressor_, ax=left)
 left.set_title("Fold 1")
-plot_fold_scores(-results["test_nrmse"], -mean["test_nrmse"], ax=right)
+plot_fold_scores(-results["test_neg_nrmse"], -mean["test_neg_nrmse"], ax=right)
 right.set_title("Five folds of people")
 plt.show()

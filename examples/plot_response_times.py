@@ -110,6 +110,6 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained"
 left.scatter(y, predictions["SAM"], s=12)
 left.axline((np.median(y),) * 2, slope=1, color="C7", ls="--")
 left.set(xlabel="Response time (s)", ylabel="Predicted (s)", title="Every trial")
-plot_fold_scores(-results["test_nrmse"], -mean["test_nrmse"], ax=right)
+plot_fold_scores(-results["test_neg_nrmse"], -mean["test_neg_nrmse"], ax=right)
 right.set_title("Five stretches of time")
 plt.show()

@@ -10,8 +10,12 @@ from skorch.helper import SliceDataset
 
 from braindecode_sam import SAM
 from braindecode_sam.callbacks import WindowCheck
-from braindecode_sam.checks import check_windows
-from braindecode_sam.datasets import SubjectWindows, simulate_response_times
+from braindecode_sam.checks import check_scale, check_windows
+from braindecode_sam.datasets import (
+    SubjectWindows,
+    simulate_response_times,
+    to_arrays,
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 4, 200)).astype(np.float32)
@@ -69,6 +73,30 @@ def test_check_windows_refuses_groups(missing):
 def test_check_windows_refuses_groups_of_another_shape(groups):
     with pytest.raises(ValueError, match=r"groups must have the shape \(n_windows,\)"):
         check_windows(X, Y, groups)
+
+
+def test_an_error_stays_short():
+    with pytest.raises(ValueError, match="y must hold numbers") as raised:
+        check_windows(np.zeros((999, 4, 200)), ["high"] * 999)
+    assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("factor", "match"), [(1e-6, "as EEG in volts"), (1e8, "far more than EEG")]
+)
+def test_windows_in_volts_are_noticed(factor, match):
+    with pytest.warns(UserWarning, match=match):
+        check_scale(factor * X)
+    with pytest.warns(UserWarning, match=match):
+        to_arrays(factor * X, Y, GROUPS)
+    net, _ = make_net()
+    with pytest.warns(UserWarning, match=match):
+        net.fit(factor * X, Y)
+
+
+def test_ordinary_scales_pass():
+    for factor in (0.0, 0.1, 1.0, 100.0):
+        check_scale(factor * X)
 
 
 def test_check_windows_accepts():

@@ -302,7 +302,7 @@ def test_eegmat_from_edf_files_to_scores(eegmat):
     scores = cross_validate(
         net, X, y, groups=groups, cv=GroupKFold(5), scoring=SCORING, error_score="raise"
     )
-    assert np.isfinite(scores["test_nrmse"]).all()
+    assert np.isfinite(scores["test_neg_nrmse"]).all()
     net.fit(windows, y=None)
     assert net.predict(windows).shape == (360, 1)
 
@@ -418,6 +418,19 @@ def test_bad_participants(tmp_path):
         ValueError, match=r"'age' of recording .*sub-2_eeg.fif.*got nan"
     ):
         subject_target_windows(recordings, "age")
+
+
+def test_two_rows_for_a_participant(tmp_path):
+    file = write_fif(tmp_path / "sub-1_eeg.fif")
+    people = pd.concat([PEOPLE, PEOPLE[:1]])
+    with pytest.raises(ValueError, match="participants has several rows for 'sub-1'"):
+        read_recordings([file], participants=people)
+
+
+def test_one_path_is_one_recording(tmp_path):
+    file = write_fif(tmp_path / "sub-1_eeg.fif")
+    for path in (file, str(file)):
+        assert len(read_recordings(path).datasets) == 1
 
 
 def test_recordings_that_do_not_fit_together(tmp_path):

@@ -8,6 +8,7 @@ import torch
 from braindecode import EEGRegressor
 from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
 from sklearn.base import clone
+from sklearn.ensemble import VotingRegressor
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from skorch.callbacks import EpochScoring
 
@@ -19,12 +20,14 @@ from braindecode_sam import (
     load_config,
     make_regressor,
 )
+from braindecode_sam.callbacks import SAMCallback, WindowCheck
 from braindecode_sam.configs import TrainingConfig, config_names
 from braindecode_sam.model_selection import (
     SubjectSplit,
     nrmse_table,
     out_of_fold_predictions,
 )
+from tests.optim.helpers import assert_same
 
 # The table of the source document, typed in a second time.
 TABLE = {
@@ -43,7 +46,7 @@ SMALL |= {"verbose": 0, "device": "cpu"}
 def test_configurations_are_those_of_the_table(name):
     *shape, base, max_epochs, batch_size = TABLE[name]
     net = make_regressor(name, device="cpu").initialize()
-    assert type(net) is EEGRegressor
+    assert isinstance(net, EEGRegressor)
     module = net.module_
     assert type(module) is FastEEGNeX
     assert [module.n_chans, module.n_times, module.n_outputs] == shape
@@ -80,7 +83,9 @@ def test_main_job_with_every_score():
     y_pred = out_of_fold_predictions(results, X)
     assert y_pred.shape == (24, 1)
     table = nrmse_table(Y, {"SAM": y_pred}, results["indices"]["test"])
-    np.testing.assert_allclose(table["SAM, std"].iloc[:3], -results["test_nrmse"], 1e-6)
+    np.testing.assert_allclose(
+        table["SAM, std"].iloc[:3], -results["test_neg_nrmse"], 1e-6
+    )
     assert table.index.tolist() == ["fold 1", "fold 2", "fold 3", "mean", "pooled"]
     expected = np.sqrt(np.mean((y_pred[:, 0] - Y) ** 2)) / Y.std()
     assert table.loc["pooled", "SAM, std"] == pytest.approx(expected, rel=1e-6)
@@ -190,6 +195,16 @@ def changed(path, value):
             changed("optimizer.base_optimizer", "torch.optim.Foo"),
             "base_optimizer\n.*Foo",
         ),
+        (
+            changed("training.criterion", "os.system"),
+            r"training.criterion\n.*the name of a loss in torch.nn.*got 'os.system'",
+        ),
+        (changed("training.criterion", "torch.nn.Linear"), "got 'torch.nn.Linear'"),
+        (changed("training.criterion", "torch.nn.functional.mse_loss"), "a loss in"),
+        (
+            changed("optimizer.base_optimizer", "never_imported.Adam"),
+            r"an optimizer in torch.optim.*got 'never_imported.Adam'",
+        ),
         (changed("n_splits", 1), "n_splits\n.*greater than or equal to 2"),
         ({"name": "mine"}, "model\n  Field required"),
     ],
@@ -209,6 +224,124 @@ def test_refuses_devices_and_parameters():
         make_regressor("challenge_1", device="tpu")
     with pytest.raises(ValueError, match=r"unexpected argument\(s\) learning_rate"):
         make_regressor("challenge_1", device="cpu", learning_rate=1).initialize()
+
+
+def test_classes_of_ones_own_are_taken_from_a_dict():
+    class MyLoss(torch.nn.MSELoss):
+        pass
+
+    config = load_config(changed("training.criterion", MyLoss))
+    assert config.training.criterion is MyLoss
+    contents = json.loads(config.model_dump_json())
+    assert contents["training"]["criterion"].endswith("MyLoss")
+    assert contents["optimizer"]["base_optimizer"] == "torch.optim.AdamW"
+    with pytest.raises(ValueError, match=r"a loss in torch\.nn"):
+        load_config(contents)  # a file names no code
+
+
+# Nets by scikit-learn's conventions
+
+
+def make_datasets(targets):
+    """A windows dataset with the targets as they are."""
+
+    class Windows(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, i):
+            return X[i], targets[i]
+
+    return Windows()
+
+
+@pytest.mark.parametrize("kind", ["dataset", "partial_fit", "column"])
+def test_targets_without_a_column_are_not_compared_with_all_of_a_batch(kind):
+    weights = []
+    for how in (kind, "fit"):
+        net = make_regressor(random_state=0, **SMALL)
+        if how == "dataset":
+            net.fit(make_datasets(Y), y=None)
+        elif how == "column":
+            net.fit(make_datasets(Y[:, None]), y=None)
+        elif how == "partial_fit":
+            net.partial_fit(X, Y)
+        else:
+            net.fit(X, Y)
+        weights.append(net.module_.state_dict())
+    assert_same(*weights)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # torch's own
+@pytest.mark.parametrize("callback", [WindowCheck, SAMCallback])
+def test_stock_nets_are_told_of_a_missing_column(callback):
+    options = {"optimizer": SAM, "train_split": None} | {
+        name: SMALL[name] for name in ("batch_size", "max_epochs", "verbose")
+    }
+    net = EEGRegressor(
+        "FastEEGNeX", module__n_outputs=1, callbacks=[callback()], **options
+    )
+    if callback is WindowCheck:
+        with pytest.raises(ValueError, match="compare each target with every predic"):
+            net.fit(make_datasets(Y), y=None)
+    else:
+        with pytest.warns(UserWarning, match=r"y\[:, None\]"):
+            net.fit(make_datasets(Y), y=None)
+
+
+def test_predictions_have_the_shape_of_the_targets():
+    net = make_regressor(**SMALL)
+    assert net.fit(X, Y) is net
+    assert net.predict(X).shape == (24,)
+    assert net.fit(X, Y[:, None]).predict(X).shape == (24, 1)
+    assert net.partial_fit(X, Y).predict(X).shape == (24,)
+    voting = VotingRegressor([("a", clone(net)), ("b", clone(net))]).fit(X, Y)
+    assert voting.predict(X).shape == (24,)
+    expected = np.mean([n.predict(X) for n in voting.estimators_], axis=0)
+    np.testing.assert_allclose(voting.predict(X), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["warm_start", "partial_fit"])
+def test_loaded_weights_are_trained_on(how, tmp_path):
+    trained = make_regressor(**SMALL).fit(X, Y)
+    trained.save_params(f_params=tmp_path / "weights.pt")
+    net = make_regressor(warm_start=True, **SMALL).set_params(lr=0.0).initialize()
+    net.set_params(optimizer__weight_decay=0.0)
+    net.load_params(f_params=tmp_path / "weights.pt")
+    (net.fit if how == "warm_start" else net.partial_fit)(X, Y)
+    ours, theirs = (dict(n.module_.named_parameters()) for n in (net, trained))
+    assert_same(ours, theirs)
+
+
+def test_a_grid_over_optimizers():
+    grid = {"optimizer": [SAM, torch.optim.AdamW, torch.optim.Adadelta]}
+    net = make_regressor(**SMALL, optimizer__base_optimizer__amsgrad=True)
+    search = GridSearchCV(net, grid, cv=2, error_score="raise").fit(X, Y)
+    assert len(search.cv_results_["params"]) == 3
+    other = clone(net).set_params(optimizer=torch.optim.Adadelta).fit(X, Y)
+    group = other.optimizer_.param_groups[0]
+    assert (group["rho"], group["weight_decay"]) == (0.9, 0.01)
+    own = clone(net).set_params(optimizer=torch.optim.Adadelta, optimizer__rho=0.7)
+    assert own.initialize().optimizer_.param_groups[0]["rho"] == 0.7
+
+
+@pytest.mark.filterwarnings("ignore:The training set has:UserWarning")
+def test_fewer_windows_than_a_batch_are_an_error():
+    net = make_regressor(**(SMALL | {"batch_size": 25}))
+    with pytest.raises(ValueError, match="trains on 24 windows, fewer than batch_size"):
+        net.fit(X, Y)
+    net = clone(net).set_params(iterator_train__drop_last=False).fit(X, Y)
+    assert np.isfinite(net.history[-1]["train_loss"])
+
+
+@pytest.mark.filterwarnings("ignore:The training set has:UserWarning")
+def test_a_stock_net_that_trains_on_nothing_is_told():
+    net = EEGRegressor(
+        "FastEEGNeX", optimizer=SAM, callbacks=[SAMCallback()], batch_size=25,
+        max_epochs=1, train_split=None, verbose=0,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="No batch was trained on in epoch 1"):
+        net.fit(X, Y)
 
 
 # Bad data, before any training

@@ -68,10 +68,10 @@ def test_scoring_in_cross_validate():
     folds = [y[test] for _, test in KFold(4).split(y)]
     means = [np.delete(y, test).mean() for _, test in KFold(4).split(y)]
     expected = [nrmse(f, np.full(10, m)) for f, m in zip(folds, means, strict=True)]
-    np.testing.assert_allclose(scores["test_nrmse"], -np.array(expected))
+    np.testing.assert_allclose(scores["test_neg_nrmse"], -np.array(expected))
     ranges = [np.ptp(f) / f.std() for f in folds]
     np.testing.assert_allclose(
-        scores["test_nrmse_range"] * ranges, scores["test_nrmse"]
+        scores["test_neg_nrmse_range"] * ranges, scores["test_neg_nrmse"]
     )
     assert np.isnan(scores["test_pearsonr"]).all()
     assert (scores["test_r2"] <= 0).all()

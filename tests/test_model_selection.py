@@ -9,14 +9,25 @@ from braindecode import EEGRegressor
 from braindecode.datasets import create_from_X_y
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
+from sklearn.dummy import DummyRegressor
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    RepeatedKFold,
+    ShuffleSplit,
+    cross_validate,
+)
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset
 from skorch.helper import SliceDataset
 
 from braindecode_sam import SAM, SCORING
 from braindecode_sam.datasets import SubjectWindows
-from braindecode_sam.model_selection import SubjectSplit
+from braindecode_sam.model_selection import (
+    SubjectSplit,
+    nrmse_table,
+    out_of_fold_predictions,
+)
 
 RNG = np.random.default_rng(0)
 SUBJECTS = np.repeat(np.arange(10), 4)
@@ -99,7 +110,7 @@ def test_early_stopping_and_scores_as_for_arrays(n_jobs):
             n_jobs=n_jobs,
             error_score="raise",
         )
-        return found["test_nrmse"]
+        return found["test_neg_nrmse"]
 
     if n_jobs == 1:
         plain = scores(X, train_split=None)
@@ -194,3 +205,22 @@ def test_fewer_subjects_than_folds_and_no_groups():
         ValueError, match=r"inconsistent numbers of samples: \[40, 40, 39\]"
     ):
         cross_validate(make_net(), X, Y, groups=SUBJECTS[1:], cv=GroupKFold(5))
+
+
+# Windows that are tested several times have several predictions
+
+
+@pytest.mark.parametrize(
+    "cv",
+    [RepeatedKFold(n_splits=2, n_repeats=2), ShuffleSplit(5, test_size=0.5)],
+    ids=lambda cv: type(cv).__name__,
+)
+def test_repeated_splits_are_refused_where_later_repeats_would_overwrite(cv):
+    results = cross_validate(
+        DummyRegressor(), X, Y, cv=cv, return_estimator=True, return_indices=True
+    )
+    message = r"window \d+ is in test folds \d and \d, so it has several predictions"
+    with pytest.raises(ValueError, match=message):
+        out_of_fold_predictions(results, X)
+    with pytest.raises(ValueError, match=message):
+        nrmse_table(Y, {"mean": Y}, results["indices"]["test"])

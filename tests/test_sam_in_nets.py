@@ -116,7 +116,7 @@ def test_cross_validate_as_in_the_readme(data):
     scores = cross_validate(
         net, X, y, groups=subjects, cv=cv, scoring=SCORING, n_jobs=2
     )
-    for name in ("nrmse", "nrmse_range", "r2", "pearsonr"):
+    for name in ("neg_nrmse", "neg_nrmse_range", "r2", "pearsonr"):
         assert np.isfinite(scores[f"test_{name}"]).all()
 
 

@@ -52,7 +52,7 @@ def test_a_seed_covers_all_that_is_drawn(alone):
     torch.manual_seed(7)
     assert_same_scores(cross_validated(make_net()), alone)
     other = cross_validated(make_net().set_params(callbacks__seed__random_state=4))
-    assert (other["test_nrmse"] != alone["test_nrmse"]).all()
+    assert (other["test_neg_nrmse"] != alone["test_neg_nrmse"]).all()
 
 
 @pytest.mark.parametrize("n_jobs", [2, 3])
@@ -187,7 +187,7 @@ def test_grid_search_on_dask(cluster):
             search.fit(X, Y)
         found.append(search)
     assert found[0].best_params_ == found[1].best_params_
-    for name in ("mean_test_nrmse", "std_test_r2"):
+    for name in ("mean_test_neg_nrmse", "std_test_r2"):
         first, second = (search.cv_results_[name] for search in found)
         np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(*(search.predict(X[:8]) for search in found))

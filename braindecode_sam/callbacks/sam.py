@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from braindecode import EEGRegressor
 from numpy.typing import NDArray
 from skorch.callbacks import Callback
 
 from braindecode_sam._arguments import check_choice, check_non_negative
+from braindecode_sam.checks import is_missing_a_column
 from braindecode_sam.optim import SAM
 
 SCHEDULES = {
@@ -134,6 +137,7 @@ class SAMCallback(Callback):
     ) -> None:
         """Record what the step measured."""
         if training:
+            _warn_of_a_missing_column(net, batch, kwargs.get("y_pred"))
             for name, value in zip(RECORDED, _measured(_sam_of(net)), strict=True):
                 net.history.record_batch(name, value)
 
@@ -146,7 +150,13 @@ class SAMCallback(Callback):
     ) -> None:
         """Average over the batches, weighted by their sizes as skorch's losses are."""
         batches = [b for b in net.history[-1]["batches"] if RECORDED[0] in b]
-        if not batches:  # fewer windows than batch_size, and the last batch dropped
+        if not batches:
+            warnings.warn(
+                f"No batch was trained on in epoch {len(net.history)}: there are fewer"
+                f" windows than batch_size={net.batch_size}, and the last, smaller"
+                " batch is dropped (iterator_train__drop_last=True).",
+                stacklevel=2,
+            )
             return
         sizes = np.array([b["train_batch_size"] for b in batches])
         for name in RECORDED:
@@ -191,6 +201,18 @@ def _sam_of(net: Any) -> SAM:
             f" optimizer__base_optimizer={name}."
         )
     return optimizer
+
+
+def _warn_of_a_missing_column(net: Any, batch: Any, y_pred: Any) -> None:
+    is_first = len(net.history) == len(net.history[-1]["batches"]) == 1
+    is_compared_so = type(net).get_loss is EEGRegressor.get_loss
+    if is_first and is_compared_so and is_missing_a_column(y_pred, batch[1]):
+        warnings.warn(
+            f"The targets of a batch have the shape {tuple(batch[1].shape)}, its"
+            f" predictions {tuple(y_pred.shape)}: the loss compares each target with"
+            " every prediction. Give the targets a column, y[:, None].",
+            stacklevel=2,
+        )
 
 
 def _check_patterns(net: Any) -> None:

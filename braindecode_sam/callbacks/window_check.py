@@ -7,6 +7,7 @@ from typing import Any
 import mne
 import numpy as np
 import torch
+from braindecode import EEGRegressor
 from numpy.typing import NDArray
 from skorch.callbacks import Callback
 from skorch.helper import SliceDataset
@@ -14,17 +15,20 @@ from skorch.helper import SliceDataset
 from braindecode_sam.checks import (
     check_finite,
     check_same_length,
+    check_scale,
     check_targets,
     check_windows,
 )
+
+SOME = 16  # windows of a dataset, to look at their scale
 
 
 class WindowCheck(Callback):
     """Check the data that a net is given, before it trains on them.
 
     Runs :func:`check_windows`, and holds the windows to the module's ``n_chans``,
-    ``n_times`` and ``n_outputs`` where the net's parameters set them. For datasets
-    every window is read once.
+    ``n_times`` and ``n_outputs`` where the net's parameters set them. Warns of windows
+    whose unit is probably not microvolts. For datasets every window is read once.
 
     Examples
     --------
@@ -45,11 +49,39 @@ class WindowCheck(Callback):
             If they are not fit to be trained on, or contradict the module.
         """
         if isinstance(X, (torch.utils.data.Dataset, SliceDataset)):
-            X, y = _first_window(X), _check_dataset(X, y)
+            X, y = _some_windows(X), _check_dataset(X, y)
         else:
-            X = X.get_data(copy=False) if isinstance(X, mne.BaseEpochs) else X
+            # As braindecode's nets take them.
+            X = X.get_data(units="uV") if isinstance(X, mne.BaseEpochs) else X
             check_windows(X, y)
+        check_scale(X)
         _check_against_module(net, np.shape(X), np.shape(y))
+        if isinstance(net, EEGRegressor):
+            _check_column(net, np.shape(y))
+
+    def on_epoch_begin(
+        self,
+        net: Any,
+        dataset_train: Any = None,
+        dataset_valid: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Check that there is a batch to train on.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer windows than in a batch, and such a batch is dropped.
+        """
+        loader = net.get_iterator(dataset_train, training=True)
+        loader = getattr(loader, "loader", loader)
+        if getattr(loader, "drop_last", False) and len(loader) == 0:
+            raise ValueError(
+                f"The net trains on {len(dataset_train)} windows, fewer than"
+                f" batch_size={net.batch_size}, and drops the last, smaller batch:"
+                " nothing would be trained. Pass a smaller batch_size, or"
+                " iterator_train__drop_last=False."
+            )
 
 
 def _check_against_module(
@@ -69,8 +101,19 @@ def _check_against_module(
             )
 
 
-def _first_window(dataset: Any) -> NDArray[Any]:
-    return np.asarray(_signal(dataset[0]))[None]
+def _check_column(net: EEGRegressor, y_shape: tuple[int, ...]) -> None:
+    if len(y_shape) == 1 and type(net).get_loss is EEGRegressor.get_loss:
+        raise ValueError(
+            f"The targets have the shape {y_shape} where the net predicts {y_shape[0]}"
+            " rows of one column, so its loss would compare each target with every"
+            " prediction. Give targets of the shape (n_windows, 1); of a windows"
+            " dataset, set target_transform=lambda y: np.atleast_1d(np.float32(y))."
+        )
+
+
+def _some_windows(dataset: Any) -> NDArray[Any]:
+    rows = range(0, len(dataset), -(-len(dataset) // SOME))
+    return np.stack([np.asarray(_signal(dataset[i])) for i in rows])
 
 
 def _check_dataset(dataset: Any, y: Any) -> NDArray[Any]:

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import Field, ImportString, NonNegativeFloat, PositiveFloat, PositiveInt
+import torch
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+)
 
 with warnings.catch_warnings():
     # braindecode makes a configuration class for each of its models while this is
@@ -20,6 +28,43 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="TypedDict class 'ChsInfoType'")
     from braindecode.models.config import EEGNeXConfig
 
+
+def _load_class(value: Any, home: Any, base: type, accepted: str) -> type:
+    """Look a class up in a module that is imported already, and nowhere else."""
+    found = value
+    if isinstance(value, str):
+        prefix = home.__name__ + "."
+        name = value.removeprefix(prefix)
+        found = getattr(home, name, None) if value.startswith(prefix) else None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"expected {accepted}, or such a class, got {value!r}")
+    return found
+
+
+def _load_criterion(value: Any) -> type:
+    accepted = "the name of a loss in torch.nn such as 'torch.nn.MSELoss'"
+    base: type = torch.nn.modules.loss._Loss
+    if isinstance(value, type):  # from somebody's own code, not from a file
+        base = torch.nn.Module
+    return _load_class(value, torch.nn, base, accepted)
+
+
+def _load_optimizer(value: Any) -> type:
+    accepted = "the name of an optimizer in torch.optim such as 'torch.optim.AdamW'"
+    return _load_class(value, torch.optim, torch.optim.Optimizer, accepted)
+
+
+def _name(cls: type) -> str:
+    """Name a class as a configuration does."""
+    for home in (torch.nn, torch.optim):
+        if getattr(home, cls.__name__, None) is cls:
+            return f"{home.__name__}.{cls.__name__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+_Named = PlainSerializer(_name, return_type=str, when_used="json")
+Criterion = Annotated[type, BeforeValidator(_load_criterion), _Named]
+BaseOptimizer = Annotated[type, BeforeValidator(_load_optimizer), _Named]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -28,9 +73,9 @@ class _Section(pydantic.BaseModel):
 
 
 class OptimizerConfig(_Section):
-    """SAM and its base optimizer, the latter by its import path."""
+    """SAM and its base optimizer, the latter as ``torch.optim.AdamW``, say."""
 
-    base_optimizer: ImportString
+    base_optimizer: BaseOptimizer
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
     rho: NonNegativeFloat
@@ -48,7 +93,7 @@ class AugmentationConfig(_Section):
 class LoopConfig(_Section):
     """What the training loop is made of."""
 
-    criterion: ImportString
+    criterion: Criterion
     max_epochs: PositiveInt
     batch_size: PositiveInt
 
@@ -89,6 +134,10 @@ def load_config(
     config: str | os.PathLike[str] | dict[str, Any] | TrainingConfig,
 ) -> TrainingConfig:
     """Read a configuration.
+
+    A configuration is data, not code: names in it are looked up in ``torch.nn`` and
+    ``torch.optim`` alone, and nothing is imported. Pass a loss or a base optimizer of
+    your own to the builder, ``make_regressor(criterion=MyLoss)``.
 
     Parameters
     ----------

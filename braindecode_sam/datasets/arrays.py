@@ -14,6 +14,7 @@ from braindecode_sam.checks import (
     as_numbers,
     check_groups,
     check_same_length,
+    check_scale,
     check_windows,
 )
 
@@ -50,8 +51,9 @@ def to_arrays(
     Returns
     -------
     X : ndarray of shape (n_windows, n_chans, n_times), float32
-        EEG. Epochs come in microvolts; datasets and arrays as they are. An array of
-        this type is passed on without a copy.
+        EEG, as a braindecode net takes it: MNE's Epochs, which hold volts, in
+        microvolts; datasets and arrays as they are, with a warning if that looks like
+        volts. An array of this type is passed on without a copy.
     y : ndarray of shape (n_windows,) or (n_windows, n_outputs), float32
         Targets.
     groups : ndarray of shape (n_windows,)
@@ -135,6 +137,7 @@ def _column(table: Any, name: str | list[str], argument: str) -> NDArray[Any]:
 def _checked(X: NDArray[Any], y: ArrayLike, groups: ArrayLike) -> _Arrays:
     y = as_numbers("y", y, np.float32)
     check_windows(X, y, groups)
+    check_scale(X)
     return X, y, np.asarray(groups)
 
 

@@ -21,7 +21,7 @@ MAX_SIGNALS = 9999  # of an EDF file: the header counts them in four characters
 
 
 def read_recordings(
-    paths: Iterable[Any],
+    paths: str | os.PathLike[str] | Iterable[Any],
     *,
     participants: pd.DataFrame | str | os.PathLike[str] | None = None,
     subject_of: Callable[[Path], Any] | None = None,
@@ -33,8 +33,8 @@ def read_recordings(
 
     Parameters
     ----------
-    paths : iterable of path-like
-        Files. All must have the same channels after `picks`.
+    paths : path-like or iterable of path-like
+        Files, or one. All must have the same channels after `picks`.
     participants : pandas.DataFrame or path-like, optional
         Table with a row for each subject, whose first column names the subject; as
         a path, a file of comma- or (``.tsv``) tab-separated values. Its columns go
@@ -67,6 +67,8 @@ def read_recordings(
     check_choice("on_bad", on_bad, ("raise", "warn"))
     if sfreq is not None:
         check_positive("sfreq", sfreq)
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
     paths = [Path(path) for path in paths]
     table = None if participants is None else _read_table(participants)
     subjects = [(subject_of or _subject_in_name)(path) for path in paths]
@@ -89,7 +91,14 @@ def _read_table(participants: pd.DataFrame | str | os.PathLike[str]) -> pd.DataF
         separator = "\t" if str(participants).endswith(".tsv") else ","
         participants = pd.read_csv(participants, sep=separator)
     names = participants.columns[0]
-    return participants.astype({names: str}).set_index(names)
+    table = participants.astype({names: str}).set_index(names)
+    repeated = table.index[table.index.duplicated()]
+    if len(repeated):
+        raise ValueError(
+            f"participants has several rows for {repeated[0]!r}; expected one for each"
+            f" subject, named in the first column, {names!r}"
+        )
+    return table
 
 
 def _subject_in_name(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import sys
@@ -63,6 +64,24 @@ def check_base_optimizer(base: BaseOptimizer) -> None:
             "base_optimizer must be able to step without a closure, as"
             f" torch.optim.AdamW and SGD are, got {cls.__name__}"
         )
+
+
+def check_base_options(
+    name: str, own: Iterable[str], base: BaseOptimizer, options: Iterable[str]
+) -> None:
+    """Refuse options that neither a SAM nor its base optimizer has."""
+    parameters = inspect.signature(base).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    cls: Any = base.func if isinstance(base, functools.partial) else base
+    for option in options:
+        if option not in parameters:
+            alike = difflib.get_close_matches(option, [*own, *parameters], n=1)
+            hint = f"; did you mean {alike[0]!r}?" if alike else ""
+            raise TypeError(
+                f"neither {name} nor its base optimizer {cls.__name__} has an option"
+                f" {option!r}{hint}"
+            )
 
 
 def check_not_in_shards(base: Optimizer, params: Iterable[Tensor]) -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -41,6 +42,7 @@ from braindecode_sam.optim._checks import (
     Check,
     as_builtin,
     check_base_optimizer,
+    check_base_options,
     check_bool,
     check_not_in_shards,
     check_params,
@@ -245,7 +247,10 @@ class SAM(Optimizer):
         if groups:
             params = [group.base for group in groups]
         # The base optimizer reads its arguments as it would alone.
-        base = base_optimizer(params, **strip_prefix(base_kwargs))
+        base_options = strip_prefix(base_kwargs)
+        name, arguments = type(self).__name__, inspect.signature(type(self)).parameters
+        check_base_options(name, arguments, base_optimizer, base_options)
+        base = base_optimizer(params, **base_options)
         self.base_optimizer = base
         self._own_of_new = [group.own for group in groups]
         state = base.state  # Adagrad makes its own in its constructor

@@ -192,6 +192,7 @@ def test_steps_that_were_not_perturbed_are_nan_and_do_not_count():
 
 
 @pytest.mark.filterwarnings("ignore:The training set has 20 example:UserWarning")
+@pytest.mark.filterwarnings("ignore:No batch was trained on:UserWarning")
 def test_epoch_without_batches_records_nothing():
     net = fitted(SAMCallback(), max_epochs=1, batch_size=64)
     assert "sharpness" not in net.history[-1]

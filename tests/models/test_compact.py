@@ -70,7 +70,7 @@ def test_trained_by_name_copied_and_pickled(name):
         EEGRegressor(name, **options), X, y, groups=groups, cv=GroupKFold(2),
         scoring=SCORING, error_score="raise", return_estimator=True,
     )  # fmt: skip
-    assert np.isfinite(scores["test_nrmse"]).all()
+    assert np.isfinite(scores["test_neg_nrmse"]).all()
     net = scores["estimator"][0]
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         np.testing.assert_array_equal(other.predict(X), net.predict(X))

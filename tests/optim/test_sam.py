@@ -334,7 +334,11 @@ def test_complex_weights():
         ({"interval": 0}, ValueError, "interval must be an integer >= 1, got 0"),
         ({"interval": 1.5}, TypeError, "interval must be an integer >= 1, got 1.5"),
         ({"lr": -1}, ValueError, "Invalid learning rate: -1"),
-        ({"foo": 1}, TypeError, "unexpected keyword argument 'foo'"),
+        (
+            {"foo": 1},
+            TypeError,
+            "neither SAM nor its base optimizer AdamW has an option 'foo'",
+        ),
     ],
 )
 def test_refuses_options(options, error, message):
@@ -529,3 +533,13 @@ def test_a_net_of_two_dtypes():
     for p, old in zip(net.parameters(), before, strict=True):
         torch.testing.assert_close(p.detach(), old + 0.5 / math.sqrt(n))
     assert len(optimizer._flat.groups) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"), [("roh", "'rho'"), ("weigt_decay", "'weight_decay'")]
+)
+def test_an_option_that_neither_has_is_not_the_bases(option, hint):
+    with pytest.raises(TypeError, match=f"neither SAM nor.*AdamW.*'{option}'.*{hint}"):
+        SAM(small_net().parameters(), **{option: 0.1})
+    with pytest.raises(TypeError, match=r"has an option 'unheard_of'$"):
+        SAM(small_net().parameters(), base_optimizer__unheard_of=1)
