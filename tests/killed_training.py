@@ -28,6 +28,9 @@ class Stop(Callback):
         self.epoch = epoch
         self.action = action
 
+    def get_params(self, deep=True):
+        return {}  # no part of the training
+
     def on_batch_begin(self, net, batch=None, training=False, **kwargs):
         if (
             training

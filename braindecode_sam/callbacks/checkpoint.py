@@ -14,7 +14,8 @@ import torch
 from skorch.callbacks import Callback
 from skorch.history import History
 
-from braindecode_sam._arguments import check_integer
+from braindecode_sam._arguments import check_choice, check_integer
+from braindecode_sam.callbacks._fingerprint import data_of, differences, settings_of
 from braindecode_sam.callbacks._generators import (
     generator_states,
     numpy_state,
@@ -31,7 +32,8 @@ class ResumableCheckpoint(Callback):
     file of its own. What it lacks is here: the random number generators, also those
     that augmentations keep, and what learning rate schedulers, early stopping and other
     callbacks have come to; and all is in one file that is written beside and then
-    renamed, so that there always is a whole one.
+    renamed, so that there always is a whole one. It knows the settings and the data
+    that it belongs to.
 
     Parameters
     ----------
@@ -70,6 +72,8 @@ class ResumableCheckpoint(Callback):
         self.every = every
         self.resumed_: dict[str, Any] | None = None
         self.began_: dict[str, Any] | None = None
+        self.belongs_: dict[str, dict[str, str]] | None = None
+        self.changed_ = "raise"
 
     def initialize(self) -> Self:
         """Check the parameters; skorch calls this with the net's own initialize."""
@@ -80,7 +84,15 @@ class ResumableCheckpoint(Callback):
         """Tell whether there is a checkpoint to resume from."""
         return Path(self.f_checkpoint).exists()
 
-    def resume(self, net: Any, X: Any, y: Any = None, **fit_params: Any) -> Any:
+    def resume(
+        self,
+        net: Any,
+        X: Any,
+        y: Any = None,
+        *,
+        changed: str = "raise",
+        **fit_params: Any,
+    ) -> Any:
         """Fit a net for the epochs that are left.
 
         A training that had come to its end goes on if ``max_epochs`` is larger now; for
@@ -93,6 +105,12 @@ class ResumableCheckpoint(Callback):
             With the parameters it had, and with this callback among its callbacks.
         X, y
             What it was fitted to.
+        changed : {"raise", "ignore"}, default="raise"
+            What to do if a setting of the net, its callbacks included, or the data are
+            not what they were. "ignore" goes on with what there is now: options of the
+            optimizer are set to the net's, and another optimizer, or another base
+            optimizer, begins anew. ``max_epochs``, ``device``, ``verbose`` and the
+            like may be different in any case.
         **fit_params
             Likewise.
 
@@ -106,13 +124,14 @@ class ResumableCheckpoint(Callback):
         FileNotFoundError
             If there is no checkpoint.
         ValueError
-            If the checkpoint is cut short, or the net has other parts or does not have
-            this callback.
+            If the checkpoint is cut short, the net has other parts or does not have
+            this callback, or settings or data have changed.
         """
+        check_choice("changed", changed, ("raise", "ignore"))
         self._check_is_among(net.callbacks or [])
         state = read_checkpoint(self.f_checkpoint)
         left = max(net.max_epochs - len(state["history"]), 0)
-        self.resumed_ = state
+        self.resumed_, self.changed_ = state, changed
         try:
             net.fit(X, y, epochs=0 if state["stopped"] else left, **fit_params)
         finally:
@@ -124,8 +143,10 @@ class ResumableCheckpoint(Callback):
     ) -> None:
         """Note where the generators are, or put all where it was."""
         state = self.resumed_
+        self.belongs_ = {"settings": settings_of(net), "data": data_of(X, y)}
         if state is not None:
-            _set_parts(net, state)
+            changes = self._changes(state)
+            _set_parts(net, state, changes)
             _set_all_generators(net, state["began"])
         self.began_ = _all_generators(net)
 
@@ -158,7 +179,23 @@ class ResumableCheckpoint(Callback):
             self._write(net, n_epochs, stopped=n_epochs < net.max_epochs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "resumed_": None, "began_": None}
+        return {**self.__dict__, "resumed_": None, "began_": None, "belongs_": None}
+
+    def _changes(self, state: dict[str, Any]) -> dict[str, str]:
+        """Compare settings and data with the checkpoint's."""
+        now: Any = self.belongs_
+        changes = {
+            **differences(state["belongs"]["settings"], now["settings"]),
+            **differences(state["belongs"]["data"], now["data"]),
+        }
+        if changes and self.changed_ == "raise":
+            told = "; ".join(f"{name} {change}" for name, change in changes.items())
+            raise ValueError(
+                f"{str(self.f_checkpoint)!r} is of another training: {told}. Expected"
+                " the settings and data that it was written with, or"
+                " resume(..., changed='ignore') to go on with those of now."
+            )
+        return changes
 
     def _write(self, net: Any, n_epochs: int, stopped: bool = False) -> None:
         parts = {name: getattr(net, name).state_dict() for name in _part_names(net)}
@@ -167,6 +204,7 @@ class ResumableCheckpoint(Callback):
             "history": json.loads(json.dumps(net.history.to_list()[:n_epochs])),
             "callbacks": [_fitted(callback) for _, callback in net.callbacks_],
             "began": self.began_,
+            "belongs": self.belongs_,
             "generators": _all_generators(net),
             "stopped": stopped,
         }
@@ -219,7 +257,7 @@ def _part_names(net: Any) -> list[str]:
     return [name + "_" for name in (*net._modules, *net._criteria, *net._optimizers)]
 
 
-def _set_parts(net: Any, state: dict[str, Any]) -> None:
+def _set_parts(net: Any, state: dict[str, Any], changes: dict[str, str]) -> None:
     names = _part_names(net)
     if names != list(state["parts"]) or len(net.callbacks_) != len(state["callbacks"]):
         raise ValueError(
@@ -227,9 +265,22 @@ def _set_parts(net: Any, state: dict[str, Any]) -> None:
             f" {len(state['callbacks'])} callbacks, this one has {names} and"
             f" {len(net.callbacks_)}; expected the net that wrote it."
         )
+    optimizers = [name + "_" for name in net._optimizers]
+    is_other = "optimizer" in changes or "optimizer__base_optimizer" in changes
     for name in names:
-        getattr(net, name).load_state_dict(state["parts"][name])
+        if not (is_other and name in optimizers):
+            getattr(net, name).load_state_dict(state["parts"][name])
+    for name in changes:
+        if name == "lr" or name.startswith("optimizer__"):
+            _set_option(net, name.removeprefix("optimizer__"), name)
     net.history = History(state["history"])
+
+
+def _set_option(net: Any, option: str, name: str) -> None:
+    value = net.get_params().get(name)
+    for group in net.optimizer_.param_groups:
+        if option in group and value is not None:
+            group[option] = value
 
 
 # What callbacks have come to: attributes with a trailing underscore, as scikit-learn

@@ -13,7 +13,9 @@ from braindecode import EEGClassifier
 
 from braindecode_sam import SAM
 from braindecode_sam.callbacks import ResumableCheckpoint, SeedCallback
+from braindecode_sam.callbacks._fingerprint import data_of
 from braindecode_sam.callbacks.checkpoint import read_checkpoint
+from braindecode_sam.optim import LookSAM
 from tests.killed_training import Stop, X, Y, make_net
 from tests.optim.helpers import FAMILY, assert_same
 
@@ -91,7 +93,9 @@ def test_early_stopping_stays_stopped_and_a_finished_training_finished(tmp_path)
     net.fit(X, Y)
     n_epochs = len(net.history)
     assert n_epochs < 30
-    again = checkpoint.resume(make_net(checkpoint, Stop(), max_epochs=30), X, Y)
+    again = make_net(checkpoint, Stop(), max_epochs=30)
+    again.set_params(callbacks__early__patience=1, lr=0.0)
+    checkpoint.resume(again, X, Y)
     assert len(again.history) == n_epochs
     assert_same(net.module_.state_dict(), again.module_.state_dict())
     assert checkpoint.exists()
@@ -158,7 +162,107 @@ def test_refuses_other_nets(tmp_path):
     trained(checkpoint, max_epochs=1)
     net.callbacks.pop()
     with pytest.raises(ValueError, match="expected the net that wrote it"):
-        checkpoint.resume(net, X, Y)
+        checkpoint.resume(net, X, Y, changed="ignore")
+
+
+# What a checkpoint belongs to
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """A training that failed in its third epoch."""
+    checkpoint = ResumableCheckpoint(tmp_path / "failed.pt")
+    net = make_net(checkpoint, Stop(3, fail))
+    with pytest.raises(RuntimeError, match="power cut"):
+        net.fit(X, Y)
+    return tmp_path / "failed.pt"
+
+
+def resume(file, params=None, cls=SAM, data=(X, Y), **options):
+    checkpoint = ResumableCheckpoint(file)
+    net = make_net(checkpoint, Stop(), cls)
+    net.set_params(**(params or {}))
+    return checkpoint.resume(net, *data, **options)
+
+
+OTHER = {
+    "rho": ({"params": {"optimizer__rho": 0.5}}, "optimizer__rho was 0.1, is 0.5"),
+    "lr": ({"params": {"lr": 0.5}}, "lr was 0.01, is 0.5"),
+    "a callback": (
+        {"params": {"callbacks__sam__schedule": "linear"}},
+        "callbacks__sam__schedule was 'cosine', is 'linear'",
+    ),
+    "optimizer": ({"cls": LookSAM}, "optimizer was .*SAM, is .*LookSAM"),
+    "base": (
+        {"params": {"optimizer__base_optimizer": torch.optim.SGD}},
+        "optimizer__base_optimizer was not set, is torch.optim.sgd.SGD",
+    ),
+    "augmentation": (
+        {"params": {"iterator_train__transforms": []}},
+        r"iterator_train__transforms was \[TimeShift.*, is \[\]",
+    ),
+    "targets": ({"data": (X, Y + 1)}, r"y was shape \(36, 1\), values .*, is shape"),
+    "windows": ({"data": (np.asarray(X) + 1, Y)}, "X was shape"),
+    "fewer": ({"data": (X[:30], Y[:30])}, r"X was shape \(36.*, is shape \(30"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*SubjectSplit:UserWarning")
+@pytest.mark.parametrize(("options", "match"), OTHER.values(), ids=OTHER)
+def test_settings_and_data_that_have_changed_are_named(options, match, interrupted):
+    before = interrupted.read_bytes()
+    with pytest.raises(ValueError, match=rf"is of another training: .*{match}"):
+        resume(interrupted, **options)
+    assert interrupted.read_bytes() == before
+
+
+def test_what_may_change_does(interrupted):
+    params = {"max_epochs": 4, "iterator_valid__num_workers": 0}
+    assert len(resume(interrupted, params).history) == 4
+
+
+def test_changed_settings_are_those_of_now_if_one_says_so(interrupted):
+    params = {"optimizer__weight_decay": 0.3, "optimizer__interval": 2}
+    net = resume(interrupted, params, changed="ignore")
+    assert net.optimizer_.param_groups[0]["weight_decay"] == 0.3
+    assert net.optimizer_.interval == 2
+    assert len(net.history) == 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"cls": LookSAM}, {"params": {"optimizer__base_optimizer": torch.optim.Adamax}}],
+    ids=["LookSAM", "Adamax"],
+)
+def test_another_optimizer_begins_anew_if_one_says_so(options, interrupted):
+    whole = trained(ResumableCheckpoint(interrupted.with_name("whole.pt")))
+    net = resume(interrupted, changed="ignore", **options)
+    assert len(net.history) == 5
+    assert net.optimizer_.n_steps < whole.optimizer_.n_steps
+
+
+def test_reading_the_data_draws_no_numbers():
+    class Random(torch.utils.data.Dataset):
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, i):
+            return torch.randn(3), np.random.rand()
+
+    torch.manual_seed(0)
+    np.random.seed(0)
+    told = data_of(Random(), None)
+    drawn = torch.rand(1), np.random.rand()
+    torch.manual_seed(0)
+    np.random.seed(0)
+    assert told == {"X": "shape (5,), values random"}
+    assert drawn == (torch.rand(1), np.random.rand())
+
+
+def test_refuses_changed(tmp_path):
+    checkpoint = ResumableCheckpoint(tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="changed must be one of 'raise', 'ignore'"):
+        checkpoint.resume(make_net(checkpoint, Stop()), X, Y, changed="maybe")
 
 
 @pytest.mark.parametrize(("every", "error"), [(0, ValueError), ("1", TypeError)])

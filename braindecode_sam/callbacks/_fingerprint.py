@@ -1,0 +1,127 @@
+"""What a training belongs to: a net's settings and its data, as short texts."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Mapping
+from numbers import Number
+from typing import Any
+
+import mne
+import numpy as np
+import torch
+from skorch.callbacks import Callback
+
+from braindecode_sam.callbacks._generators import (
+    generator_states,
+    set_generator_states,
+)
+
+# What may be different when a training goes on.
+_FREE = (
+    "callbacks", "max_epochs", "verbose", "device", "warm_start", "compile*",
+    "*__num_workers", "*__pin_memory*", "*__prefetch_factor", "*__persistent_workers",
+    "callbacks__*__f_*", "callbacks__*__every", "callbacks__*__sink",
+    "callbacks__*__n_threads", "callbacks__print_log*", "callbacks__epoch_timer*",
+)  # fmt: skip
+SOME = 32  # windows that are looked at
+
+
+def settings_of(net: Any) -> dict[str, str]:
+    """Describe the parameters that a training depends on.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        With its callbacks initialized.
+
+    Returns
+    -------
+    settings : dict of str to str
+        Parameters as ``get_params`` names them; objects by their class and their own
+        plain attributes.
+    """
+    return {
+        name: _described(value)
+        for name, value in net.get_params().items()
+        if not isinstance(value, Callback)  # whose own parameters are there too
+        and not any(fnmatch.fnmatchcase(name, pattern) for pattern in _FREE)
+    }
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (Number, str, torch.dtype, torch.device)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_described, value))}]"
+    if isinstance(value, Mapping):
+        items = (f"{name}: {_described(item)}" for name, item in value.items())
+        return f"{{{', '.join(items)}}}"
+    plain = {
+        name: item
+        for name, item in getattr(value, "__dict__", {}).items()
+        if isinstance(item, (Number, str)) and not name.endswith("_")
+    }
+    return f"{type(value).__qualname__}{_described(plain) if plain else ''}"
+
+
+def data_of(X: Any, y: Any) -> dict[str, str]:
+    """Describe data by their sizes and by some of their values.
+
+    Parameters
+    ----------
+    X : array-like, mne.Epochs or torch.utils.data.Dataset
+        Windows. Of datasets whose windows differ from time to time, as with random
+        transforms, only the number is told.
+    y : array-like or None
+        Targets.
+
+    Returns
+    -------
+    data : dict of str to str
+        A text each.
+    """
+    if isinstance(X, mne.BaseEpochs):
+        X = X.get_data(copy=False)
+    states = generator_states()  # reading must not draw for the training
+    try:
+        digest = _digest(X)
+        digest = digest if _digest(X) == digest else "random"
+    finally:
+        set_generator_states(states)
+    shape = tuple(np.shape(X)) if hasattr(X, "shape") else (len(X),)
+    found = {"X": f"shape {shape}, values {digest}"}
+    if y is not None:
+        found["y"] = f"shape {tuple(np.shape(y))}, values {_digest(y)}"
+    return found
+
+
+def _digest(data: Any) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for i in range(0, len(data), -(-len(data) // SOME)):
+        item = data[i]
+        for part in item[:2] if isinstance(item, tuple) else [item]:
+            values = np.asarray(part)
+            is_text = values.dtype.kind in "OUS"
+            digest.update(repr(part).encode() if is_text else values.tobytes())
+    return digest.hexdigest()
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Tell what is not as it was.
+
+    Returns
+    -------
+    changes : dict of str to str
+        Names, and what they were and are.
+    """
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return {
+        name: f"was {before.get(name, 'not set')}, is {now.get(name, 'not set')}"
+        for name in names
+    }
