@@ -1,0 +1,46 @@
+"""What goes wrong is said, and by whom."""
+
+import numpy as np
+
+from braindecode_sam import SAM, make_regressor
+from braindecode_sam.checks import check_windows
+from braindecode_sam.datasets import read_recordings
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(24, 5, 200)).astype("float32")
+y = rng.normal(size=24).astype("float32")
+SMALL = {"module__n_chans": 5, "module__n_times": 200, "max_epochs": 1, "verbose": 0}
+
+
+def small(**options):
+    return make_regressor(**(SMALL | {"batch_size": 4} | options))
+
+
+for attempt in (
+    lambda: small(optimizer__roh=0.1).initialize(),
+    lambda: small(batch_size=99).fit(X, y),
+    lambda: small().fit(X[:, :4], y),
+    lambda: make_regressor({"criterion": "os.system"}),
+    lambda: make_regressor("challenge_9"),
+    lambda: read_recordings("there/is/none.edf"),
+    lambda: check_windows(X, ["low", "high"] * 12),
+    lambda: SAM([]),
+):
+    try:
+        attempt()
+    except (TypeError, ValueError) as error:
+        print(str(error).replace("\n", " "))
+small().fit(1e-6 * X, y)
+
+# Prints:
+# neither SAM nor its base optimizer AdamW has an option 'roh'; did you mean 'rho'?
+# The net trains on 24 windows, fewer than batch_size=99, and drops the last*
+# The data have n_chans=4, but the net is configured for module__n_chans=5*
+# * validation errors for TrainingConfig*
+# config must be one of challenge_1, challenge_2, the path of a .json file or*
+# cannot read there/is/none.edf:*
+# y must hold numbers, got *
+# params must hold at least one tensor, got []*
+# Warns:
+# *The training set has 24 example(s)*
+# *X has a standard deviation of * over time, as EEG in volts*

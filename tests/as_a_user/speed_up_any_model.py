@@ -1,0 +1,22 @@
+"""speed_up on a model of braindecode, on a net, and back."""
+
+import torch
+from braindecode.models import ATCNet, ShallowFBCSPNet
+
+from braindecode_sam import speed_up, unspeed
+
+model = ATCNet(n_chans=22, n_outputs=4, n_times=1000, sfreq=250).eval()
+x = torch.randn(2, 22, 1000)
+with torch.no_grad():
+    stock = model(x)
+    print(speed_up(model)["layer"].tolist())
+    print(torch.allclose(model(x), stock, atol=1e-4))
+    unspeed(model)
+    print(torch.equal(model(x), stock))
+speed_up(ShallowFBCSPNet(n_chans=22, n_outputs=4, n_times=1000), verbose=True)
+
+# Prints:
+# ['conv_block.conv1']
+# True
+# True
+# No layer gets faster.
