@@ -2,7 +2,9 @@
 
 Forward, backward and AdamW on fresh windows, interleaved in one process: medians of
 processor time in milliseconds and their ratio. ``--kernels`` counts, instead, the
-operations that one forward and backward pass launch, views left out.
+operations that one forward and backward pass launch, views left out. ``--roofline``
+estimates from that, and from the arithmetic, what a pass would take at the least on two
+graphics cards; nothing of it is measured on one.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import braindecode.models
 import torch
 from _report import print_table
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from braindecode_sam import speed_up
 
@@ -22,6 +25,8 @@ warnings.filterwarnings("ignore")
 MODELS = ["EEGNet", "EEGConformer", "CTNet", "ATCNet", "MSVTNet", "EEGITNet"]
 MODELS += ["TCFormer", "AttentionBaseNet", "EEGNeX"]
 SHAPES = {"(16, 22, 1000)": (16, 22, 1000), "(32, 64, 500)": (32, 64, 500)}
+PEAKS = (7, 60)  # TFLOP/s, of an older card and of a new one in float32
+LAUNCH = 5e-6  # seconds that a kernel takes to be launched, about
 # What only looks at a tensor in another way.
 VIEWS = {
     *("view", "reshape", "expand", "permute", "transpose", "t", "unfold", "diagonal"),
@@ -65,20 +70,24 @@ def make_step(name, shape, is_fast):
 
 
 class Counted(TorchDispatchMode):
-    """Count operations that are no views."""
+    """Count operations that are no views, and the FLOP of products and convolutions."""
 
     def __init__(self):
         super().__init__()
-        self.count = 0
+        self.count = self.flop = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        self.count += name not in VIEWS
-        return function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        packet = function.overloadpacket
+        self.count += packet.__name__ not in VIEWS
+        out = function(*args, **kwargs)
+        if packet in flop_registry:
+            self.flop += flop_registry[packet](*args, **kwargs, out_val=out)
+        return out
 
 
-def count_kernels(name, shape):
-    """Operations of one forward and backward pass, stock and fast."""
+def count(name, shape):
+    """Count what one forward and backward pass does, stock and fast."""
     found = {}
     for kind in ("stock", "fast"):
         module = make_module(name, shape, kind == "fast")
@@ -87,8 +96,25 @@ def count_kernels(name, shape):
         windows = torch.randn(shape)
         with Counted() as counted:
             module(windows).sum().backward()
-        found[kind] = counted.count
+        found[kind] = counted
     return found
+
+
+def estimate(name, shape):
+    """Milliseconds of one pass forward and backward: arithmetic, and launches."""
+    counted = count(name, shape)
+    flops = {kind: counts.flop for kind, counts in counted.items()}
+    # Transforms are not counted; with their multiply-adds, three times, projections are
+    # counted twice.
+    after = speed_up(make_module(name, shape, is_fast=False))["after"].sum()
+    flops["fast"] += 3 * 2 * shape[0] * after
+    row = {f"{kind} GFLOP": value / 1e9 for kind, value in flops.items()}
+    for kind, counts in counted.items():
+        row[f"{kind} launches"] = 1e3 * LAUNCH * counts.count
+    for peak in PEAKS:
+        for kind, value in flops.items():
+            row[f"{kind} at {peak}"] = 1e3 * value / (1e12 * peak)
+    return row
 
 
 def time_steps(name, shape, repeats):
@@ -113,16 +139,23 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--kernels", action="store_true", help="count, do not time")
+    parser.add_argument("--roofline", action="store_true", help="on paper")
     parser.add_argument("--csv", help="also write the table to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
     for name in args.models:
         row = {"model": name}
+        if args.roofline:
+            rows += [
+                {**row, "windows": shape, **estimate(name, SHAPES[shape])}
+                for shape in args.shapes
+            ]
+            continue
         for shape in args.shapes:
             if args.kernels:
-                found = count_kernels(name, SHAPES[shape])
-                row |= {f"{shape} {kind}": count for kind, count in found.items()}
+                found = count(name, SHAPES[shape])
+                row |= {f"{shape} {kind}": c.count for kind, c in found.items()}
             else:
                 times = time_steps(name, SHAPES[shape], args.repeats)
                 row |= {f"{shape} {kind} ms": ms for kind, ms in times.items()}
