@@ -151,12 +151,12 @@ def _scaled(
 ) -> tuple[Tensor, ...]:
     """Give scale and gain, and the filters that give the normalized outputs."""
     scale = (statistics.variance + eps).rsqrt()
-    gain_1d = scale if weight is None else scale * weight
-    gain = gain_1d[:, None]
-    mean = statistics.mean[:, None]
+    gain = scale if weight is None else scale * weight
+    column, mean = gain[:, None], statistics.mean[:, None]
     centred = -mean if constant is None else constant - mean
-    shift = centred * gain if bias is None else bias[:, None] + centred * gain
-    return scale, gain_1d, gain * whole, shift, *(gain[..., None] * row for row in rows)
+    shift = centred * column if bias is None else bias[:, None] + centred * column
+    rows = [column[..., None] * row for row in rows]
+    return scale, gain, column * whole, shift, *rows
 
 
 class BatchNormalization(torch.autograd.Function):
