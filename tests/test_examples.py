@@ -77,7 +77,7 @@ def test_why_sam():
 
 @pytest.mark.slow
 def test_choose_rho():
-    options = ["--subjects", 6, "--trials", 6, "--epochs", 1, "--rhos", 0, 0.1]
+    options = ["--subjects", 6, "--trials", 8, "--epochs", 1, "--rhos", 0, 0.1]
     printed = run("examples/plot_choose_rho.py", *options)
     chosen = [line for line in printed.splitlines() if ": chose rho" in line]
     assert len(chosen) == 3
@@ -117,9 +117,9 @@ def test_the_leak():
 @pytest.mark.slow
 def test_from_bids(tmp_path):
     pytest.importorskip("pybv", reason="the extra bids is not installed")
-    options = ["--subjects", 5, "--trials", 4, "--epochs", 1, "--folder", tmp_path]
+    options = ["--subjects", 5, "--trials", 8, "--epochs", 1, "--folder", tmp_path]
     printed = run("examples/plot_from_bids.py", *options)
-    assert "20 windows of 5 people, 129 x 200" in printed
+    assert "40 windows of 5 people, 129 x 200" in printed
     assert "windows with the trait; the first: [1.764]" in printed
     events = next(tmp_path.glob("sub-001/eeg/*_events.tsv")).read_text()
     assert "left_target" in events
