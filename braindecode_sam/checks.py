@@ -168,7 +168,8 @@ def check_scale(X: Any) -> None:
         EEG; of large ones, some windows are looked at.
     """
     few = as_numbers("X", np.asarray(X[:: -(-len(X) // BLOCK)]))
-    spread = float(np.median(few.std(axis=-1)))
+    spreads = few.std(axis=-1)
+    spread = float(np.median(spreads[spreads > 0])) if spreads.any() else 0.0
     if 0 < spread < SMALLEST_SPREAD or spread > LARGEST_SPREAD:
         like = "as EEG in volts" if spread < SMALLEST_SPREAD else "far more than EEG"
         warnings.warn(

@@ -31,8 +31,8 @@ class Regressor(EEGRegressor):
     Where :class:`braindecode.EEGRegressor` does not:
 
     - ``fit`` returns the net;
-    - fitted to targets of shape (n_windows,) it predicts that shape, so that ensembles
-      such as ``VotingRegressor`` can average;
+    - fitted to an array of targets of shape (n_windows,) it predicts that shape, so
+      that ensembles such as ``VotingRegressor`` can average;
     - targets without a column, of a windows dataset or given to ``partial_fit``, are
       compared with the one output of their own window, not with all of the batch;
     - an initialized net keeps its weights in ``partial_fit`` and, with
@@ -86,17 +86,46 @@ class Regressor(EEGRegressor):
         return super().get_loss(y_pred, y_true, *args, **kwargs)
 
     def set_params(self, **params: Any) -> Regressor:
-        """Set parameters; another optimizer does not get the options of SAM."""
-        optimizer = params.get("optimizer", self.optimizer)
-        if _is_sam(self.optimizer) and not _is_sam(optimizer):
-            for name in _options_of_sam(self):
-                if name not in params:
-                    delattr(self, name)
-            names = [c[0] for c in self.callbacks or [] if isinstance(c, tuple)]
-            if "sam" in names:
-                params.setdefault("callbacks__sam", None)
+        """Set parameters; another optimizer does not get the options of SAM.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer of an initialized net is to be another one.
+        """
+        before, after = self.optimizer, params.get("optimizer", self.optimizer)
+        if after is not before:
+            if getattr(self, "initialized_", False):
+                raise ValueError(
+                    "The optimizer of an initialized net cannot be set to another one,"
+                    f" got optimizer={after!r}; expected it to be set on"
+                    " sklearn.base.clone(net)."
+                )
+            self._take_options(before, after, params)
+        if self._has_sam_off() and params.get("callbacks__sam", "") is None:
+            del params["callbacks__sam"]  # skorch cannot do it twice
         super().set_params(**params)
         return self
+
+    def _take_options(self, before: Any, after: Any, params: dict[str, Any]) -> None:
+        """Take the options of one optimizer away, and put back what was taken."""
+        taken = self.__dict__.setdefault("taken_", {})
+        for option in _own_options(before) - _own_options(after):
+            for name in [name for name in vars(self) if _is_spelling(name, option)]:
+                taken[name] = getattr(self, name)
+                delattr(self, name)
+        for name in list(taken):
+            if any(_is_spelling(name, option) for option in _own_options(after)):
+                params.setdefault(name, taken.pop(name))
+        # As skorch switches a callback off, which it cannot do twice, nor undo.
+        names = [c[0] for c in self.callbacks or [] if isinstance(c, tuple)]
+        if not _is_sam(after) and "sam" in names and not self._has_sam_off():
+            taken["callbacks__sam"] = self.callbacks__sam = None
+        elif _is_sam(after) and "callbacks__sam" in taken:
+            del taken["callbacks__sam"], self.callbacks__sam
+
+    def _has_sam_off(self) -> bool:
+        return vars(self).get("callbacks__sam", "") is None
 
     def _keep_weights(self, is_wanted: bool) -> None:
         # braindecode would build the module again, for what it knows of the data.
@@ -107,16 +136,19 @@ class Regressor(EEGRegressor):
         self.has_flat_targets_ = y is not None and np.ndim(y) == 1
 
 
-def _options_of_sam(net: EEGRegressor) -> list[str]:
-    own = set(inspect.signature(net.optimizer).parameters) - {"params", "options"}
-    own |= {"rho", "adaptive", "base_optimizer"}
-    names = [name.removeprefix("optimizer__") for name in vars(net)]
-    return [
-        f"optimizer__{name}"
-        for name in names
-        if f"optimizer__{name}" in vars(net)
-        and (name in own or name.startswith("base_optimizer__"))
-    ]
+def _own_options(optimizer: Any) -> set[str]:
+    """Names of the options that a SAM has beside those of its base."""
+    if not _is_sam(optimizer):
+        return set()
+    arguments = set(inspect.signature(optimizer).parameters)
+    return {*optimizer._checks(), *arguments, "base_optimizer"}
+
+
+def _is_spelling(name: str, option: str) -> bool:
+    spelled = f"optimizer__{option}"
+    return name == spelled or (
+        option == "base_optimizer" and name.startswith(spelled + "__")
+    )
 
 
 def make_regressor(

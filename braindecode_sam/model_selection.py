@@ -229,13 +229,14 @@ def _check_disjoint(test_folds: Sequence[ArrayLike]) -> None:
     seen: dict[int, int] = {}
     for i, rows in enumerate(test_folds):
         for row in np.asarray(rows).tolist():
-            if seen.setdefault(row, i) != i:
+            if row in seen:
                 raise ValueError(
                     f"window {row} is in test folds {seen[row] + 1} and {i + 1}, so it"
                     " has several predictions; expected a splitter that tests each"
                     " window once at most, such as GroupKFold. Of repeated splits, give"
                     " one repeat at a time."
                 )
+            seen[row] = i
 
 
 def nrmse_table(

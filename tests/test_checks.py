@@ -94,6 +94,13 @@ def test_windows_in_volts_are_noticed(factor, match):
         net.fit(factor * X, Y)
 
 
+def test_volts_are_noticed_beside_channels_of_zeros():
+    volts = 1e-6 * X
+    volts[:, 1:] = 0
+    with pytest.warns(UserWarning, match="as EEG in volts"):
+        check_scale(volts)
+
+
 def test_ordinary_scales_pass():
     for factor in (0.0, 0.1, 1.0, 100.0):
         check_scale(factor * X)

@@ -427,6 +427,21 @@ def test_two_rows_for_a_participant(tmp_path):
         read_recordings([file], participants=people)
 
 
+def test_names_of_participants_are_text(tmp_path):
+    file = write_fif(tmp_path / "01_eeg.fif")
+    (tmp_path / "people.csv").write_text("id,age\n01,30\n02,31\n,\n")
+    for subject_of in (None, lambda path: "01"):
+        recordings = read_recordings(
+            file, participants=tmp_path / "people.csv", subject_of=subject_of
+        )
+        assert recordings.datasets[0].description["age"] == 30
+    people = pd.DataFrame({"id": [1, 2], "age": [30, 31]})
+    recordings = read_recordings(file, participants=people, subject_of=lambda path: 1)
+    assert recordings.datasets[0].description["age"] == 30
+    with pytest.raises(ValueError, match="has a column 'path', a name that recordings"):
+        read_recordings(file, participants=people.assign(path="x"))
+
+
 def test_one_path_is_one_recording(tmp_path):
     file = write_fif(tmp_path / "sub-1_eeg.fif")
     for path in (file, str(file)):

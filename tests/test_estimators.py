@@ -27,6 +27,7 @@ from braindecode_sam.model_selection import (
     nrmse_table,
     out_of_fold_predictions,
 )
+from braindecode_sam.optim import LookSAM
 from tests.optim.helpers import assert_same
 
 # The table of the source document, typed in a second time.
@@ -205,6 +206,12 @@ def changed(path, value):
             changed("optimizer.base_optimizer", "never_imported.Adam"),
             r"an optimizer in torch.optim.*got 'never_imported.Adam'",
         ),
+        (
+            changed("model.activation", "os.abort"),
+            "a layer in torch.nn.*got 'os.abort'",
+        ),
+        (changed("model.n_outputs", 0), "n_outputs must be an integer >= 1, got 0"),
+        (changed("model.drop_prob", 2.0), "drop_prob must be between 0 and 1, got 2"),
         (changed("n_splits", 1), "n_splits\n.*greater than or equal to 2"),
         ({"name": "mine"}, "model\n  Field required"),
     ],
@@ -323,6 +330,28 @@ def test_a_grid_over_optimizers():
     assert (group["rho"], group["weight_decay"]) == (0.9, 0.01)
     own = clone(net).set_params(optimizer=torch.optim.Adadelta, optimizer__rho=0.7)
     assert own.initialize().optimizer_.param_groups[0]["rho"] == 0.7
+
+
+def test_options_come_back_with_the_optimizer():
+    net = make_regressor("challenge_2", **SMALL, optimizer__rho=0.2)
+    net.set_params(optimizer=torch.optim.Adadelta, optimizer__rho=0.9)
+    net.set_params(optimizer=SAM)
+    params = net.get_params()
+    assert params["optimizer__rho"] == 0.2
+    assert params["optimizer__base_optimizer"] is torch.optim.Adamax
+    net.set_params(optimizer=LookSAM, optimizer__alpha=0.5).set_params(optimizer=SAM)
+    y = RNG.normal(size=(24, 8)).astype(np.float32)
+    assert "sharpness" in net.fit(X, y).history[-1]
+    with pytest.raises(ValueError, match="of an initialized net cannot be set to"):
+        net.set_params(optimizer=torch.optim.AdamW)
+    assert net.optimizer is SAM
+
+
+@pytest.mark.parametrize("first", ["callbacks__sam", "optimizer"])
+def test_the_callback_of_sam_can_be_switched_off_too(first):
+    off = {"callbacks__sam": None, "optimizer": torch.optim.AdamW}
+    net = make_regressor(**SMALL).set_params(**{first: off.pop(first)})
+    assert net.set_params(**off).fit(X, Y) is net
 
 
 @pytest.mark.filterwarnings("ignore:The training set has:UserWarning")

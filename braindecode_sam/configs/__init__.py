@@ -22,6 +22,8 @@ from pydantic import (
     PositiveInt,
 )
 
+from braindecode_sam._arguments import check_integer, check_number
+
 with warnings.catch_warnings():
     # braindecode makes a configuration class for each of its models while this is
     # imported, one of them in a way that pydantic warns about.
@@ -33,10 +35,12 @@ def _load_class(value: Any, home: Any, base: type, accepted: str) -> type:
     """Look a class up in a module that is imported already, and nowhere else."""
     found = value
     if isinstance(value, str):
-        prefix = home.__name__ + "."
-        name = value.removeprefix(prefix)
-        found = getattr(home, name, None) if value.startswith(prefix) else None
-    if not (isinstance(found, type) and issubclass(found, base)):
+        name = value.rpartition(".")[2]
+        found = getattr(home, name, None)
+        if value not in (f"{home.__name__}.{name}", _path(found)):
+            found = None
+    is_right = isinstance(found, type) and issubclass(found, base)
+    if not is_right or found is base:
         raise ValueError(f"expected {accepted}, or such a class, got {value!r}")
     return found
 
@@ -54,12 +58,36 @@ def _load_optimizer(value: Any) -> type:
     return _load_class(value, torch.optim, torch.optim.Optimizer, accepted)
 
 
+def _check_model(value: Any) -> Any:
+    """Look at a model's settings before braindecode does, which would import names."""
+    if not isinstance(value, dict):
+        return value
+    for name, setting in value.items():
+        if isinstance(setting, str) and name != "model_name_":
+            accepted = "the name of a layer in torch.nn such as 'torch.nn.ELU'"
+            try:
+                _load_class(setting, torch.nn, torch.nn.Module, accepted)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        if name in ("n_chans", "n_times", "n_outputs"):
+            check_integer(name, setting, 1)
+        if name == "drop_prob":
+            check_number(name, setting)
+            if not 0 <= setting <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {setting!r}")
+    return value
+
+
 def _name(cls: type) -> str:
     """Name a class as a configuration does."""
     for home in (torch.nn, torch.optim):
         if getattr(home, cls.__name__, None) is cls:
             return f"{home.__name__}.{cls.__name__}"
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return _path(cls)
+
+
+def _path(cls: Any) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else ""
 
 
 _Named = PlainSerializer(_name, return_type=str, when_used="json")
@@ -105,7 +133,7 @@ class TrainingConfig(_Section):
     """
 
     name: str
-    model: EEGNeXConfig
+    model: Annotated[EEGNeXConfig, BeforeValidator(_check_model)]
     optimizer: OptimizerConfig
     augmentation: AugmentationConfig
     training: LoopConfig

@@ -89,9 +89,17 @@ def read_recordings(
 def _read_table(participants: pd.DataFrame | str | os.PathLike[str]) -> pd.DataFrame:
     if not isinstance(participants, pd.DataFrame):
         separator = "\t" if str(participants).endswith(".tsv") else ","
-        participants = pd.read_csv(participants, sep=separator)
+        first = pd.read_csv(participants, sep=separator, nrows=0).columns[0]
+        participants = pd.read_csv(participants, sep=separator, dtype={first: str})
     names = participants.columns[0]
-    table = participants.astype({names: str}).set_index(names)
+    own = {"subject", "path"} & set(participants.columns[1:])
+    if own:
+        raise ValueError(
+            f"participants has a column {own.pop()!r}, a name that recordings use"
+            " themselves; expected another name"
+        )
+    table = participants.dropna(subset=[names])
+    table = table.astype({names: str}).set_index(names)
     repeated = table.index[table.index.duplicated()]
     if len(repeated):
         raise ValueError(
@@ -108,12 +116,12 @@ def _subject_in_name(path: Path) -> str:
 def _row_of(table: pd.DataFrame | None, subject: str, path: Path) -> dict[str, Any]:
     if table is None:
         return {}
-    if subject not in table.index:
+    if str(subject) not in table.index:
         raise ValueError(
             f"participants has no row for {subject!r} (of {path}); it has"
             f" {', '.join(table.index[:5])}{', ...' if len(table) > 5 else ''}"
         )
-    return table.loc[subject].to_dict()
+    return table.loc[str(subject)].to_dict()
 
 
 def _read_all(paths: list[Path], on_bad: str) -> list[mne.io.BaseRaw | None]:

@@ -6,6 +6,7 @@ import difflib
 import functools
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Number
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from braindecode_sam._arguments import check_non_negative
+from braindecode_sam.optim._options import BASE_PREFIX
 
 # Called with name and value; raises what the user is to read.
 Check = Callable[[str, Any], object]
@@ -70,18 +72,35 @@ def check_base_options(
     name: str, own: Iterable[str], base: BaseOptimizer, options: Iterable[str]
 ) -> None:
     """Refuse options that neither a SAM nor its base optimizer has."""
-    parameters = inspect.signature(base).parameters
+    cls: Any = base.func if isinstance(base, functools.partial) else base
+    parameters = inspect.signature(cls).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    cls: Any = base.func if isinstance(base, functools.partial) else base
-    for option in options:
+    for spelled in options:
+        option = spelled.removeprefix(BASE_PREFIX)
         if option not in parameters:
-            alike = difflib.get_close_matches(option, [*own, *parameters], n=1)
-            hint = f"; did you mean {alike[0]!r}?" if alike else ""
+            known = [*parameters, *(own if option == spelled else ())]
             raise TypeError(
                 f"neither {name} nor its base optimizer {cls.__name__} has an option"
-                f" {option!r}{hint}"
+                f" {spelled!r}{_hint(option, known)}"
             )
+
+
+def warn_of_misspelt(group: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Warn of keys of a group that look like an option; torch takes any."""
+    known = list(known)
+    for name in group:
+        hint = _hint(name, known) if name not in known and name != "params" else ""
+        if hint:
+            warnings.warn(
+                f"a parameter group has {name!r}, which is no option{hint}",
+                stacklevel=3,
+            )
+
+
+def _hint(option: str, known: Iterable[str]) -> str:
+    alike = difflib.get_close_matches(option, list(known), n=1)
+    return f"; did you mean {alike[0]!r}?" if alike else ""
 
 
 def check_not_in_shards(base: Optimizer, params: Iterable[Tensor]) -> None:

@@ -48,6 +48,7 @@ from braindecode_sam.optim._checks import (
     check_params,
     check_positions,
     vanish,
+    warn_of_misspelt,
 )
 from braindecode_sam.optim._flat import (
     FlatGroup,
@@ -247,10 +248,11 @@ class SAM(Optimizer):
         if groups:
             params = [group.base for group in groups]
         # The base optimizer reads its arguments as it would alone.
-        base_options = strip_prefix(base_kwargs)
-        name, arguments = type(self).__name__, inspect.signature(type(self)).parameters
-        check_base_options(name, arguments, base_optimizer, base_options)
-        base = base_optimizer(params, **base_options)
+        arguments = [*inspect.signature(type(self)).parameters, *self._checks()]
+        check_base_options(type(self).__name__, arguments, base_optimizer, base_kwargs)
+        base = base_optimizer(params, **strip_prefix(base_kwargs))
+        for group in groups:
+            warn_of_misspelt(group.base, [*self._checks(), *base.defaults])
         self.base_optimizer = base
         self._own_of_new = [group.own for group in groups]
         state = base.state  # Adagrad makes its own in its constructor
@@ -297,6 +299,8 @@ class SAM(Optimizer):
             if isinstance(param_group, dict):  # else the base optimizer says it is not
                 new = _split(param_group, own, self._checks())
                 own, param_group = new.own, new.base
+                known = [*self._checks(), *self.base_optimizer.defaults]
+                warn_of_misspelt(param_group, known)
             self.base_optimizer.add_param_group(param_group)
         self.param_groups.append(Options(own, groups[position], self._checks()))
 

@@ -1,5 +1,6 @@
 """The promises of a SAM step, in their order; 4 and 6 have files of their own."""
 
+import functools
 import math
 import re
 
@@ -541,5 +542,19 @@ def test_a_net_of_two_dtypes():
 def test_an_option_that_neither_has_is_not_the_bases(option, hint):
     with pytest.raises(TypeError, match=f"neither SAM nor.*AdamW.*'{option}'.*{hint}"):
         SAM(small_net().parameters(), **{option: 0.1})
-    with pytest.raises(TypeError, match=r"has an option 'unheard_of'$"):
+    with pytest.raises(TypeError, match=r"'base_optimizer__unheard_of'$"):
         SAM(small_net().parameters(), base_optimizer__unheard_of=1)
+
+
+def test_a_misspelt_option_in_a_group_is_noticed():
+    params = list(small_net().parameters())
+    with pytest.warns(UserWarning, match="'roh', which is no option; did you mean"):
+        optimizer = SAM([{"params": params[:1], "roh": 0.1}])
+    with pytest.warns(UserWarning, match="'weight_dcay'.*'weight_decay'"):
+        optimizer.add_param_group({"params": params[1:2], "weight_dcay": 0.1})
+    optimizer.add_param_group({"params": params[2:], "name": "rest", "max_lr": 1.0})
+
+
+def test_a_misspelt_option_of_a_partial_base_is_torchs_to_name():
+    with pytest.raises(TypeError, match="momentun"):
+        SAM(small_net().parameters(), functools.partial(torch.optim.SGD, momentun=1))
