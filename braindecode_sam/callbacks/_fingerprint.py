@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 from collections.abc import Mapping
 from numbers import Number
@@ -40,20 +41,33 @@ def settings_of(net: Any) -> dict[str, str]:
     -------
     settings : dict of str to str
         Parameters as ``get_params`` names them; objects by their class and their own
-        plain attributes.
+        plain attributes, functions by their name.
     """
+    params = {
+        **{f"callbacks__{name}": type(c).__name__ for name, c in net.callbacks_},
+        **{
+            name: value
+            for name, value in net.get_params().items()
+            if not isinstance(value, Callback)  # its own parameters are there too
+        },
+    }
     return {
         name: _described(value)
-        for name, value in net.get_params().items()
-        if not isinstance(value, Callback)  # whose own parameters are there too
-        and not any(fnmatch.fnmatchcase(name, pattern) for pattern in _FREE)
+        for name, value in params.items()
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _FREE)
     }
 
 
 def _described(value: Any) -> str:
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, functools.partial):
+        return f"partial{_described([value.func, *value.args, value.keywords])}"
     if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (np.ndarray, torch.Tensor)) and np.ndim(value):
+        return f"shape {tuple(value.shape)}, values {_digest(value, len(value))}"
+    if isinstance(value, (np.ndarray, torch.Tensor)):
         value = value.item()
     if value is None or isinstance(value, (Number, str, torch.dtype, torch.device)):
         return repr(value)
@@ -76,8 +90,8 @@ def data_of(X: Any, y: Any) -> dict[str, str]:
     Parameters
     ----------
     X : array-like, mne.Epochs or torch.utils.data.Dataset
-        Windows. Of datasets whose windows differ from time to time, as with random
-        transforms, only the number is told.
+        Windows, of which some are looked at. Of datasets whose windows differ from time
+        to time, as with random transforms, only the number is told.
     y : array-like or None
         Targets.
 
@@ -96,14 +110,18 @@ def data_of(X: Any, y: Any) -> dict[str, str]:
         set_generator_states(states)
     shape = tuple(np.shape(X)) if hasattr(X, "shape") else (len(X),)
     found = {"X": f"shape {shape}, values {digest}"}
+    if hasattr(X, "groups"):
+        found["groups"] = f"values {_digest(np.asarray(X.groups), len(X))}"
     if y is not None:
-        found["y"] = f"shape {tuple(np.shape(y))}, values {_digest(y)}"
+        columns = np.asarray(y).reshape(len(y), -1)  # braindecode's fit adds one
+        digest = _digest(columns, len(columns))
+        found["y"] = f"shape {columns.shape}, values {digest}"
     return found
 
 
-def _digest(data: Any) -> str:
+def _digest(data: Any, n_looked_at: int = SOME) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    for i in range(0, len(data), -(-len(data) // SOME)):
+    for i in range(0, len(data), -(-len(data) // n_looked_at)):
         item = data[i]
         for part in item[:2] if isinstance(item, tuple) else [item]:
             values = np.asarray(part)

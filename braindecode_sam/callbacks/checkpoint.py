@@ -73,11 +73,18 @@ class ResumableCheckpoint(Callback):
         self.resumed_: dict[str, Any] | None = None
         self.began_: dict[str, Any] | None = None
         self.belongs_: dict[str, dict[str, str]] | None = None
+        self.options_: list[dict[str, Any]] | None = None
         self.changed_ = "raise"
 
     def initialize(self) -> Self:
         """Check the parameters; skorch calls this with the net's own initialize."""
         check_integer("every", self.every, 1)
+        folder = Path(self.f_checkpoint).parent
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"f_checkpoint is to be written to {str(folder)!r}, which is no folder;"
+                f" got {str(self.f_checkpoint)!r}"
+            )
         return self
 
     def exists(self) -> bool:
@@ -107,10 +114,11 @@ class ResumableCheckpoint(Callback):
             What it was fitted to.
         changed : {"raise", "ignore"}, default="raise"
             What to do if a setting of the net, its callbacks included, or the data are
-            not what they were. "ignore" goes on with what there is now: options of the
-            optimizer are set to the net's, and another optimizer, or another base
-            optimizer, begins anew. ``max_epochs``, ``device``, ``verbose`` and the
-            like may be different in any case.
+            not what they were. "ignore" goes on with what there is now: changed options
+            of the optimizer are those of now, another optimizer, another base or other
+            parameter groups begin anew, and so does a callback that is new under its
+            name. ``max_epochs``, ``device``, ``verbose`` and the like may be different
+            in any case. Of functions the names are compared, and not the code.
         **fit_params
             Likewise.
 
@@ -144,9 +152,10 @@ class ResumableCheckpoint(Callback):
         """Note where the generators are, or put all where it was."""
         state = self.resumed_
         self.belongs_ = {"settings": settings_of(net), "data": data_of(X, y)}
+        self.options_ = _options(net)
         if state is not None:
             changes = self._changes(state)
-            _set_parts(net, state, changes)
+            _set_parts(net, state, changes, self.options_)
             _set_all_generators(net, state["began"])
         self.began_ = _all_generators(net)
 
@@ -179,7 +188,8 @@ class ResumableCheckpoint(Callback):
             self._write(net, n_epochs, stopped=n_epochs < net.max_epochs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "resumed_": None, "began_": None, "belongs_": None}
+        transient = dict.fromkeys(("resumed_", "began_", "belongs_", "options_"))
+        return {**self.__dict__, **transient}
 
     def _changes(self, state: dict[str, Any]) -> dict[str, str]:
         """Compare settings and data with the checkpoint's."""
@@ -202,7 +212,11 @@ class ResumableCheckpoint(Callback):
         state = {
             "parts": parts,
             "history": json.loads(json.dumps(net.history.to_list()[:n_epochs])),
-            "callbacks": [_fitted(callback) for _, callback in net.callbacks_],
+            "callbacks": {
+                name: {"class": type(callback).__name__, **_fitted(callback)}
+                for name, callback in net.callbacks_
+            },
+            "options": self.options_,
             "began": self.began_,
             "belongs": self.belongs_,
             "generators": _all_generators(net),
@@ -243,7 +257,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         If the file is cut short or no such file at all.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
@@ -251,36 +265,61 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{str(path)!r} is not a whole checkpoint: was it cut short while it was"
             " copied? Expected a file written by ResumableCheckpoint."
         ) from error
+    if not (isinstance(state, dict) and "belongs" in state):
+        raise ValueError(
+            f"{str(path)!r} was written by something else, or by an older version;"
+            " expected a file written by this version's ResumableCheckpoint"
+        )
+    return state
 
 
 def _part_names(net: Any) -> list[str]:
     return [name + "_" for name in (*net._modules, *net._criteria, *net._optimizers)]
 
 
-def _set_parts(net: Any, state: dict[str, Any], changes: dict[str, str]) -> None:
+def _options(net: Any) -> list[dict[str, Any]]:
+    """Give the plain options of the optimizer's parameter groups."""
+    return [
+        {k: _plain(v) for k, v in group.items() if k != "params" and _is_plain(v)}
+        for group in net.optimizer_.param_groups
+    ]
+
+
+def _set_parts(
+    net: Any,
+    state: dict[str, Any],
+    changes: dict[str, str],
+    options: list[dict[str, Any]],
+) -> None:
     names = _part_names(net)
-    if names != list(state["parts"]) or len(net.callbacks_) != len(state["callbacks"]):
+    if names != list(state["parts"]):
         raise ValueError(
-            f"The checkpoint is of a net with {list(state['parts'])} and"
-            f" {len(state['callbacks'])} callbacks, this one has {names} and"
-            f" {len(net.callbacks_)}; expected the net that wrote it."
+            f"The checkpoint is of a net with {list(state['parts'])}, this one has"
+            f" {names}; expected the net that wrote it."
         )
+    before = state["options"]
+    begins_anew = (
+        "optimizer" in changes
+        or "optimizer__base_optimizer" in changes
+        or len(before) != len(options)
+    )
     optimizers = [name + "_" for name in net._optimizers]
-    is_other = "optimizer" in changes or "optimizer__base_optimizer" in changes
     for name in names:
-        if not (is_other and name in optimizers):
+        if begins_anew and name in optimizers:
+            continue
+        try:
             getattr(net, name).load_state_dict(state["parts"][name])
-    for name in changes:
-        if name == "lr" or name.startswith("optimizer__"):
-            _set_option(net, name.removeprefix("optimizer__"), name)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"The checkpoint's {name} does not fit this net's: {error}"
+            ) from error
+    if not begins_anew:
+        groups = zip(net.optimizer_.param_groups, before, options, strict=True)
+        for group, was, now in groups:
+            for option, value in now.items():
+                if was.get(option) != value:
+                    group[option] = value
     net.history = History(state["history"])
-
-
-def _set_option(net: Any, option: str, name: str) -> None:
-    value = net.get_params().get(name)
-    for group in net.optimizer_.param_groups:
-        if option in group and value is not None:
-            group[option] = value
 
 
 # What callbacks have come to: attributes with a trailing underscore, as scikit-learn
@@ -298,13 +337,16 @@ def _fitted(callback: Any) -> dict[str, Any]:
     return fitted
 
 
-def _set_callbacks(net: Any, states: list[dict[str, Any]]) -> None:
-    for (_, callback), fitted in zip(net.callbacks_, states, strict=True):
-        for name, state in fitted.items():
+def _set_callbacks(net: Any, states: dict[str, dict[str, Any]]) -> None:
+    for name, callback in net.callbacks_:
+        fitted = dict(states.get(name, {}))
+        if fitted.pop("class", None) != type(callback).__name__:
+            continue  # it is new, and begins anew
+        for attribute, state in fitted.items():
             if "state_dict" in state:
-                getattr(callback, name).load_state_dict(state["state_dict"])
+                getattr(callback, attribute).load_state_dict(state["state_dict"])
             else:
-                setattr(callback, name, state["value"])
+                setattr(callback, attribute, state["value"])
 
 
 def _is_plain(value: Any) -> bool:
@@ -336,11 +378,13 @@ def _all_generators(net: Any) -> dict[str, Any]:
 
 
 def _set_all_generators(net: Any, states: dict[str, Any]) -> None:
-    for generator, state in zip(_own(net), states["own"], strict=True):
-        if isinstance(generator, np.random.RandomState):
-            set_numpy_state(generator, state)
-        else:
-            generator.set_state(state)
+    own = _own(net)
+    if len(own) == len(states["own"]):  # else the augmentation is another one
+        for generator, state in zip(own, states["own"], strict=True):
+            if isinstance(generator, np.random.RandomState):
+                set_numpy_state(generator, state)
+            else:
+                generator.set_state(state)
     set_generator_states(states["global"])
 
 

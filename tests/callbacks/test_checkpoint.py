@@ -4,17 +4,20 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from braindecode import EEGClassifier
+from skorch.callbacks import Checkpoint
 
 from braindecode_sam import SAM
 from braindecode_sam.callbacks import ResumableCheckpoint, SeedCallback
-from braindecode_sam.callbacks._fingerprint import data_of
+from braindecode_sam.callbacks._fingerprint import _described, data_of
 from braindecode_sam.callbacks.checkpoint import read_checkpoint
+from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.optim import LookSAM
 from tests.killed_training import Stop, X, Y, make_net
 from tests.optim.helpers import FAMILY, assert_same
@@ -160,9 +163,14 @@ def test_refuses_other_nets(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"run\.pt"):
         checkpoint.resume(net, X, Y)
     trained(checkpoint, max_epochs=1)
-    net.callbacks.pop()
-    with pytest.raises(ValueError, match="expected the net that wrote it"):
+    net.set_params(module="EEGNeX")
+    with pytest.raises(ValueError, match="The checkpoint's module_ does not fit this"):
         checkpoint.resume(net, X, Y, changed="ignore")
+    torch.save({"weights": 1}, tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="was written by something else, or by an old"):
+        checkpoint.resume(net, X, Y)
+    with pytest.raises(FileNotFoundError, match=r"none', which is no folder"):
+        make_net(ResumableCheckpoint(tmp_path / "none" / "run.pt"), Stop()).initialize()
 
 
 # What a checkpoint belongs to
@@ -185,6 +193,12 @@ def resume(file, params=None, cls=SAM, data=(X, Y), **options):
     return checkpoint.resume(net, *data, **options)
 
 
+def relabelled(y):
+    y = y.copy()
+    y[1] += 1
+    return y
+
+
 OTHER = {
     "rho": ({"params": {"optimizer__rho": 0.5}}, "optimizer__rho was 0.1, is 0.5"),
     "lr": ({"params": {"lr": 0.5}}, "lr was 0.01, is 0.5"),
@@ -201,6 +215,15 @@ OTHER = {
         {"params": {"iterator_train__transforms": []}},
         r"iterator_train__transforms was \[TimeShift.*, is \[\]",
     ),
+    "a base's own option": (
+        {"params": {"optimizer__base_optimizer": partial(torch.optim.SGD, lr=0.1)}},
+        r"is partial\[torch.optim.sgd.SGD, {lr: 0.1}\]",
+    ),
+    "subjects": (
+        {"data": (SubjectWindows(np.asarray(X), X.groups[::-1]), Y)},
+        "groups was values",
+    ),
+    "one target": ({"data": (X, relabelled(Y))}, "y was shape"),
     "targets": ({"data": (X, Y + 1)}, r"y was shape \(36, 1\), values .*, is shape"),
     "windows": ({"data": (np.asarray(X) + 1, Y)}, "X was shape"),
     "fewer": ({"data": (X[:30], Y[:30])}, r"X was shape \(36.*, is shape \(30"),
@@ -241,6 +264,43 @@ def test_another_optimizer_begins_anew_if_one_says_so(options, interrupted):
     assert net.optimizer_.n_steps < whole.optimizer_.n_steps
 
 
+def test_options_of_groups_are_those_of_now_if_one_says_so(tmp_path):
+    def net(bias_rho, **options):
+        return EEGClassifier(
+            "FastEEGNeX", optimizer=SAM, max_epochs=2, batch_size=6, verbose=0,
+            optimizer__param_groups=[("*bias", {"rho": bias_rho})],
+            train_split=None, callbacks=[checkpoint], **options,
+        )  # fmt: skip
+
+    labels, windows = (Y > 0).astype(int), np.asarray(X)
+    checkpoint = ResumableCheckpoint(tmp_path / "run.pt")
+    net(0.0, optimizer__rho=0.5, lr=0.1).fit(windows, labels)
+    other = net(0.3, lr=0.1)  # the radius of the rest is the default again
+    checkpoint.resume(other, windows, labels, changed="ignore")
+    found = [(g["rho"], g["lr"]) for g in other.optimizer_.param_groups]
+    assert found == [(0.3, 0.1), (0.05, 0.1)]
+
+
+def test_callbacks_get_their_own_state_in_any_order(interrupted):
+    checkpoint = ResumableCheckpoint(interrupted)
+    net = make_net(checkpoint, Stop())
+    net.callbacks[3:] = net.callbacks[:2:-1]
+    checkpoint.resume(net, X, Y)
+    assert len(net.history) == 5
+    assert dict(net.callbacks_)["early"].dynamic_threshold_ is not None
+
+
+def test_callbacks_that_are_new_begin_anew_if_one_says_so(interrupted):
+    checkpoint = ResumableCheckpoint(interrupted)
+    net = make_net(checkpoint, Stop())
+    net.set_params(iterator_train__transforms=[])
+    net.callbacks[-1] = ("early", Checkpoint(dirname=interrupted.parent / "best"))
+    with pytest.raises(ValueError, match=r"callbacks__early was .*, is 'Checkpoint'"):
+        checkpoint.resume(net, X, Y)
+    checkpoint.resume(net, X, Y, changed="ignore")
+    assert len(net.history) == 5
+
+
 def test_reading_the_data_draws_no_numbers():
     class Random(torch.utils.data.Dataset):
         def __len__(self):
@@ -257,6 +317,13 @@ def test_reading_the_data_draws_no_numbers():
     np.random.seed(0)
     assert told == {"X": "shape (5,), values random"}
     assert drawn == (torch.rand(1), np.random.rand())
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
+def test_weights_among_the_settings_are_told_apart(kind):
+    told = {_described(kind(values)) for values in ([1.0, 2.0], [1.0, 3.0], [1.0])}
+    assert len(told) == 3
+    assert _described(kind(0.5)) == "0.5"
 
 
 def test_refuses_changed(tmp_path):
