@@ -273,6 +273,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return state
 
 
+NO_OPTIONS = {"n_steps", "initial_lr"}  # of a parameter group: they are counted
+
+
 def _part_names(net: Any) -> list[str]:
     return [name + "_" for name in (*net._modules, *net._criteria, *net._optimizers)]
 
@@ -313,12 +316,13 @@ def _set_parts(
             raise ValueError(
                 f"The checkpoint's {name} does not fit this net's: {error}"
             ) from error
-    if not begins_anew:
+    are_changed = any(n == "lr" or n.startswith("optimizer__") for n in changes)
+    if are_changed and not begins_anew:
         groups = zip(net.optimizer_.param_groups, before, options, strict=True)
         for group, was, now in groups:
-            for option, value in now.items():
-                if was.get(option) != value:
-                    group[option] = value
+            for option in now.keys() - NO_OPTIONS:
+                if was.get(option) != now[option]:
+                    group[option] = now[option]
     net.history = History(state["history"])
 
 

@@ -281,6 +281,19 @@ def test_options_of_groups_are_those_of_now_if_one_says_so(tmp_path):
     assert found == [(0.3, 0.1), (0.05, 0.1)]
 
 
+def test_a_training_that_went_on_in_partial_fit_keeps_its_options(tmp_path):
+    checkpoint = ResumableCheckpoint(tmp_path / "run.pt")
+    net = make_net(checkpoint, Stop(), max_epochs=2)
+    net.fit(X, Y)
+    net.partial_fit(X, Y[:, None])
+    again = make_net(ResumableCheckpoint(tmp_path / "run.pt"), Stop(), max_epochs=2)
+    dict(again.callbacks)["checkpoint"].resume(again, X, Y)
+    ours, theirs = (n.optimizer_.param_groups[0] for n in (again, net))
+    assert {k: v for k, v in ours.items() if k != "params"} == {
+        k: v for k, v in theirs.items() if k != "params"
+    }
+
+
 def test_callbacks_get_their_own_state_in_any_order(interrupted):
     checkpoint = ResumableCheckpoint(interrupted)
     net = make_net(checkpoint, Stop())
