@@ -23,6 +23,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+collect_ignore = ["as_a_user"]  # scripts, which test_as_a_user.py runs
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

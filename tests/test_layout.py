@@ -22,6 +22,8 @@ ALLOWED = {
     "models/_registry": {"torch", "braindecode", "braindecode.models"},
     "callbacks": {"torch", "numpy", "skorch"}
     | {"braindecode_sam.callbacks", "braindecode_sam.optim"},
+    "callbacks/sam": {"torch", "numpy", "skorch"}
+    | {"braindecode_sam.checks", "braindecode_sam.optim"},
     "callbacks/speed_up": {"skorch", "braindecode_sam.models"},
     "callbacks/window_check": {"torch", "numpy", "skorch", "mne"}
     | {"braindecode_sam.checks"},
@@ -36,7 +38,7 @@ ALLOWED = {
     "model_selection": ARRAYS
     | {"joblib", "distributed", "torch", "skorch", "braindecode.datasets"}
     | {"braindecode_sam.checks", "braindecode_sam.metrics"},
-    "configs": {"pydantic", "braindecode.models"},
+    "configs": {"pydantic", "torch", "braindecode.models"},
     "device": {"torch"},
     "installation": {"torch", "braindecode_sam.device"},
     "__main__": {"braindecode_sam.installation"},

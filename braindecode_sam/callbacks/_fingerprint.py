@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from numbers import Number
 from typing import Any
 
-import mne
 import numpy as np
 import torch
 from skorch.callbacks import Callback
@@ -100,7 +99,7 @@ def data_of(X: Any, y: Any) -> dict[str, str]:
     data : dict of str to str
         A text each.
     """
-    if isinstance(X, mne.BaseEpochs):
+    if hasattr(X, "get_data"):  # MNE's
         X = X.get_data(copy=False)
     states = generator_states()  # reading must not draw for the training
     try:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from braindecode import EEGRegressor
 from numpy.typing import NDArray
+from skorch import NeuralNetRegressor
 from skorch.callbacks import Callback
 
 from braindecode_sam._arguments import check_choice, check_non_negative
@@ -79,8 +79,7 @@ class SAMCallback(Callback):
 
     Examples
     --------
-    >>> from braindecode import EEGRegressor
-    >>> from braindecode_sam import SAM, SAMCallback
+    >>>     >>> from braindecode_sam import SAM, SAMCallback
     >>> net = EEGRegressor(
     ...     "EEGNeX", optimizer=SAM, optimizer__rho=0.05, max_epochs=30,
     ...     callbacks=[("sam", SAMCallback(schedule="cosine", start_epoch=10))],
@@ -205,7 +204,7 @@ def _sam_of(net: Any) -> SAM:
 
 def _warn_of_a_missing_column(net: Any, batch: Any, y_pred: Any) -> None:
     is_first = len(net.history) == len(net.history[-1]["batches"]) == 1
-    is_compared_so = type(net).get_loss is EEGRegressor.get_loss
+    is_compared_so = type(net).get_loss is NeuralNetRegressor.get_loss
     if is_first and is_compared_so and is_missing_a_column(y_pred, batch[1]):
         warnings.warn(
             f"The targets of a batch have the shape {tuple(batch[1].shape)}, its"

@@ -7,8 +7,8 @@ from typing import Any
 import mne
 import numpy as np
 import torch
-from braindecode import EEGRegressor
 from numpy.typing import NDArray
+from skorch import NeuralNetRegressor
 from skorch.callbacks import Callback
 from skorch.helper import SliceDataset
 
@@ -32,8 +32,7 @@ class WindowCheck(Callback):
 
     Examples
     --------
-    >>> from braindecode import EEGRegressor
-    >>> from braindecode_sam import SAM
+    >>>     >>> from braindecode_sam import SAM
     >>> from braindecode_sam.callbacks import WindowCheck
     >>> net = EEGRegressor("EEGNeX", optimizer=SAM, callbacks=[WindowCheck()])
     """
@@ -56,7 +55,7 @@ class WindowCheck(Callback):
             check_windows(X, y)
         check_scale(X)
         _check_against_module(net, np.shape(X), np.shape(y))
-        if isinstance(net, EEGRegressor):
+        if isinstance(net, NeuralNetRegressor):
             _check_column(net, np.shape(y))
 
     def on_epoch_begin(
@@ -101,8 +100,8 @@ def _check_against_module(
             )
 
 
-def _check_column(net: EEGRegressor, y_shape: tuple[int, ...]) -> None:
-    if len(y_shape) == 1 and type(net).get_loss is EEGRegressor.get_loss:
+def _check_column(net: NeuralNetRegressor, y_shape: tuple[int, ...]) -> None:
+    if len(y_shape) == 1 and type(net).get_loss is NeuralNetRegressor.get_loss:
         raise ValueError(
             f"The targets have the shape {y_shape} where the net predicts {y_shape[0]}"
             " rows of one column, so its loss would compare each target with every"
