@@ -38,7 +38,9 @@ exclude_patterns = ["_build"]
 html_math_renderer = "mathml"
 
 autosummary_generate = True
-autodoc_default_options = {"members": True, "exclude-members": "__init__"}
+# scikit-learn adds the last three to its estimators.
+HIDDEN = "__init__, set_fit_request, set_partial_fit_request, set_score_request"
+autodoc_default_options = {"members": True, "exclude-members": HIDDEN}
 autodoc_typehints = "none"  # numpydoc's sections say it
 numpydoc_show_class_members = False  # autosummary's template lists them
 numpydoc_xref_param_type = False
