@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from sklearn.dummy import DummyRegressor
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
@@ -134,6 +135,8 @@ def in_this_process(cells, monkeypatch, capsys):
     """Run the study without the seconds that a process takes to import all."""
     import study
 
+    # Workers that an earlier test left do not know where the study's modules are.
+    get_reusable_executor().shutdown(wait=True)
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # or the study itself would set it
 
     def run(*arguments):

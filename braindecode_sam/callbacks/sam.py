@@ -79,7 +79,8 @@ class SAMCallback(Callback):
 
     Examples
     --------
-    >>>     >>> from braindecode_sam import SAM, SAMCallback
+    >>> from braindecode import EEGRegressor
+    >>> from braindecode_sam import SAM, SAMCallback
     >>> net = EEGRegressor(
     ...     "EEGNeX", optimizer=SAM, optimizer__rho=0.05, max_epochs=30,
     ...     callbacks=[("sam", SAMCallback(schedule="cosine", start_epoch=10))],

@@ -32,7 +32,8 @@ class WindowCheck(Callback):
 
     Examples
     --------
-    >>>     >>> from braindecode_sam import SAM
+    >>> from braindecode import EEGRegressor
+    >>> from braindecode_sam import SAM
     >>> from braindecode_sam.callbacks import WindowCheck
     >>> net = EEGRegressor("EEGNeX", optimizer=SAM, callbacks=[WindowCheck()])
     """
