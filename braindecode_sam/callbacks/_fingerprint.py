@@ -104,7 +104,8 @@ def data_of(X: Any, y: Any) -> dict[str, str]:
     states = generator_states()  # reading must not draw for the training
     try:
         digest = _digest(X)
-        digest = digest if _digest(X) == digest else "random"
+        if not hasattr(X, "shape") and _digest(X) != digest:
+            digest = "random"
     finally:
         set_generator_states(states)
     shape = tuple(np.shape(X)) if hasattr(X, "shape") else (len(X),)

@@ -19,7 +19,7 @@ from braindecode_sam.models._dropout import DropoutReplay
 from braindecode_sam.models._fft_conv import FFTConv2d
 from braindecode_sam.models._memory import keep_freed_memory
 from braindecode_sam.models._pickling import allow_pickling
-from braindecode_sam.models._stem.filtered import wait
+from braindecode_sam.models._stem.filtered import pads_of, wait
 from braindecode_sam.models._stem.moments import MomentsMemory
 from braindecode_sam.models._stem.pending import Pending, watch
 
@@ -53,8 +53,6 @@ class WaitingConv2d(torch.nn.Conv2d):
     def _wait(self, x: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return torch.nn.Conv2d.forward(self, x)
-        if type(x) not in _TENSORS:  # of torch.fx, say
-            return torch.nn.Conv2d.forward(self, x)
         weight, bias = self.weight, self.bias  # once: a parametrization may count
         reason = self._reason_not_to_wait(x, weight)
         if reason is None:
@@ -64,6 +62,8 @@ class WaitingConv2d(torch.nn.Conv2d):
         return self._conv_forward(x, weight, bias)
 
     def _reason_not_to_wait(self, x: torch.Tensor, weight: torch.Tensor) -> str | None:
+        if type(x) not in _TENSORS:  # first: of torch.fx, say
+            return f"its input is a {type(x).__name__}"
         kernel = weight.shape
         if not _is_temporal(self) or kernel[1:] != (1, *self.kernel_size):
             return "it is no convolution of one signal over time, stride and dilation 1"
@@ -81,7 +81,8 @@ class WaitingConv2d(torch.nn.Conv2d):
         axis = 3 if kernel[2] == 1 else 2
         if x.shape[5 - axis] == 1:
             return "there is one channel only"
-        if x.shape[axis] + _padding_of_time(self) < max(kernel[2:]):
+        pads = pads_of(self.padding, kernel[2:])
+        if x.shape[axis] + sum(pads[axis - 2]) < max(kernel[2:]):
             return "its kernel is longer than its input"
         if torch._C._functorch.peek_interpreter_stack() is not None:
             return "it runs inside of torch.func"
@@ -119,21 +120,10 @@ def _is_temporal(layer: torch.nn.Conv2d) -> bool:
         and layer.kernel_size != (1, 1)
         and layer.stride == layer.dilation == (1, 1)
         and layer.padding_mode == "zeros"
-        and not _pads_channels(layer)
+        and pads_of(layer.padding, layer.kernel_size)[layer.kernel_size.index(1)]
+        == (0, 0)
         and not {"forward", "_conv_forward"} & vars(layer).keys()
     )
-
-
-def _pads_channels(layer: torch.nn.Conv2d) -> bool:
-    if isinstance(layer.padding, str):
-        return False  # "same" pads an axis of kernel size 1 by nothing
-    return layer.padding[0 if layer.kernel_size[0] == 1 else 1] != 0
-
-
-def _padding_of_time(layer: torch.nn.Conv2d) -> int:
-    if isinstance(layer.padding, str):
-        return sum(layer._reversed_padding_repeated_twice)
-    return 2 * sum(layer.padding)
 
 
 def speed_up(

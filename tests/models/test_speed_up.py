@@ -358,32 +358,27 @@ def with_a_second_reader(model, seen):
     model[2] = Both(model[2])
 
 
-def with_checkpointing(model, seen, use_reentrant=False):
-    class Checkpointed(nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
+class Checkpointed(nn.Module):
+    """Keeps nothing of a layer's forward pass for the backward one."""
 
-        def forward(self, x):
-            return checkpoint(self.inner, x, use_reentrant=use_reentrant)
+    def __init__(self, inner, use_reentrant):
+        super().__init__()
+        self.inner, self.use_reentrant = inner, use_reentrant
 
-    model[2] = Checkpointed(model[2])
+    def forward(self, x):
+        return checkpoint(self.inner, x, use_reentrant=self.use_reentrant)
+
+
+def with_checkpointing(model, seen):
+    model[2] = Checkpointed(model[2], use_reentrant=False)
 
 
 def with_reentrant_checkpointing(model, seen):
-    with_checkpointing(model, seen, use_reentrant=True)
+    model[2] = Checkpointed(model[2], use_reentrant=True)
 
 
 def with_reentrant_checkpointing_of_the_norm(model, seen):
-    class Checkpointed(nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x):
-            return checkpoint(self.inner, x, use_reentrant=True)
-
-    model[1][1] = Checkpointed(model[1][1])
+    model[1][1] = Checkpointed(model[1][1], use_reentrant=True)
 
 
 def with_a_norm_in_an_autograd_function(model, seen):

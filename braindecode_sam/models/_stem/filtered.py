@@ -20,7 +20,7 @@ from braindecode_sam.models._stem.linear import (
     temporal_filters,
 )
 from braindecode_sam.models._stem.moments import MomentsMemory
-from braindecode_sam.models._stem.normalization import normalize
+from braindecode_sam.models._stem.normalization import normalize, normalize_by
 from braindecode_sam.models._stem.pending import Deferred, Pending, note_end
 
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
@@ -111,13 +111,14 @@ def read_convolution(
     strides_and_dilations = (*_pair(stride), *_pair(dilation))
     if weight.ndim != 4 or strides_and_dilations != (1, 1, 1, 1):
         return None
-    pads = _pads(padding, weight.shape[2:])
+    pads = pads_of(padding, weight.shape[2:])
     if time_axis == 2:
         weight, pads = weight.mT, (pads[1], pads[0])
     return Convolution(weight, bias, pads, groups)
 
 
-def _pads(padding: Any, kernel_size: Sequence[int]) -> tuple[Pad, Pad]:
+def pads_of(padding: Any, kernel_size: Sequence[int]) -> tuple[Pad, Pad]:
+    """Give the samples that ``conv2d`` pads, of each axis before and after."""
     first, second = kernel_size
     if padding == "same":
         return ((first - 1) // 2, first // 2), ((second - 1) // 2, second // 2)
@@ -226,13 +227,9 @@ class Filtered(Deferred):
         else:
             mean, variance = own(running_mean), own(running_var)
             statistics = like(mean, running_mean), like(variance, running_var)
-            scale = (variance + eps).rsqrt()
-            if own_weight is not None:
-                scale = scale * own_weight
-            shift = -mean * scale
-            if own_bias is not None:
-                shift = shift + own_bias
-            normalized = filters.scaled(scale, shift)
+            normalized = normalize_by(
+                filters, mean, variance, own_weight, own_bias, eps
+            )
 
         def compute() -> Tensor:
             value = self.value(F.batch_norm)
@@ -425,7 +422,7 @@ def wait(
         The output.
     """
     windows = Windows(x, 3 if weight.shape[2] == 1 else 2, memory)
-    pad = _pads(padding, weight.shape[2:])[windows.time_axis - 2]
+    pad = pads_of(padding, weight.shape[2:])[windows.time_axis - 2]
     own_weight, own_bias = own(weight), own(bias)
     filters = temporal_filters(own_weight.flatten(1), own_bias, pad, windows.n_times)
     autocast = autocast_now(x.device)

@@ -63,17 +63,6 @@ class Filters(NamedTuple):
     constant: torch.Tensor | None = None
     edges: tuple[Edge, ...] = ()
 
-    def scaled(self, scale: torch.Tensor, shift: torch.Tensor) -> Filters:
-        """Scale and shift the outputs of each filter, as a normalization does."""
-        scale, constant = scale[:, None], shift[:, None]
-        if self.constant is not None:
-            constant = constant + scale * self.constant
-        return self._replace(
-            whole=scale * self.whole,
-            constant=constant,
-            edges=tuple(e._replace(rows=scale[..., None] * e.rows) for e in self.edges),
-        )
-
 
 def temporal_filters(
     weight: torch.Tensor, bias: torch.Tensor | None, pad: Pad, n_times: int

@@ -64,12 +64,48 @@ def normalize(
     whole, constant, mean, variance, *rows = BatchNormalization.apply(
         _Way(filters, moments), eps, *inputs
     )
+    return _replaced(filters, whole, constant, *rows), mean, variance
+
+
+def normalize_by(
+    filters: Filters,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Filters:
+    """Normalize the outputs of filters by statistics that are known.
+
+    Parameters
+    ----------
+    filters : Filters
+        Filters.
+    mean, variance : torch.Tensor of shape (n_filters,), float64
+        Of the outputs.
+    weight, bias, eps
+        As for :func:`normalize`.
+
+    Returns
+    -------
+    normalized : Filters
+        Filters of the normalized outputs.
+    """
+    rows = [edge.rows for edge in filters.edges]
+    _, _, *outputs = _scaled(
+        mean, variance, eps, filters.whole, filters.constant, weight, bias, rows
+    )
+    return _replaced(filters, *outputs)
+
+
+def _replaced(
+    filters: Filters, whole: Tensor, constant: Tensor, *rows: Tensor
+) -> Filters:
     edges = tuple(
         edge._replace(rows=scaled)
         for edge, scaled in zip(filters.edges, rows, strict=True)
     )
-    scaled = filters._replace(whole=whole, constant=constant, edges=edges)
-    return scaled, mean, variance
+    return filters._replace(whole=whole, constant=constant, edges=edges)
 
 
 class _Way:
@@ -141,7 +177,8 @@ def _statistics(
 
 
 def _scaled(
-    statistics: _Statistics,
+    mean: Tensor,
+    variance: Tensor,
     eps: float,
     whole: Tensor,
     constant: Tensor | None,
@@ -150,10 +187,10 @@ def _scaled(
     rows: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
     """Give scale and gain, and the filters that give the normalized outputs."""
-    scale = (statistics.variance + eps).rsqrt()
+    scale = (variance + eps).rsqrt()
     gain = scale if weight is None else scale * weight
-    column, mean = gain[:, None], statistics.mean[:, None]
-    centred = -mean if constant is None else constant - mean
+    column, level = gain[:, None], mean[:, None]
+    centred = -level if constant is None else constant - level
     shift = centred * column if bias is None else bias[:, None] + centred * column
     rows = [column[..., None] * row for row in rows]
     return scale, gain, column * whole, shift, *rows
@@ -180,12 +217,12 @@ class BatchNormalization(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         """Normalize."""
         statistics = _statistics(way, whole, constant, rows)
-        outputs = _scaled(statistics, eps, whole, constant, weight, bias, rows)
+        mean, variance = statistics.mean, statistics.variance
+        outputs = _scaled(mean, variance, eps, whole, constant, weight, bias, rows)
         scale, gain, whole_out, constant_out, *rows_out = outputs
         ctx.save_for_backward(whole, constant, weight, bias, *rows)
         ctx.way, ctx.eps, ctx.statistics = way, eps, statistics
         ctx.scale, ctx.gain = scale, gain
-        mean, variance = statistics.mean, statistics.variance
         ctx.mark_non_differentiable(mean, variance)
         return whole_out, constant_out, mean, variance, *rows_out
 
@@ -249,7 +286,14 @@ def _differentiate_again(
     with torch.enable_grad():
         statistics = _statistics(ctx.way, whole, constant, rows)
         _, _, *outputs = _scaled(
-            statistics, ctx.eps, whole, constant, weight, bias, rows
+            statistics.mean,
+            statistics.variance,
+            ctx.eps,
+            whole,
+            constant,
+            weight,
+            bias,
+            rows,
         )
         needed = [t for t in inputs if t is not None and t.requires_grad]
         found = torch.autograd.grad(
