@@ -31,6 +31,9 @@ from braindecode_sam.metrics import pearson_correlation
 from braindecode_sam.model_selection import SubjectSplit
 from tests.conftest import TRIED
 
+# Arbitrary numbers have any scale.
+pytestmark = pytest.mark.filterwarnings("ignore:X has a standard deviation")
+
 quick = settings(
     max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None
 )

@@ -49,7 +49,7 @@ class WindowCheck(Callback):
             If they are not fit to be trained on, or contradict the module.
         """
         if isinstance(X, (torch.utils.data.Dataset, SliceDataset)):
-            X, y = _some_windows(X), _check_dataset(X, y)
+            X, y = _read_dataset(X, y)
         else:
             # As braindecode's nets take them.
             X = X.get_data(units="uV") if isinstance(X, mne.BaseEpochs) else X
@@ -111,22 +111,21 @@ def _check_column(net: NeuralNetRegressor, y_shape: tuple[int, ...]) -> None:
         )
 
 
-def _some_windows(dataset: Any) -> NDArray[Any]:
-    rows = range(0, len(dataset), -(-len(dataset) // SOME))
-    return np.stack([np.asarray(_signal(dataset[i])) for i in rows])
-
-
-def _check_dataset(dataset: Any, y: Any) -> NDArray[Any]:
-    """Read all windows once, check them, and return their targets."""
-    targets = []
+def _read_dataset(dataset: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Read all windows once, check them; return some of them, and all targets."""
+    step = -(-len(dataset) // SOME)
+    windows, targets = [], []
     for i in range(len(dataset)):
         item = dataset[i]
-        check_finite(np.asarray(_signal(item)), i)
+        window = np.asarray(_signal(item))
+        check_finite(window, i)
+        if i % step == 0:
+            windows.append(window)
         targets.append(item[1] if isinstance(item, tuple) else None)
     y = np.asarray(targets if y is None else y)
     check_same_length(X=dataset, y=y)
     check_targets(y)
-    return y
+    return np.stack(windows), y
 
 
 def _signal(item: Any) -> Any:
