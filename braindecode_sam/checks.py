@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import warnings
-from numbers import Number
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ def check_windows(
     X : array-like of shape (n_windows, n_chans, n_times)
         EEG.
     y : array-like of shape (n_windows,) or (n_windows, n_outputs), or None
-        Targets.
+        Targets: numbers, or text of shape (n_windows,) that labels the windows. Text
+        is never read as numbers: "0.5" is a label.
     groups : array-like of shape (n_windows,) or None
         Subject of each window.
 
@@ -35,7 +36,8 @@ def check_windows(
     ------
     ValueError
         If `X` is not three-dimensional or empty, lengths differ, a value is not
-        finite, a target is constant or a subject is missing.
+        finite, a target is constant, a label or a subject is missing, or `y` holds
+        both text and numbers.
 
     Examples
     --------
@@ -49,7 +51,9 @@ def check_windows(
     _check_shape(X)
     check_same_length(X=X, y=y, groups=groups)
     _check_finite_windows(X)
-    if y is not None:
+    if y is not None and has_text(y):
+        check_labels(y)
+    elif y is not None:
         check_targets(y)
     if groups is not None:
         check_groups(groups)
@@ -65,13 +69,16 @@ def _check_shape(X: ArrayLike) -> None:
 
 
 def check_same_length(**named: Any) -> None:
-    """Check that all arguments that are not None have one length."""
+    """Check that all arguments have one length; None is not looked at."""
     lengths = {
         name: _length(name, value) for name, value in named.items() if value is not None
     }
     if len(set(lengths.values())) > 1:
         got = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise ValueError(f"X, y and groups must have the same length, got {got}")
+        *first, last = named
+        raise ValueError(
+            f"{', '.join(first)} and {last} must have the same length, got {got}"
+        )
 
 
 def _length(name: str, value: Any) -> int:
@@ -154,6 +161,57 @@ def check_targets(y: ArrayLike) -> None:
         )
 
 
+def has_text(values: Any) -> bool:
+    """Tell whether there is text among the values."""
+    if getattr(getattr(values, "dtype", None), "kind", "O") in "biufc":
+        return False
+    try:
+        # As objects: NumPy would make text of the numbers beside text.
+        objects = np.asarray(values, dtype=object)
+    except (TypeError, ValueError):
+        return False  # ragged, or out of reach; as_numbers refuses it by name
+    return any(isinstance(value, str) for value in objects.flat)
+
+
+def as_targets(y: ArrayLike) -> NDArray[Any]:
+    """Turn targets into float32, or labels into text of a fixed width."""
+    return as_labels("y", y) if has_text(y) else as_numbers("y", y, np.float32)
+
+
+def as_labels(name: str, labels: Any) -> NDArray[np.str_]:
+    """Turn text labels into text of a fixed width.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    labels : array-like of str of shape (n_windows,)
+        A label for each window.
+
+    Returns
+    -------
+    labels : ndarray of str of shape (n_windows,)
+        The same.
+    """
+    objects = np.asarray(labels, dtype=object)
+    if objects.ndim != 1:
+        raise ValueError(
+            f"{name} must have the shape (n_windows,) where it holds text, got"
+            f" {objects.shape}"
+        )
+    return as_names(name, objects, "a label")
+
+
+def check_labels(y: ArrayLike) -> None:
+    """Check that text labels every window, and that the labels vary."""
+    labels = as_labels("y", y)
+    if are_constant(labels):
+        raise ValueError(
+            f"y is constant ({str(labels[0])!r} in all {len(labels)} windows); expected"
+            " targets that vary"
+        )
+
+
 def is_missing_a_column(y_pred: Any, y_true: Any) -> bool:
     """Tell whether a loss would compare each target with every prediction."""
     return np.ndim(y_true) == 1 and np.shape(y_pred) == (len(y_true), 1)
@@ -209,33 +267,78 @@ def check_groups(groups: Any) -> NDArray[Any]:
     Parameters
     ----------
     groups : array-like of shape (n_windows,)
-        Subjects: all text or all numbers. NumPy would make the text "1" of the number
-        1 beside text, and "nan" of a missing value.
+        Subjects: all text or all numbers.
 
     Returns
     -------
     groups : ndarray of shape (n_windows,)
-        The same.
+        The same; text has a fixed width, and integers are no objects, so that
+        ``numpy.load`` reads them without pickle.
+    """
+    return as_names("groups", groups, "a subject")
+
+
+def as_names(name: str, names: Any, meaning: str) -> NDArray[Any]:
+    """Check names of subjects, recordings or classes; give them as an array.
+
+    NumPy would make the text "1" of the number 1 beside text, and "nan" of a missing
+    value. It keeps text from pandas as Python objects, which ``numpy.load`` refuses.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    names : array-like of shape (n_windows,)
+        All text or all numbers.
+    meaning : str
+        What one is, with an article: "a subject".
+
+    Returns
+    -------
+    names : ndarray of shape (n_windows,)
+        The same; never of dtype object.
     """
     # Not np.asarray, which makes one kind of several.
-    labels = np.fromiter(groups, dtype=object, count=_length("groups", groups))
-    missing = np.flatnonzero(pd.isna(labels))
+    objects = np.fromiter(names, dtype=object, count=_length(name, names))
+    missing = np.flatnonzero(pd.isna(objects))
     if len(missing):
         raise ValueError(
-            "groups must name a subject for every window, got"
-            f" {labels[missing[0]]!r} for window {missing[0]}"
+            f"{name} must name {meaning} for every window, got"
+            f" {objects[missing[0]]!r} for window {missing[0]}"
         )
-    for i, label in enumerate(labels):
-        accepted = isinstance(label, (str, Number, np.generic))
-        if not accepted or isinstance(label, str) != isinstance(labels[0], str):
+    for i, value in enumerate(objects):
+        accepted = isinstance(value, (str, Number, np.generic))
+        if not accepted or isinstance(value, str) != isinstance(objects[0], str):
             raise ValueError(
-                "groups must have the shape (n_windows,) and be all text or all"
-                f" numbers, got {label!r} for window {i}"
+                f"{name} must have the shape (n_windows,) and be all text or all"
+                f" numbers, got {value!r} for window {i}"
             )
-    array = np.asarray(groups)
-    if array.shape != labels.shape:
+    array = np.asarray(names)
+    if array.shape != objects.shape:
         raise ValueError(
-            f"groups must have the shape (n_windows,), got {type(groups).__name__}"
-            f" {_brief(groups)}"
+            f"{name} must have the shape (n_windows,), got {type(names).__name__}"
+            f" {_brief(names)}"
+        )
+    return _without_objects(name, array, objects)
+
+
+def _without_objects(
+    name: str, array: NDArray[Any], objects: NDArray[np.object_]
+) -> NDArray[Any]:
+    """Give text a fixed width and numbers their own dtype; refuse what that changes."""
+    if array.dtype.kind in ("O", "T"):
+        array = np.array(objects.tolist())
+    # Integers beyond 64 bits become floats or stay objects; a "\0" at the end of a
+    # text is lost.
+    kept = array == objects if array.dtype.kind in "biufU" else array.dtype != object
+    if array.dtype.kind == "f" and all(
+        isinstance(value, Integral) for value in objects
+    ):
+        kept = False
+    changed = np.flatnonzero(~np.broadcast_to(kept, len(objects)))
+    if len(changed):
+        raise ValueError(
+            f"{name} must be text or numbers that NumPy holds without a change, got"
+            f" {objects[changed[0]]!r} for window {changed[0]}"
         )
     return array

@@ -1,16 +1,22 @@
 """Checks before training: every error text, and that nothing is trained on bad data."""
 
+import enum
+import io
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from braindecode import EEGRegressor
 from braindecode.datasets import create_from_X_y
+from hypothesis import given
+from hypothesis import strategies as st
 from skorch.callbacks import Callback
 from skorch.helper import SliceDataset
 
 from braindecode_sam import SAM
 from braindecode_sam.callbacks import WindowCheck
-from braindecode_sam.checks import check_scale, check_windows
+from braindecode_sam.checks import check_groups, check_scale, check_windows
 from braindecode_sam.datasets import (
     SubjectWindows,
     simulate_response_times,
@@ -41,7 +47,6 @@ BAD = {
         "y must be finite, got .?nan.? for window 2",
     ),
     "constant": (X, np.ones(12), "y is constant .output 0 is 1.0 in all 12 windows"),
-    "text": (X, np.array(["x"] * 12), "y must hold numbers"),
     "bytes": (X, np.array([b"1"] * 12, dtype=object), "y must hold numbers"),
     "huge integer": (X, np.array([10**400] * 12), "y must hold numbers"),
     "3-D target": (X, np.zeros((12, 1, 1)), r"y must have the shape.*got \(12, 1, 1\)"),
@@ -75,9 +80,84 @@ def test_check_windows_refuses_groups_of_another_shape(groups):
         check_windows(X, Y, groups)
 
 
+@pytest.mark.parametrize(
+    ("groups", "got"),
+    [
+        ([2**63, *range(11)], 2**63),
+        ([2**70, *range(11)], 2**70),
+        ([-1, *[2**64 - 1] * 11], -1),
+        (["a\0", *"abcdefghijk"], "'a.x00'"),
+        ([Fraction(1, 3)] * 12, r"Fraction\(1, 3\)"),
+    ],
+    ids=["no int64", "beyond 64 bits", "both", "NUL", "Fraction"],
+)
+def test_groups_that_an_array_would_change_are_refused(groups, got):
+    message = f"groups must be text or numbers that NumPy holds .* got {got} for window"
+    with pytest.raises(ValueError, match=message):
+        check_groups(groups)
+
+
+class Number(np.int64):
+    """An integer of one's own."""
+
+
+class Sex(enum.StrEnum):
+    F = "female"
+    M = "male"
+
+
+@pytest.mark.parametrize(
+    ("groups", "dtype"),
+    [
+        ([Number(3), Number(4)], "<i8"),
+        (np.array([Number(3), 4, np.uint8(5)], dtype=object), "<i8"),
+        (np.array([1, 2], dtype=np.uint64), "<u8"),
+        ([Sex.F, Sex.M], "<U6"),
+        ([1, 2.5], "<f8"),
+        ([True, False], "|b1"),
+        (["", "a"], "<U1"),
+    ],
+)
+def test_groups_have_a_dtype_of_their_kind(groups, dtype):
+    found = check_groups(groups)
+    assert found.dtype == dtype
+    assert found.tolist() == list(groups)
+
+
+@given(
+    st.one_of(
+        st.lists(st.text(st.characters(exclude_characters="\0")), min_size=1),
+        st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1),
+    )
+)
+def test_any_groups_stay_what_they_are_and_can_be_stored(groups):
+    file = io.BytesIO()
+    found = check_groups(np.array(groups, dtype=object))
+    np.save(file, found)
+    file.seek(0)
+    assert np.load(file).tolist() == groups
+    np.testing.assert_array_equal(check_groups(found), found)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.array(["x"] * 12), "y is constant .'x' in all 12 windows"),
+        (["low", None] * 6, "y must name a label for every window, got None .* 1"),
+        ([["low", "a"]] * 12, r"\(n_windows,\) where it holds text, got \(12, 2\)"),
+        (["low", 1.0] * 6, "y must .* all text or all numbers, got 1.0 for window 1"),
+        (["low", "high"], "same length, got X: 12, y: 2"),
+    ],
+    ids=["constant", "missing", "columns", "mixed", "lengths"],
+)
+def test_check_windows_refuses_labels(y, message):
+    with pytest.raises(ValueError, match=message):
+        check_windows(X, y)
+
+
 def test_an_error_stays_short():
     with pytest.raises(ValueError, match="y must hold numbers") as raised:
-        check_windows(np.zeros((999, 4, 200)), ["high"] * 999)
+        check_windows(np.zeros((999, 4, 200)), [b"high"] * 999)
     assert len(str(raised.value)) < 300
 
 
@@ -108,7 +188,9 @@ def test_ordinary_scales_pass():
 
 def test_check_windows_accepts():
     check_windows(X, Y, GROUPS)
+    check_windows(X, ["low", "high"] * 6, GROUPS)
     check_windows(torch.tensor(X), Y[:, None])
+    check_windows(X, torch.tensor(Y))
     check_windows(SubjectWindows(X, GROUPS), np.stack([Y, -Y], axis=1))
 
 
@@ -147,8 +229,15 @@ def test_the_callback_refuses_before_training(name):
     assert counter.batches_ == 0
 
 
+def test_the_callback_refuses_labels_for_a_regressor():
+    net, counter = make_net()
+    with pytest.raises(ValueError, match=r"y must hold numbers, got .*U4"):
+        net.fit(X, np.array(["low", "high"] * 6))
+    assert counter.batches_ == 0
+
+
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "message"),
     [
         (
             {"module__n_chans": 72},
@@ -161,8 +250,8 @@ def test_the_callback_refuses_before_training(name):
         ({"module__n_outputs": 8}, "have n_outputs=1.*pass module__n_outputs=1"),
     ],
 )
-def test_the_callback_refuses_data_that_contradict_the_net(given, message):
-    net, counter = make_net(**given)
+def test_the_callback_refuses_data_that_contradict_the_net(settings, message):
+    net, counter = make_net(**settings)
     with pytest.raises(ValueError, match=message):
         net.fit(X, Y)
     assert counter.batches_ == 0

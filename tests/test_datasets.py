@@ -2,23 +2,26 @@
 
 import logging
 import math
+import re
 from pathlib import Path
 
 import mne
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from braindecode import EEGRegressor
 from braindecode.datasets import BaseConcatDataset, RawDataset, create_from_X_y
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GroupKFold, cross_val_predict, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from braindecode_sam import SAM, SCORING
+from braindecode_sam.checks import check_windows
 from braindecode_sam.datasets import (
     SubjectWindows,
     read_recordings,
@@ -27,7 +30,9 @@ from braindecode_sam.datasets import (
     subject_target_windows,
     to_arrays,
 )
+from braindecode_sam.datasets.recordings import _crop
 from braindecode_sam.datasets.windows import response_times
+from braindecode_sam.model_selection import subjects_of
 
 # Simulation
 
@@ -99,6 +104,133 @@ def test_an_array_that_needs_no_copy_is_not_copied():
     assert to_arrays(X.astype(float), y, groups)[0].dtype == np.float32
 
 
+GROUPS = {
+    "str": (pd.Series(["a", "bcd"], dtype="str"), "<U3"),
+    "string": (pd.Series(["a", "bcd"], dtype="string"), "<U3"),
+    "object": (np.array(["a", "bcd"], dtype=object), "<U3"),
+    "numpy.str_": (np.array([np.str_("a"), np.str_("bcd")], dtype=object), "<U3"),
+    "StringDType": (np.array(["a", "bcd"], dtype=np.dtypes.StringDType()), "<U3"),
+    "category": (pd.Series(["a", "bcd"], dtype="category"), "<U3"),
+    "category of int": (pd.Series([7, 8], dtype="category"), "<i8"),
+    "int": (np.array([7, 8], dtype=object), "<i8"),
+    "numpy.int32": (np.array([np.int32(7), np.int32(8)], dtype=object), None),
+    "Int64": (pd.Series([7, 8], dtype="Int64"), "<i8"),
+    "int8": (np.array([7, 8], dtype=np.int8), "|i1"),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_are_never_objects(name, tmp_path):
+    names, dtype = GROUPS[name]
+    X, y = np.zeros((2, 1, 200)), [0.5, 0.7]
+    epochs = simulate_response_times(2, 1, n_chans=1, n_times=200, random_state=0)
+    epochs.metadata = pd.DataFrame({"subject": names, "target": y})
+    windows = SubjectWindows(X, names)
+    found = [
+        windows.groups,
+        windows[:1].groups,
+        windows[[1, 0]].groups[::-1],
+        subjects_of(windows),
+        subjects_of(torch.utils.data.Subset(windows, [0, 1])),
+        to_arrays(X, y, names)[2],
+        to_arrays(epochs)[2],
+    ]
+    for groups in found:
+        assert groups.dtype.kind in "Ui"
+        assert groups.dtype == dtype or dtype is None
+        assert groups.tolist() == list(names)[: len(groups)]
+        np.savez(tmp_path / "groups.npz", groups=groups)
+        with np.load(tmp_path / "groups.npz") as stored:
+            np.testing.assert_array_equal(stored["groups"], groups)
+
+
+@pytest.mark.filterwarnings("ignore:.*drop_last_window.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:braindecode")
+def test_groups_of_datasets_are_never_objects():
+    X = np.ones((4, 1, 200), dtype=np.float32)
+    windows = create_from_X_y(X, np.arange(4.0), drop_last_window=False, sfreq=100)
+    for part, subject in zip(windows.datasets, ["a", "a", "bcd", "e"], strict=True):
+        part.set_description({"subject": subject})
+    for groups in (to_arrays(windows)[2], subjects_of(windows)):
+        assert groups.dtype == "<U3"
+        assert groups.tolist() == ["a", "a", "bcd", "e"]
+
+
+# Labels
+
+
+LABELS = {
+    "list": ["left", "right", "no"],
+    "str": pd.Series(["left", "right", "no"], dtype="str"),
+    "object": np.array(["left", "right", "no"], dtype=object),
+    "category": pd.Series(["left", "right", "no"], dtype="category"),
+    "numpy": np.array(["left", "right", "no"]),
+    "StringDType": np.array(["left", "right", "no"], dtype=np.dtypes.StringDType()),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_may_be_text(name):
+    X, groups = np.zeros((3, 1, 200)), [1, 2, 3]
+    epochs = simulate_response_times(3, 1, n_chans=1, n_times=200, random_state=0)
+    epochs.metadata["label"] = list(LABELS[name])
+    if name != "StringDType":
+        epochs.metadata["label"] = epochs.metadata["label"].astype(
+            getattr(LABELS[name], "dtype", object)
+        )
+    for y in (
+        to_arrays(X, LABELS[name], groups)[1],
+        to_arrays(epochs, target="label")[1],
+        to_arrays(epochs, LABELS[name])[1],
+    ):
+        assert y.dtype == "<U5"
+        assert y.tolist() == ["left", "right", "no"]
+
+
+def test_text_is_not_read_as_numbers():
+    X, groups = np.zeros((2, 1, 200)), ["a", "b"]
+    assert to_arrays(X, ["0.5", "0.7"], groups)[1].dtype == "<U3"
+    assert to_arrays(X, [0.5, 0.7], groups)[1].dtype == np.float32
+    assert to_arrays(X, [True, False], groups)[1].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (["a", None, "b"], "y must name a label for every window, got None.* 1"),
+        (["a", "b", np.nan], "y must name a label for every window, got nan.* 2"),
+        (pd.Series(["a", None, "b"], dtype="string"), "got <NA> for window 1"),
+        (pd.Series(["a", None, "b"], dtype="category"), "got nan for window 1"),
+        (["left"] * 3, r"y is constant \('left' in all 3 windows\)"),
+        ([["a"], ["b"], ["a"]], r"\(n_windows,\) where it holds text, got \(3, 1\)"),
+        ([["a", 1], ["b", 2], ["c", 3]], r"where it holds text, got \(3, 2\)"),
+        (["a", 0.5, "b"], "y must .* be all text or all numbers, got 0.5 for window 1"),
+        ([0.5, 0.7, "0.6"], "all text or all numbers, got '0.6' for window 2"),
+        (np.array([1, "1", 2], dtype=object), "all numbers, got '1' for window 1"),
+        ([["a", "b"], ["a"], ["b"]], "y must hold numbers"),
+        ([b"a", b"b", b"a"], "y must hold numbers"),
+        ([np.zeros((2, 3)), np.zeros((2, 4)), np.zeros((2, 3))], "y must hold numbers"),
+        ([0.5, None, 0.7], "y must be finite, got .?nan.? for window 1"),
+    ],
+)
+def test_labels_are_refused(y, message):
+    with pytest.raises(ValueError, match=message):
+        to_arrays(np.zeros((3, 1, 200)), y, ["a", "b", "c"])
+    with pytest.raises(ValueError, match=message):
+        check_windows(np.zeros((3, 1, 200)), y)
+
+
+def test_scikit_learn_classifies_what_to_arrays_gives():
+    X = np.zeros((12, 1, 200), dtype=np.float32)
+    X[::2] = 1
+    X, y, groups = to_arrays(X, ["hit", "miss"] * 6, np.repeat(list("abc"), 4))
+    flat = X.reshape(len(X), -1)
+    y_pred = cross_val_predict(
+        LogisticRegression(), flat, y, groups=groups, cv=GroupKFold(3)
+    )
+    np.testing.assert_array_equal(y_pred, y)
+
+
 def test_epochs_come_in_microvolts_and_eight_targets():
     epochs = simulate_response_times(2, 3, n_chans=4, n_times=250, random_state=0)
     names = [f"target_{i}" for i in range(8)]
@@ -159,6 +291,13 @@ def test_subject_windows_index_as_arrays_do(X, rows):
     assert (windows.ndim, windows.dtype) == (3, np.float32)
     np.testing.assert_array_equal(windows[:, 0], X[:, 0])
     assert "7 subjects" in repr(windows)
+
+
+def test_windows_of_a_read_only_array_can_be_written():
+    X = np.zeros((3, 2, 100), dtype=np.float32)
+    X.flags.writeable = False
+    windows = SubjectWindows(X, ["a", "a", "b"])
+    assert windows[[1, 2]][0].flags.writeable
 
 
 def test_subject_windows_make_no_copy():
@@ -222,6 +361,19 @@ def test_response_time_windows(shift, caplog):
         "a.edf: kept 2 of 5 trials; left out 1 without a response, 1 with a response"
         " time outside of (0.1, 4.0) s, 1 with a window that leaves the recording"
     ) in caplog.text
+
+
+def test_response_times_where_a_recording_without_a_date_begins_later():
+    """MNE counts the onsets from before what was cut off."""
+    shifted = BaseConcatDataset([RawDataset(make_raw(EVENTS, first_samp=500), {})])
+    whole = BaseConcatDataset([RawDataset(make_raw(EVENTS), {})])
+    options = {"stimulus": "go", "response": "hit", "window_seconds": 2.0}
+    found = response_time_windows(shifted, **options)
+    expected = response_time_windows(whole, **options)
+    assert len(found) == len(expected) > 0
+    for (X, y, _), (X_expected, y_expected, _) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(X, X_expected)
+        np.testing.assert_allclose(y, y_expected, rtol=1e-6)
 
 
 def test_several_names_of_stimuli_and_responses():
@@ -387,6 +539,146 @@ def write_fif(path, data=None, ch_names=("Cz", "Pz")):
     info = mne.create_info(list(ch_names), 100.0, "eeg")
     mne.io.RawArray(data, info, verbose="error").save(path, verbose="error")
     return path
+
+
+# A part of each recording
+
+
+def count_up(path, seconds=5.0, sfreq=100.0, ch_names=("Cz",)):
+    """Write a recording of which each sample is its own number, in microvolts."""
+    numbers = 1e-6 * np.arange(round(seconds * sfreq))
+    info = mne.create_info(list(ch_names), sfreq, "eeg")
+    data = np.stack([numbers] * len(ch_names))
+    raw = mne.io.RawArray(data, info, verbose="error")
+    raw.save(path, fmt="double", verbose="error")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("crop", "first", "last"),
+    [
+        (None, 0, 499),
+        ((None, None), 0, 499),
+        ((1, None), 100, 499),
+        ((None, 2), 0, 199),
+        ((1.5, 3.25), 150, 324),
+        ([0, 5], 0, 499),
+        (np.array([4.0, 5.0]), 400, 499),
+        ((4.99, None), 499, 499),
+    ],
+)
+def test_crop(tmp_path, crop, first, last):
+    file = count_up(tmp_path / "a_raw.fif")
+    raw = read_recordings(file, crop=crop).datasets[0].raw
+    expected = np.arange(first, last + 1)
+    np.testing.assert_allclose(raw.get_data()[0], expected, rtol=1e-9)
+
+
+@given(
+    n=st.integers(1, 400),
+    sfreq=st.sampled_from([100.0, 125.0, 128.0, 250.0, 256.41, 1000 / 3]),
+    cut=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
+)
+def test_crop_at_any_samples(n, sfreq, cut):
+    start, stop = round(cut[0] * n), round(cut[1] * n)
+    data = np.arange(n, dtype=float)[None]
+    raw = mne.io.RawArray(data, mne.create_info(1, sfreq, "eeg"), verbose="error")
+    if start == stop:
+        return
+    _crop(raw, start / sfreq, stop / sfreq)
+    np.testing.assert_array_equal(raw.get_data()[0], data[0, start:stop])
+
+
+def test_crop_is_made_before_resampling(tmp_path):
+    rng = np.random.default_rng(0)
+    file = write_fif(tmp_path / "a_raw.fif", 1e-5 * rng.normal(size=(2, 500)))
+    found = read_recordings(file, crop=(1, 3), sfreq=50).datasets[0].raw
+    raw = mne.io.read_raw(file, preload=True, verbose="error")
+    raw.crop(1, 3, include_tmax=False).resample(50, verbose="error")
+    np.testing.assert_allclose(found.get_data(), 1e6 * raw.get_data(), rtol=1e-9)
+    assert found.n_times == 100
+
+
+@pytest.mark.parametrize("meas_date", [None, 1e9])
+def test_crop_keeps_events_at_their_samples(tmp_path, meas_date):
+    file = tmp_path / "a_raw.fif"
+    make_raw(EVENTS, meas_date=meas_date).save(file, verbose="error")
+    options = {"stimulus": "go", "response": "hit", "window_seconds": 1.0}
+    whole = response_time_windows(read_recordings(file), **options)
+    # Without the first of the stimuli.
+    part = response_time_windows(read_recordings(file, crop=(4, None)), **options)
+    assert len(part) == len(whole) - 1 > 0
+    for i, (X, y, _) in enumerate(part):
+        np.testing.assert_array_equal(X, whole[i + 1][0])
+        np.testing.assert_allclose(y, whole[i + 1][1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("crop", "message"),
+    [
+        ((6, None), "b_raw.fif: crop begins at 6 s, but the recording is 5 s long"),
+        ((5, 7), "b_raw.fif: crop begins at 5 s, but the recording is 5 s long"),
+        ((None, 5.01), r"b_raw.fif: crop ends at 5.01 s, but the recording is 5 s"),
+        ((1, 1e300), r"b_raw.fif: crop ends at 1e\+300 s, but the recording is 5 s"),
+        ((1.001, 1.002), "crop from 1.001 s to 1.002 s holds no sample at 100 Hz"),
+    ],
+)
+def test_crop_outside_of_a_recording(tmp_path, crop, message):
+    long = count_up(tmp_path / "a_raw.fif", seconds=8)
+    short = count_up(tmp_path / "b_raw.fif")
+    with pytest.raises(ValueError, match=message):
+        read_recordings([long, short], crop=crop)
+
+
+def test_crop_leaves_out_short_recordings_where_bad_ones_are(tmp_path):
+    files = [count_up(tmp_path / f"{s}_raw.fif", seconds=s) for s in (3, 5, 8)]
+    with pytest.warns(UserWarning, match=r"left out: .*3_raw.fif: crop ends at 4 s"):
+        recordings = read_recordings(files, crop=(2, 4), on_bad="warn")
+    assert [r.raw.n_times for r in recordings.datasets] == [200, 200]
+
+
+def test_crop_may_cut_off_what_is_not_finite(tmp_path):
+    data = 1e-5 * np.ones((1, 500))
+    data[0, 450] = np.nan
+    file = write_fif(tmp_path / "a_raw.fif", data, ch_names=("Cz",))
+    read_recordings(file, crop=(None, 4))
+    with pytest.raises(ValueError, match="holds NaN"):
+        read_recordings(file, crop=(4, None))
+
+
+@pytest.mark.parametrize(
+    ("crop", "error"),
+    [
+        (5, TypeError),
+        ((5,), TypeError),
+        ("12", TypeError),
+        ((0, "2"), TypeError),
+        ((0, 1, 2), TypeError),
+        ((2, 1), ValueError),
+        ((1, 1), ValueError),
+        ((-1, 1), ValueError),
+        ((None, 0), ValueError),
+        ((math.nan, 1), ValueError),
+        ((1, math.nan), ValueError),
+        ((0, math.inf), ValueError),
+        ((math.inf, None), ValueError),
+    ],
+)
+def test_crop_is_refused(crop, error):
+    message = r"crop must be \(tmin, tmax\), each a number of seconds or None.*got "
+    with pytest.raises(error, match=message + re.escape(repr(crop))):
+        read_recordings([], crop=crop)
+
+
+def test_crop_of_real_eeg(eegmat):
+    file = eegmat_files(eegmat)[0]
+    whole = read_recordings(file, picks=["EEG Cz"]).datasets[0].raw
+    part = read_recordings(file, picks=["EEG Cz"], crop=(10, 30)).datasets[0].raw
+    expected = whole.get_data(start=5000, stop=15000)
+    np.testing.assert_array_equal(part.get_data(), expected)
+    message = f"{file.name}: crop ends at 70 s, but the recording is 62 s long"
+    with pytest.raises(ValueError, match=message):
+        read_recordings(file, crop=(0, 70))
 
 
 PEOPLE = pd.DataFrame({"participant_id": ["sub-1", "sub-2"], "age": [20.0, np.nan]})

@@ -1,22 +1,31 @@
 """SubjectSplit inside cross_validate: no subject on both sides, no test fold seen."""
 
+import types
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from braindecode import EEGRegressor
+from braindecode import EEGClassifier, EEGRegressor
 from braindecode.datasets import create_from_X_y
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.dummy import DummyRegressor
+from hypothesis.extra.numpy import arrays
+from sklearn import config_context
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
     RepeatedKFold,
     ShuffleSplit,
+    cross_val_predict,
     cross_validate,
 )
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset
 from skorch.helper import SliceDataset
@@ -24,9 +33,12 @@ from skorch.helper import SliceDataset
 from braindecode_sam import SAM, SCORING
 from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import (
+    PredefinedSubjectSplit,
     SubjectSplit,
     nrmse_table,
     out_of_fold_predictions,
+    pool_by_recording,
+    subjects_of,
 )
 
 RNG = np.random.default_rng(0)
@@ -224,3 +236,332 @@ def test_repeated_splits_are_refused_where_later_repeats_would_overwrite(cv):
         out_of_fold_predictions(results, X)
     with pytest.raises(ValueError, match=message):
         nrmse_table(Y, {"mean": Y}, results["indices"]["test"])
+
+
+# Subjects by name
+
+
+@given(
+    groups=st.one_of(
+        st.lists(st.integers(0, 4), min_size=2, max_size=20),
+        st.lists(st.sampled_from(["a", "bc", "1"]), min_size=2, max_size=20),
+    ).filter(lambda groups: len(set(groups)) > 1),
+    data=st.data(),
+)
+def test_predefined_split_by_hand(groups, data):
+    subjects = sorted(set(groups))
+    tested = data.draw(st.sets(st.sampled_from(subjects), min_size=1))
+    others = [s for s in subjects if s not in tested]
+    trained = None
+    if others and data.draw(st.booleans()):
+        trained = data.draw(st.sets(st.sampled_from(others), min_size=1))
+    cv = PredefinedSubjectSplit(tested, trained)
+    assert cv.get_n_splits() == 1
+    if not others:
+        with pytest.raises(ValueError, match="leave a subject to train on, got all of"):
+            next(cv.split(groups, groups=groups))
+        return
+    [(train, test)] = cv.split(groups, groups=groups)
+    expected = others if trained is None else trained
+    assert test.tolist() == [i for i, g in enumerate(groups) if g in tested]
+    assert train.tolist() == [i for i, g in enumerate(groups) if g in expected]
+
+
+@pytest.mark.parametrize(
+    "subjects",
+    [[8, 9], (9, 8), {8, 9}, np.array([8, 9]), np.array([8, 9], dtype=object)],
+    ids=["list", "tuple", "set", "array", "objects"],
+)
+def test_predefined_split_in_cross_validate(subjects):
+    cv = PredefinedSubjectSplit(test_subjects=subjects, train_subjects=range(4))
+    results = cross_validate(
+        Ridge(), X[:, 0], Y, groups=SUBJECTS, cv=cv, return_indices=True,
+        error_score="raise",
+    )  # fmt: skip
+    ridge = Ridge().fit(X[:16, 0], Y[:16])
+    expected = ridge.score(X[32:, 0], Y[32:])
+    assert results["test_score"].tolist() == pytest.approx([expected])
+    assert results["indices"]["test"][0].tolist() == list(range(32, 40))
+    search = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}, cv=cv)
+    search.fit(X[:, 0], Y, groups=SUBJECTS)
+    assert search.cv_results_["split0_test_score"][1] == pytest.approx(expected)
+
+
+def test_predefined_split_by_metadata_routing():
+    cv = PredefinedSubjectSplit([8, 9])
+    plain = cross_validate(Ridge(), X[:, 0], Y, groups=SUBJECTS, cv=cv)
+    with config_context(enable_metadata_routing=True):
+        routed = cross_validate(Ridge(), X[:, 0], Y, params={"groups": SUBJECTS}, cv=cv)
+    np.testing.assert_array_equal(routed["test_score"], plain["test_score"])
+
+
+def test_predefined_split_shows_its_subjects():
+    cv = PredefinedSubjectSplit(np.array(["a", "b"]))
+    expected = "PredefinedSubjectSplit(test_subjects=['a', 'b'], train_subjects=None)"
+    assert repr(cv) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["sub-01"], TypeError, "test_subjects must be a list .*, got 'sub-01'"),
+        ([1], TypeError, "test_subjects must be a list .*, got 1"),
+        ([[["a"]]], TypeError, r"test_subjects must be a list .*, got \[\['a'\]\]"),
+        ([["a"], "b"], TypeError, "train_subjects must be a list .*, got 'b'"),
+        ([["a"], [None]], TypeError, r"train_subjects must be a list.* got \[None\]"),
+        ([[]], ValueError, r"test_subjects must name at least one subject, got \[\]"),
+        ([["a"], []], ValueError, r"train_subjects must name at least one .* got \[\]"),
+        ([["a", "b"], ["b"]], ValueError, "no subject in common, got 'b' in both"),
+    ],
+)
+def test_predefined_split_refuses(arguments, error, message):
+    with pytest.raises(error, match=message):
+        PredefinedSubjectSplit(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "groups", "message"),
+    [
+        ([["a"]], None, r"groups is None.*pass groups= to cross_validate"),
+        ([["a"]], ["a"], "same length, got X: 4, groups: 1"),
+        ([["x"]], list("aabb"), r"test_subjects names 'x', .* \['a', 'b'\] of groups$"),
+        ([["a"], ["x"]], list("aabb"), "train_subjects names 'x', which is not among"),
+        ([["1"]], [1, 1, 2, 2], r"'1', .* \[1, 2\] .*text and numbers .* groups has 1"),
+        ([[1]], list("1122"), r"names 1, .* \['1', '2'\] of .* groups has '1'"),
+        ([["a", "b"]], list("abab"), r"leave a subject .* got all of \['a', 'b'\]"),
+        ([["a"]], ["a", None, "b", "b"], "subject for every window, got None"),
+    ],
+)
+def test_predefined_split_refuses_groups(arguments, groups, message):
+    with pytest.raises(ValueError, match=message):
+        next(PredefinedSubjectSplit(*arguments).split(np.zeros(4), groups=groups))
+
+
+# Predictions out of the folds
+
+
+LABELS = np.array(["left", "right", "rest", "right"] * 10)
+
+
+def fitted(estimator, y, X=X[:, 0], **options):
+    options = {"cv": GroupKFold(5), "groups": SUBJECTS} | options
+    return cross_validate(
+        estimator, X, y, return_estimator=True, return_indices=True,
+        error_score="raise", **options,
+    )  # fmt: skip
+
+
+def test_out_of_fold_predictions_as_scikit_learn_gives_them():
+    data, cv = X[:, 0], GroupKFold(5)
+    options = {"groups": SUBJECTS, "cv": cv}
+    ridge = out_of_fold_predictions(fitted(Ridge(), Y), data)
+    expected = cross_val_predict(Ridge(), data, Y, **options)
+    np.testing.assert_allclose(ridge, expected[:, None], rtol=1e-6)
+    both = np.stack([Y, -Y], axis=1)
+    ridge = out_of_fold_predictions(fitted(Ridge(), both), data)
+    expected = cross_val_predict(Ridge(), data, both, **options)
+    np.testing.assert_allclose(ridge, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("y", [LABELS, LABELS.astype(object), np.arange(40) % 3])
+def test_out_of_fold_probabilities_and_labels(y):
+    data, net = X[:, 0], LogisticRegression()
+    results = fitted(net, y)
+    options = {"groups": SUBJECTS, "cv": GroupKFold(5)}
+    found = out_of_fold_predictions(results, data, method="predict_proba")
+    expected = cross_val_predict(net, data, y, method="predict_proba", **options)
+    np.testing.assert_array_equal(found, expected)
+    labels = out_of_fold_predictions(results, data)
+    expected = cross_val_predict(net, data, y, **options)
+    np.testing.assert_array_equal(labels.reshape(40), expected)
+    if y.dtype.kind in "UO":
+        assert labels.dtype == "<U5"
+        assert labels.shape == (40,)
+        assert accuracy_score(y, labels) > 0
+    else:
+        assert labels.shape == (40, 1)
+
+
+def test_labels_of_other_widths_and_windows_in_no_fold():
+    y = np.array(["a"] * 20 + ["much longer"] * 20)
+    halves = [(np.arange(20), np.arange(20, 30)), (np.arange(20, 40), np.arange(10))]
+    results = fitted(DummyClassifier(), y, cv=halves)
+    found = out_of_fold_predictions(results, X[:, 0])
+    expected = ["much longer"] * 10 + [""] * 10 + ["a"] * 10 + [""] * 10
+    assert found.tolist() == expected
+    split = PredefinedSubjectSplit([0])
+    results = fitted(DummyClassifier(), LABELS, cv=split)
+    found = out_of_fold_predictions(results, X[:, 0], method="predict_proba")
+    assert np.isnan(found[4:]).all()
+    assert found.shape == (40, 3)
+    np.testing.assert_allclose(found[:4].sum(axis=1), 1)
+
+
+def test_labels_of_several_outputs():
+    y = np.stack([LABELS, LABELS[::-1]], axis=1)
+    results = fitted(DummyClassifier(), y, scoring=lambda *arguments: 0.0)
+    found = out_of_fold_predictions(results, X[:, 0])
+    assert found.shape == (40, 2)
+    assert set(found.ravel()) == {"right"}
+    message = r"one array of shape .* got a list of 2 from DummyClassifier"
+    with pytest.raises(ValueError, match=message):
+        out_of_fold_predictions(results, X[:, 0], method="predict_proba")
+
+
+def test_probabilities_of_nets_that_take_subject_windows():
+    y = (np.arange(40) % 2).astype(np.int64)
+    net = EEGClassifier(
+        "EEGNeX", optimizer=SAM, max_epochs=1, batch_size=4, verbose=0,
+        train_split=SubjectSplit(1, random_state=0),
+    )  # fmt: skip
+    windows = SubjectWindows(X, SUBJECTS)
+    results = fitted(net, y, windows, cv=GroupKFold(2))
+    found = out_of_fold_predictions(results, windows, method="predict_proba")
+    assert found.shape == (40, 2)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    labels = out_of_fold_predictions(results, windows)
+    np.testing.assert_array_equal(labels[:, 0], found.argmax(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name"),
+    [
+        (Ridge(), "Ridge"),
+        (make_pipeline(StandardScaler(), Ridge()), "Pipeline of Ridge"),
+        (LinearSVC(), "LinearSVC"),
+    ],
+)
+def test_refuses_probabilities_of_estimators_without(estimator, name):
+    results = fitted(estimator, np.arange(40) % 2)
+    message = f"every estimator has, got 'predict_proba', which {name} of fold 1 does"
+    with pytest.raises(ValueError, match=message):
+        out_of_fold_predictions(results, X[:, 0], method="predict_proba")
+    with pytest.raises(ValueError, match=r"one of 'predict', 'predict_proba', got 'x'"):
+        out_of_fold_predictions(results, X[:, 0], method="x")
+
+
+def test_refuses_probabilities_of_regression_nets():
+    """skorch gives them a predict_proba, which predicts values."""
+    results = fitted(make_net(train_split=None, max_epochs=1), Y, X, cv=GroupKFold(2))
+    assert hasattr(results["estimator"][0], "predict_proba")
+    with pytest.raises(ValueError, match=r"got 'predict_proba', which EEGRegressor of"):
+        out_of_fold_predictions(results, X, method="predict_proba")
+
+
+def test_refuses_probabilities_of_other_classes():
+    y = np.where(SUBJECTS < 8, LABELS, "never")
+    rows = np.arange(40)
+    folds = [(rows[:36], rows[36:]), (rows[:32], rows[32:36])]
+    results = fitted(DummyClassifier(), y, cv=folds)
+    known = (
+        r"fold 2 knows \['left', 'rest', 'right'\], that of fold 1 \['left', 'never'"
+    )
+    with pytest.raises(ValueError, match=known):
+        out_of_fold_predictions(results, X[:, 0], method="predict_proba")
+    assert set(out_of_fold_predictions(results, X[:, 0])) == {"", "right"}
+
+
+def test_refuses_folds_whose_predictions_do_not_fit_together():
+    results = fitted(DummyRegressor(), np.stack([Y, Y], axis=1), cv=GroupKFold(2))
+    other = fitted(DummyRegressor(), Y, cv=GroupKFold(2))
+    results["estimator"][1] = other["estimator"][1]
+    message = "of fold 2 are 1 columns of float.*, those of fold 1 2 columns of float"
+    with pytest.raises(ValueError, match=message):
+        out_of_fold_predictions(results, X[:, 0])
+
+
+@pytest.mark.parametrize("key", ["estimator", "indices"])
+def test_refuses_results_that_lack_something(key):
+    results = fitted(DummyRegressor(), Y)
+    del results[key]
+    with pytest.raises(
+        ValueError, match=f"results has no '{key}'; call cross_validate"
+    ):
+        out_of_fold_predictions(results, X[:, 0])
+
+
+# Recordings
+
+
+@given(
+    recordings=st.one_of(
+        st.lists(st.sampled_from(["a", "bc", "d"]), min_size=1, max_size=12),
+        st.lists(st.integers(-3, 3), min_size=1, max_size=12),
+    ),
+    shape=st.sampled_from([(), (1,), (3,)]),
+    data=st.data(),
+)
+def test_pooling_by_hand(recordings, shape, data):
+    numbers = arrays(float, (len(recordings), *shape), elements=st.floats(-99, 99))
+    y_pred = data.draw(numbers)
+    names = sorted(set(recordings))
+    text = data.draw(st.booleans())
+    target = {name: f"of {name}" if text else 0.1 * i for i, name in enumerate(names)}
+    y_true = [target[name] for name in recordings]
+    true, pooled, found = pool_by_recording(y_true, y_pred, recordings)
+    assert found.tolist() == names
+    assert true.tolist() == [target[name] for name in names]
+    assert pooled.shape == (len(names), *shape)
+    assert pooled.dtype == np.float64
+    for name, mean in zip(names, pooled, strict=True):
+        mine = [i for i, recording in enumerate(recordings) if recording == name]
+        np.testing.assert_allclose(mean, y_pred[mine].mean(axis=0), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, bool, ">f8"])
+def test_pooled_targets_keep_their_dtype(dtype):
+    y_true = np.array([[1, 0], [1, 0], [0, 1]], dtype=dtype)
+    true, pooled, _ = pool_by_recording(y_true, np.ones((3, 2)), ["b", "b", "a"])
+    assert true.dtype == y_true.dtype
+    np.testing.assert_array_equal(true, [[0, 1], [1, 0]])
+    np.testing.assert_array_equal(pooled, np.ones((2, 2)))
+
+
+def test_scores_by_recording():
+    y = SUBJECTS.astype(float)
+    results = fitted(Ridge(), y)
+    y_pred = out_of_fold_predictions(results, X[:, 0])
+    true, pooled, names = pool_by_recording(y, y_pred, SUBJECTS)
+    by_hand = [np.mean(y_pred[np.isin(SUBJECTS, s)]) for s in range(10)]
+    assert names.tolist() == list(range(10))
+    assert r2_score(true, pooled) == pytest.approx(r2_score(np.arange(10.0), by_hand))
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_pred", "recordings", "message"),
+    [
+        ([1, 1, 2], [0.5] * 3, list("aab"), None),
+        ([1, 3, 2], [0.5] * 3, list("aab"), "of 'a' varies, 1 and 3$"),
+        (["x", "x", "y"], [0.5] * 3, list("abb"), "of 'b' varies, 'x' and 'y'$"),
+        ([[1, 2], [1, 3]], [0.5] * 2, [7, 7], r"of 7 varies, \[1, 2\] and \[1, 3\]"),
+        ([1, 1, 2], [0.5, np.nan, 0.5], list("aab"),
+         r"y_pred must be finite, got \[nan\] for window 1 .*in no test fold"),
+        ([1, np.nan, 2], [0.5] * 3, list("aab"), "y_true must be finite, got .nan."),
+        (["x", None, "x"], [0.5] * 3, list("aab"), "y_true must name a label for"),
+        (["x", 1, "x"], [0.5] * 3, list("aab"), "y_true must .* got 1 for window 1"),
+        ([1, 1, 2], list("xyz"), list("aab"), "y_pred must hold numbers.*proba"),
+        ([1, 1, 2], np.ones((3, 1, 1)), list("aab"), r"y_pred must have the shape"),
+        ([1, 1, 2], [0.5] * 3, list("ab"),
+         "y_true, y_pred and recordings must have the same length, got y_true: 3"),
+        ([1, 1, 2], [0.5] * 3, ["a", None, "b"], "recordings must name a recording"),
+        ([1, 1, 2], [0.5] * 3, ["a", 1, "b"], "recordings must .* all text or all num"),
+        ([], [], [], "y_true must have the shape .* not be empty"),
+    ],
+)  # fmt: skip
+def test_pooling_refuses(y_true, y_pred, recordings, message):
+    if message is None:
+        pool_by_recording(y_true, y_pred, recordings)
+        return
+    with pytest.raises(ValueError, match=message):
+        pool_by_recording(y_true, y_pred, recordings)
+
+
+# Subjects that are missing
+
+
+def test_a_subject_may_be_missing_where_no_window_is_taken():
+    windows = types.SimpleNamespace(groups=np.array(["a", None, "b"], dtype=object))
+    part = torch.utils.data.Subset(windows, [0, 2])
+    assert subjects_of(part).tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match="subject for every window, got None"):
+        subjects_of(windows)

@@ -2,6 +2,7 @@
 
 from braindecode_sam.datasets.arrays import SubjectWindows, to_arrays
 from braindecode_sam.datasets.recordings import read_recordings
+from braindecode_sam.datasets.scaling import SubjectScaler
 from braindecode_sam.datasets.simulation import simulate_response_times
 from braindecode_sam.datasets.windows import (
     response_time_windows,
@@ -9,6 +10,7 @@ from braindecode_sam.datasets.windows import (
 )
 
 __all__ = [
+    "SubjectScaler",
     "SubjectWindows",
     "read_recordings",
     "response_time_windows",

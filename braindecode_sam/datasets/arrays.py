@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from braindecode_sam.checks import (
     as_numbers,
+    as_targets,
     check_groups,
     check_same_length,
     check_scale,
@@ -40,7 +41,8 @@ def to_arrays(
         Epochs with metadata; windows datasets; or an array of shape
         (n_windows, n_chans, n_times), then with `y` and `groups` beside it.
     y : array-like of shape (n_windows,) or (n_windows, n_outputs), optional
-        Targets; needed for an array, elsewhere used instead of `target`.
+        Targets; needed for an array, elsewhere used instead of `target`. Numbers, or
+        text of shape (n_windows,) that labels the windows.
     groups : array-like of shape (n_windows,), optional
         Subjects; needed for an array, elsewhere used instead of `subject`.
     target : str or list of str, default="target"
@@ -54,16 +56,27 @@ def to_arrays(
         EEG, as a braindecode net takes it: MNE's Epochs, which hold volts, in
         microvolts; datasets and arrays as they are, with a warning if that looks like
         volts. An array of this type is passed on without a copy.
-    y : ndarray of shape (n_windows,) or (n_windows, n_outputs), float32
-        Targets.
+    y : ndarray of shape (n_windows,) or (n_windows, n_outputs), float32 or str
+        Targets: numbers in float32, labels as text of a fixed width.
     groups : ndarray of shape (n_windows,)
-        Subjects.
+        Subjects: text of a fixed width or numbers, never Python objects, so that
+        ``numpy.savez`` writes what ``numpy.load`` reads without pickle.
 
     Raises
     ------
     ValueError
         If a column is missing, lengths differ, a value is not finite, the target is
-        constant or a subject is missing.
+        constant, a label or a subject is missing, or the targets hold both text and
+        numbers.
+
+    Notes
+    -----
+    Text is never read as numbers. A table whose numbers were read as text, such as
+    "0.5" and "0.7", gives labels, and a regression fails only later: turn such a
+    column into numbers first, with :func:`pandas.to_numeric`.
+
+    scikit-learn's classifiers take text labels. braindecode's own nets take the
+    integers that :class:`sklearn.preprocessing.LabelEncoder` makes of them.
 
     Examples
     --------
@@ -72,6 +85,9 @@ def to_arrays(
     >>> X, y, groups = to_arrays(epochs, target="response_time")
     >>> X.shape, str(X.dtype), y.shape
     ((6, 8, 500), 'float32', (6,))
+    >>> epochs.metadata["hand"] = ["left", "right", "left", "left", "right", "left"]
+    >>> to_arrays(epochs, target="hand")[1]
+    array(['left', 'right', 'left', 'left', 'right', 'left'], dtype='<U5')
     """
     if y is None or groups is None:
         missing = "y" if y is None else "groups"
@@ -135,10 +151,10 @@ def _column(table: Any, name: str | list[str], argument: str) -> NDArray[Any]:
 
 
 def _checked(X: NDArray[Any], y: ArrayLike, groups: ArrayLike) -> _Arrays:
-    y = as_numbers("y", y, np.float32)
+    y = as_targets(y)
     check_windows(X, y, groups)
     check_scale(X)
-    return X, y, np.asarray(groups)
+    return X, y, check_groups(groups)
 
 
 class SubjectWindows:
@@ -160,7 +176,7 @@ class SubjectWindows:
     Attributes
     ----------
     groups : ndarray of shape (n_windows,)
-        Subject of each window that is left.
+        Subject of each window that is left; text of a fixed width or numbers.
 
     Examples
     --------
@@ -215,7 +231,10 @@ class SubjectWindows:
             key = key[0]
         rows = self._rows[key]
         if np.ndim(rows) == 0:
-            return self._X[rows]
+            window = self._X[rows]
+            # joblib shares large arrays with its workers read-only, where torch warns.
+            is_read_only = isinstance(window, np.ndarray) and not window.flags.writeable
+            return window.copy() if is_read_only else window
         taken = object.__new__(type(self))
         taken.__dict__ |= self.__dict__ | {"_rows": rows}
         return taken

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
 from collections.abc import Callable, Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from braindecode.datasets import BaseConcatDataset, RawDataset
 from braindecode_sam._arguments import check_choice, check_positive
 from braindecode_sam.datasets.arrays import MICROVOLTS
 
+Crop = tuple[float | None, float | None] | None
+
 MAX_SIGNALS = 9999  # of an EDF file: the header counts them in four characters
 
 
@@ -27,6 +31,7 @@ def read_recordings(
     subject_of: Callable[[Path], Any] | None = None,
     picks: str | list[str] | None = None,
     sfreq: float | None = None,
+    crop: tuple[float | None, float | None] | None = None,
     on_bad: str = "raise",
 ) -> BaseConcatDataset:
     """Read recordings in any format that MNE reads.
@@ -46,10 +51,15 @@ def read_recordings(
         Channels to keep, as MNE names them; default all.
     sfreq : float, optional
         Resample to this frequency in Hz.
+    crop : tuple of float or None, optional
+        ``(tmin, tmax)`` in seconds from the beginning of each recording: the part to
+        keep, before any resampling. None as `tmin` is the beginning, as `tmax` the
+        end. The sample at `tmax` is left out, so ``(0, 60)`` keeps 60 seconds.
+        Annotations stay at their events; those outside are dropped.
     on_bad : {"raise", "warn"}, default="raise"
         What to do about files that cannot be read, are empty, shorter than their
-        header says, or hold values that are not finite: refuse all, naming every
-        bad file, or warn and leave those out.
+        header says or than `crop`, or hold values that are not finite in the part
+        that is kept: refuse all, naming every bad file, or warn and leave those out.
 
     Returns
     -------
@@ -60,11 +70,14 @@ def read_recordings(
 
     Raises
     ------
+    TypeError
+        If `crop` is not a pair of numbers or None.
     ValueError
         If a file is bad, a subject is not in the table, channels differ between
-        recordings, or nothing is left.
+        recordings, nothing is left, or `crop` is not two times in order.
     """
     check_choice("on_bad", on_bad, ("raise", "warn"))
+    _check_crop(crop)
     if sfreq is not None:
         check_positive("sfreq", sfreq)
     if isinstance(paths, (str, os.PathLike)):
@@ -76,7 +89,7 @@ def read_recordings(
         {"subject": subject, "path": str(path), **_row_of(table, subject, path)}
         for subject, path in zip(subjects, paths, strict=True)
     ]
-    raws = _read_all(paths, on_bad)
+    raws = _read_all(paths, crop, on_bad)
     recordings = [
         RawDataset(_prepare(raw, picks, sfreq), description)
         for raw, description in zip(raws, descriptions, strict=True)
@@ -84,6 +97,21 @@ def read_recordings(
     ]
     _check_same_channels(recordings)
     return BaseConcatDataset(recordings)
+
+
+def _check_crop(crop: Any) -> None:
+    if crop is None:
+        return
+    accepted = "crop must be (tmin, tmax), each a number of seconds or None"
+    is_pair = isinstance(crop, (tuple, list, np.ndarray)) and len(crop) == 2
+    if not is_pair or not all(t is None or isinstance(t, Real) for t in crop):
+        raise TypeError(f"{accepted}, got {crop!r}")
+    tmin, tmax = (0.0 if crop[0] is None else crop[0]), crop[1]
+    is_ordered = 0 <= tmin < (math.inf if tmax is None else tmax)
+    if not is_ordered or tmax == math.inf:
+        raise ValueError(
+            f"{accepted}, with 0 <= tmin < tmax and both finite, got {crop!r}"
+        )
 
 
 def _read_table(participants: pd.DataFrame | str | os.PathLike[str]) -> pd.DataFrame:
@@ -124,11 +152,13 @@ def _row_of(table: pd.DataFrame | None, subject: str, path: Path) -> dict[str, A
     return table.loc[str(subject)].to_dict()
 
 
-def _read_all(paths: list[Path], on_bad: str) -> list[mne.io.BaseRaw | None]:
+def _read_all(
+    paths: list[Path], crop: Crop, on_bad: str
+) -> list[mne.io.BaseRaw | None]:
     raws, bad = [], []
     for path in paths:
         try:
-            raws.append(_read_one(path))
+            raws.append(_read_one(path, crop))
         # MNE's readers raise whatever their parsing stumbles over.
         except Exception as error:
             raws.append(None)
@@ -143,13 +173,16 @@ def _read_all(paths: list[Path], on_bad: str) -> list[mne.io.BaseRaw | None]:
     return raws
 
 
-def _read_one(path: Path) -> mne.io.BaseRaw:
+def _read_one(path: Path, crop: Crop) -> mne.io.BaseRaw:
     size = path.stat().st_size
     if size == 0:
         raise ValueError("the file is empty")
-    raw = mne.io.read_raw(path, preload=True, verbose="error")
+    raw = mne.io.read_raw(path, verbose="error")
     if path.suffix.lower() == ".edf":
         _check_complete(path, size)
+    if crop is not None:
+        _crop(raw, *crop)
+    raw.load_data(verbose="error")  # only now: what is cut off is not read
     if not np.isfinite(raw.get_data()).all():
         raise ValueError("the recording holds NaN or infinite values")
     return raw
@@ -166,6 +199,27 @@ def _check_complete(path: Path, size: int) -> None:
     expected = header_bytes + 2 * sum(lengths) * n_records  # two bytes a sample
     if size < expected:  # n_records is -1 while a recording is not closed
         raise ValueError(f"the file is truncated: {size} of {expected} bytes are there")
+
+
+def _crop(raw: mne.io.BaseRaw, tmin: float | None, tmax: float | None) -> None:
+    sfreq, n_times = raw.info["sfreq"], raw.n_times
+    length = n_times / sfreq
+    start = 0 if tmin is None else round(min(tmin * sfreq, n_times))
+    stop = n_times if tmax is None else round(min(tmax * sfreq, n_times + 1))
+    if start >= n_times:
+        raise ValueError(
+            f"crop begins at {tmin} s, but the recording is {length:g} s long"
+        )
+    if stop > n_times:
+        raise ValueError(
+            f"crop ends at {tmax} s, but the recording is {length:g} s long"
+        )
+    if start == stop:
+        raise ValueError(
+            f"crop from {tmin} s to {tmax} s holds no sample at {sfreq:g} Hz"
+        )
+    # By its last sample: MNE refuses an end that rounding puts behind the recording's.
+    raw.crop(start / sfreq, (stop - 1) / sfreq, verbose="error")
 
 
 def _prepare(

@@ -239,9 +239,8 @@ def _onsets(
             f"{argument} names the event {names!r}, which recording"
             f" {_name(description)} does not have; it has {known}"
         )
-    # Where annotations have a date of their own, MNE counts from that.
-    first = 0.0 if annotations.orig_time is None else raw.first_time
-    return np.sort(annotations.onset[here]) - first
+    # MNE counts from where the recording began, before anything was cut off.
+    return np.sort(annotations.onset[here]) - raw.first_time
 
 
 def _trials(

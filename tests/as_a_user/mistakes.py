@@ -23,7 +23,7 @@ for attempt in (
     lambda: make_regressor({"criterion": "os.system"}),
     lambda: make_regressor("challenge_9"),
     lambda: read_recordings("there/is/none.edf"),
-    lambda: check_windows(X, ["low", "high"] * 12),
+    lambda: check_windows(X, ["low", 1.0] * 12),
     lambda: SAM([]),
 ):
     try:
@@ -39,7 +39,7 @@ small().fit(1e-6 * X, y)
 # * validation errors for TrainingConfig*
 # config must be one of challenge_1, challenge_2, the path of a .json file or*
 # cannot read there/is/none.edf:*
-# y must hold numbers, got *
+# y must have the shape (n_windows,) and be all text or all numbers, got 1.0*
 # params must hold at least one tensor, got []*
 # Warns:
 # *The training set has 24 example(s)*

@@ -1,0 +1,285 @@
+"""SubjectScaler against StandardScaler for each subject, and inside cross_validate."""
+
+import pickle
+import tracemalloc
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from braindecode import EEGRegressor
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GroupKFold, cross_val_predict, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+from braindecode_sam import SAM, SCORING
+from braindecode_sam.datasets import (
+    SubjectScaler,
+    SubjectWindows,
+    read_recordings,
+    subject_target_windows,
+    to_arrays,
+)
+from braindecode_sam.model_selection import SubjectSplit
+
+RNG = np.random.default_rng(0)
+GROUPS = np.repeat(list("abcdef"), 6)
+SIZES = RNG.uniform(1, 30, (6, 3, 1)).repeat(6, axis=0)
+X = (SIZES * RNG.normal(size=(36, 3, 120)) + SIZES).astype(np.float32)
+Y = RNG.normal(size=36).astype(np.float32)
+
+
+def by_subject(X, groups, **options):
+    """Scale by scikit-learn, subject by subject."""
+    scaled = np.empty(X.shape)
+    for subject in np.unique(groups):
+        rows = X[groups == subject].astype(float)
+        columns = rows.transpose(0, 2, 1).reshape(-1, X.shape[1])
+        columns = StandardScaler(**options).fit_transform(columns)
+        n, n_chans, n_times = rows.shape
+        back = columns.reshape(n, n_times, n_chans).transpose(0, 2, 1)
+        scaled[groups == subject] = back
+    return scaled
+
+
+def flat(X):
+    return np.asarray(X).reshape(len(X), -1)
+
+
+@given(
+    X=arrays(np.float32, (7, 2, 5), elements=st.floats(-99, 99, width=32)),
+    groups=st.one_of(
+        st.lists(st.sampled_from("abc"), min_size=7, max_size=7),
+        st.lists(st.integers(0, 9), min_size=7, max_size=7),
+    ),
+    with_mean=st.booleans(),
+    with_std=st.booleans(),
+)
+def test_as_standard_scaler_for_each_subject(X, groups, with_mean, with_std):
+    scaler = SubjectScaler(with_mean=with_mean, with_std=with_std)
+    found = scaler.fit_transform(X.astype(float), groups=groups)
+    options = {"with_mean": with_mean, "with_std": with_std}
+    expected = by_subject(X, np.array(groups), **options)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 40])
+def test_many_windows_are_one_subject(n):
+    X = RNG.normal(3, 5, (n, 2, 30))
+    expected = (X - X.mean(axis=(0, 2), keepdims=True)) / X.std((0, 2), keepdims=True)
+    found = SubjectScaler().transform(X, ["a"] * n)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_single_window_is_standardized_by_itself():
+    alone = SubjectScaler().transform(X[:1], GROUPS[:1])
+    assert alone.mean(axis=2) == pytest.approx(np.zeros((1, 3)), abs=1e-6)
+    assert alone.std(axis=2) == pytest.approx(np.ones((1, 3)), abs=1e-5)
+    beside_others = SubjectScaler().transform(X, GROUPS)[:1]
+    assert np.abs(alone - beside_others).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("given", "gives"),
+    [("f2", "f2"), ("f4", "f4"), ("f8", "f8"), ("i2", "f8"), (">f4", ">f4")],
+)
+def test_dtypes(given, gives):
+    X_given = X.astype(given)
+    found = SubjectScaler().transform(X_given, GROUPS)
+    assert found.dtype == np.dtype(gives)
+    expected = by_subject(X_given, GROUPS)
+    tolerance = 2e-3 if given == "f2" else 1e-6
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_float32_far_from_zero_is_as_exact_as_float64():
+    far = (X + 3e4).astype(np.float32)
+    found = SubjectScaler().transform(far, GROUPS)
+    expected = by_subject(far, GROUPS)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e6, 1e-7])
+def test_constant_channels_become_zeros(value):
+    constant = X.copy()
+    constant[GROUPS == "b", 1] = value
+    found = SubjectScaler().transform(constant, GROUPS)
+    assert (found[GROUPS == "b", 1] == 0).all()
+    others = (GROUPS != "b")[:, None] | (np.arange(3) != 1)
+    np.testing.assert_array_equal(
+        found[others], SubjectScaler().transform(X, GROUPS)[others]
+    )
+    kept = SubjectScaler(with_mean=False).transform(constant, GROUPS)
+    assert (kept[GROUPS == "b", 1] == np.float32(value)).all()
+
+
+def test_no_other_subject_and_no_target_matters():
+    together = SubjectScaler().fit_transform(X, Y, GROUPS)
+    fitted = SubjectScaler().fit(X[GROUPS == "a"], Y[GROUPS == "a"])
+    for subject in "abcdef":
+        mine = np.isin(GROUPS, subject)
+        alone = fitted.transform(X[mine], GROUPS[mine])
+        np.testing.assert_array_equal(alone, together[mine])
+    assert not [name for name in vars(fitted) if name.endswith("_")]
+
+
+def test_nothing_is_changed_in_place():
+    before = X.copy()
+    windows = SubjectWindows(X, GROUPS)
+    scaled = SubjectScaler().fit_transform(windows)
+    np.testing.assert_array_equal(X, before)
+    np.testing.assert_array_equal(np.asarray(windows), before)
+    assert not np.shares_memory(np.asarray(scaled), X)
+
+
+def test_subject_windows_give_subject_windows():
+    rows = RNG.permutation(36)[:20]
+    taken = SubjectWindows(X, GROUPS)[rows]
+    scaled = SubjectScaler().fit_transform(taken)
+    assert isinstance(scaled, SubjectWindows)
+    np.testing.assert_array_equal(scaled.groups, GROUPS[rows])
+    np.testing.assert_array_equal(
+        np.asarray(scaled), SubjectScaler().transform(X[rows], GROUPS[rows])
+    )
+
+
+def test_one_copy_is_made_of_what_is_large():
+    large = np.zeros((3000, 8, 200), dtype=np.float32)
+    groups = np.repeat(np.arange(10), 300)
+    for data, theirs in ((SubjectWindows(large, groups)[::-1], None), (large, groups)):
+        tracemalloc.start()
+        SubjectScaler().transform(data, theirs)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1.3 * large.nbytes
+
+
+@pytest.mark.parametrize(
+    ("X", "groups", "message"),
+    [
+        (X, None, r"ndarray knows no subjects.*Pass X=SubjectWindows\(X, groups\)"),
+        (X.tolist(), None, "list knows no subjects"),
+        (SubjectWindows(X, GROUPS), GROUPS, "groups must be None for SubjectWindows"),
+        (X, GROUPS[:5], "same length, got X: 36, groups: 5"),
+        (X[0], GROUPS[:3], r"X must have the shape .*got \(3, 120\)"),
+        (X[:0], [], r"no empty dimension, got \(0, 3, 120\)"),
+        (X, [None, *GROUPS[1:]], "subject for every window, got None for window 0"),
+    ],
+)
+def test_refuses_windows_of_nobody(X, groups, message):
+    with pytest.raises(ValueError, match=message):
+        SubjectScaler().fit(X).transform(X, groups)
+    with pytest.raises(ValueError, match=message):
+        SubjectScaler().fit_transform(X, groups=groups)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_refuses_values_that_are_not_finite(value):
+    spoiled = X.copy()
+    spoiled[13, 1, 7] = value
+    with pytest.raises(ValueError, match="X must be finite, but window 13 holds NaN"):
+        SubjectScaler().transform(spoiled, GROUPS)
+    with pytest.raises(ValueError, match="X must be finite, but window 22 holds NaN"):
+        SubjectScaler().transform(SubjectWindows(spoiled, GROUPS)[::-1])
+
+
+@pytest.mark.parametrize("option", ["with_mean", "with_std"])
+def test_refuses_options(option):
+    with pytest.raises(ValueError, match=f"{option} must be one of True, False, got 2"):
+        SubjectScaler(**{option: 2}).fit_transform(X, groups=GROUPS)
+
+
+def test_is_an_estimator():
+    scaler = SubjectScaler(with_std=False)
+    check_is_fitted(scaler)
+    assert scaler.get_params() == {"with_mean": True, "with_std": False}
+    expected = scaler.transform(X, GROUPS)
+    for other in (clone(scaler), pickle.loads(pickle.dumps(scaler))):
+        np.testing.assert_array_equal(other.transform(X, GROUPS), expected)
+    scaler.set_params(with_std=True)
+    assert scaler.transform(X, GROUPS).std() == pytest.approx(1, abs=1e-3)
+    assert repr(SubjectScaler(with_mean=False)) == "SubjectScaler(with_mean=False)"
+
+
+def test_in_a_pipeline_each_fold_is_scaled_by_its_own_windows():
+    features = FunctionTransformer(flat)
+    pipeline = make_pipeline(SubjectScaler(), features, Ridge(10.0))
+    windows, cv = SubjectWindows(X, GROUPS), GroupKFold(3)
+    found = cross_val_predict(pipeline, windows, Y, groups=GROUPS, cv=cv)
+    expected = np.empty(36)
+    for train, test in cv.split(X, Y, GROUPS):
+        ridge = Ridge(10.0).fit(flat(by_subject(X[train], GROUPS[train])), Y[train])
+        expected[test] = ridge.predict(flat(by_subject(X[test], GROUPS[test])))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_arrays_with_groups_by_metadata_routing():
+    cv = GroupKFold(3)
+    plain = make_pipeline(SubjectScaler(), FunctionTransformer(flat), Ridge(10.0))
+    expected = cross_validate(plain, SubjectWindows(X, GROUPS), Y, groups=GROUPS, cv=cv)
+    with config_context(enable_metadata_routing=True):
+        scaler = SubjectScaler().set_fit_request(groups=True)
+        scaler.set_transform_request(groups=True)
+        routed = make_pipeline(scaler, FunctionTransformer(flat), Ridge(10.0))
+        found = cross_validate(routed, X, Y, params={"groups": GROUPS}, cv=cv)
+    np.testing.assert_array_equal(found["test_score"], expected["test_score"])
+
+
+class Scaled(SubjectScaler):
+    """Writes down who was scaled."""
+
+    seen: ClassVar[list] = []
+
+    def transform(self, X, groups=None):
+        scaled = super().transform(X, groups)
+        Scaled.seen.append(set(scaled.groups))
+        return scaled
+
+
+def make_net():
+    return EEGRegressor(
+        "EEGNeX", optimizer=SAM, max_epochs=1, batch_size=6, verbose=0,
+        train_split=SubjectSplit(1, random_state=0),
+    )  # fmt: skip
+
+
+def test_subjects_stay_apart_inside_of_the_net():
+    Scaled.seen.clear()
+    results = cross_validate(
+        make_pipeline(Scaled(), make_net()), SubjectWindows(X, GROUPS), Y,
+        groups=GROUPS, cv=GroupKFold(3), scoring=SCORING, error_score="raise",
+        return_estimator=True,
+    )  # fmt: skip
+    assert np.isfinite(results["test_neg_nrmse"]).all()
+    assert [len(subjects) for subjects in Scaled.seen] == [4, 2] * 3
+    for pipeline in results["estimator"]:
+        assert "valid_loss" in pipeline[-1].history[-1]
+
+
+@pytest.mark.slow
+def test_in_several_workers():
+    pipeline = make_pipeline(SubjectScaler(), make_net())
+    scores = cross_validate(
+        pipeline, SubjectWindows(X, GROUPS), Y, groups=GROUPS, cv=GroupKFold(3),
+        n_jobs=2, error_score="raise",
+    )  # fmt: skip
+    assert np.isfinite(scores["test_score"]).all()
+
+
+def test_on_real_eeg(eegmat):
+    files = sorted(eegmat.glob("Subject0[0-2]_2.edf"))
+    recordings = read_recordings(
+        files, participants=eegmat / "subject-info.csv", picks=["EEG Fp1", "EEG O2"],
+        crop=(0, 20),
+    )  # fmt: skip
+    windows = subject_target_windows(recordings, "Age")
+    X, _, groups = to_arrays(windows)
+    found = SubjectScaler().transform(X, groups)
+    np.testing.assert_allclose(found, by_subject(X, groups), rtol=1e-5, atol=1e-5)
+    assert found.dtype == np.float32
