@@ -38,10 +38,18 @@ ALLOWED = {
     "model_selection": ARRAYS
     | {"joblib", "distributed", "torch", "skorch", "braindecode.datasets"}
     | {"braindecode_sam.checks", "braindecode_sam.metrics"},
+    "nets": ARRAYS
+    | {"torch", "skorch", "braindecode", "braindecode_sam.checks"}
+    | {"braindecode_sam.optim"},
     "configs": {"pydantic", "torch", "braindecode.models"},
     "device": {"torch"},
     "installation": {"torch", "braindecode_sam.device"},
     "__main__": {"braindecode_sam.installation"},
+    "comparison": ARRAYS
+    | {"joblib", "matplotlib", "mne", "skorch"}
+    | {f"braindecode_sam.{name}" for name in ("callbacks", "checks", "comparison")}
+    | {f"braindecode_sam.{name}" for name in ("metrics", "model_selection")}
+    | {"braindecode_sam.visualization"},
     "visualization": {"matplotlib", "numpy"},
 }
 MEET = {"__init__", "estimators"}
@@ -93,7 +101,9 @@ def test_public_names():
         "FastEEGNet",
         "TimeShift",
         "SCORING",
+        "SCORING_CLASSIFICATION",
         "load_config",
+        "make_classifier",
         "make_regressor",
         "resolve_device",
         "normalized_root_mean_squared_error",

@@ -17,6 +17,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from braindecode_sam import SCORING
 from braindecode_sam.callbacks import SeedCallback
 from braindecode_sam.callbacks._generators import generator_states
+from braindecode_sam.comparison import compare
 from braindecode_sam.model_selection import on_dask
 from tests.optim.helpers import assert_same
 from tests.worker_parts import SUBJECTS, CountedWindows, X, Y, make_net, noted
@@ -191,6 +192,24 @@ def test_grid_search_on_dask(cluster):
         first, second = (search.cv_results_[name] for search in found)
         np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(*(search.predict(X[:8]) for search in found))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:no better than the dummy")
+def test_comparisons_are_the_same_on_dask(cluster, tmp_path):
+    options = {"cv": SPLITS, "n_seeds": 1, "by_epoch": True, "verbose": 0}
+    nets = {"net": make_net()}
+    alone = compare(nets, X, Y, SUBJECTS, **options)
+    arrivals = tmp_path / "arrivals"
+    windows = CountedWindows(X, SUBJECTS, arrivals)
+    with on_dask(windows, Y, SPLITS):
+        found = compare(nets, windows, Y, SUBJECTS, folder=tmp_path / "f", **options)
+    np.testing.assert_array_equal(found.y_pred["net"], alone.y_pred["net"])
+    np.testing.assert_array_equal(
+        found.y_pred_by_epoch["net"], alone.y_pred_by_epoch["net"]
+    )
+    elsewhere = [pid for pid in noted(arrivals) if pid != str(os.getpid())]
+    assert len(elsewhere) < 5  # to each worker once, not with every fit
 
 
 @pytest.mark.slow

@@ -51,17 +51,18 @@ def settings_of(net: Any) -> dict[str, str]:
         },
     }
     return {
-        name: _described(value)
+        name: described(value)
         for name, value in params.items()
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _FREE)
     }
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
+    """Describe an object by a short text that is the same in every process."""
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, functools.partial):
-        return f"partial{_described([value.func, *value.args, value.keywords])}"
+        return f"partial{described([value.func, *value.args, value.keywords])}"
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, (np.ndarray, torch.Tensor)) and np.ndim(value):
@@ -71,16 +72,16 @@ def _described(value: Any) -> str:
     if value is None or isinstance(value, (Number, str, torch.dtype, torch.device)):
         return repr(value)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_described, value))}]"
+        return f"[{', '.join(map(described, value))}]"
     if isinstance(value, Mapping):
-        items = (f"{name}: {_described(item)}" for name, item in value.items())
+        items = (f"{name}: {described(item)}" for name, item in value.items())
         return f"{{{', '.join(items)}}}"
     plain = {
         name: item
         for name, item in getattr(value, "__dict__", {}).items()
-        if isinstance(item, (Number, str)) and not name.endswith("_")
+        if isinstance(item, (Number, str, type)) and not name.endswith("_")
     }
-    return f"{type(value).__qualname__}{_described(plain) if plain else ''}"
+    return f"{type(value).__qualname__}{described(plain) if plain else ''}"
 
 
 def data_of(X: Any, y: Any) -> dict[str, str]:

@@ -1,0 +1,97 @@
+"""Keep the weights of every epoch, to look at them after training."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import torch
+from skorch.callbacks import Callback
+
+
+class WeightSnapshots(Callback):
+    """Keep a copy of the weights and buffers after each epoch.
+
+    A score of the test fold after each epoch must not steer the training. This callback
+    never sees the test fold: it keeps what the net would predict with, and
+    :meth:`predict_by_epoch` asks later. List it before callbacks that stop the
+    training, such as ``EarlyStopping``: those after them do not see the last epoch.
+
+    Attributes
+    ----------
+    weights_ : list of dict
+        For each epoch, the ``state_dict`` of each module by its name, on the CPU.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from braindecode import EEGRegressor
+    >>> from braindecode_sam import SAM
+    >>> from braindecode_sam.callbacks import WeightSnapshots
+    >>> X, y = np.random.randn(8, 4, 100).astype("float32"), np.arange(8, dtype="f4")
+    >>> net = EEGRegressor(
+    ...     "FastEEGNeX", optimizer=SAM, max_epochs=3, batch_size=4, verbose=0,
+    ...     train_split=None, callbacks=[("snapshots", WeightSnapshots())])
+    >>> _ = net.fit(X, y)
+    >>> snapshots = dict(net.callbacks_)["snapshots"]
+    >>> len(list(snapshots.predict_by_epoch(net, net.predict, X)))
+    3
+    """
+
+    def initialize(self) -> Self:
+        """Forget earlier trainings."""
+        self.weights_: list[dict[str, Any]] = []
+        return self
+
+    def on_epoch_end(
+        self,
+        net: Any,
+        dataset_train: Any = None,
+        dataset_valid: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Copy the weights."""
+        self.weights_.append(_weights(net))
+
+    def predict_by_epoch(self, net: Any, predict: Any, X: Any) -> Any:
+        """Predict with the weights of each epoch.
+
+        Parameters
+        ----------
+        net : skorch.NeuralNet
+            The fitted net. Its weights are exchanged meanwhile, and put back.
+        predict : callable
+            Called with `X`: ``net.predict``, or a method of a pipeline or
+            meta-estimator around the net.
+        X : array-like of shape (n_windows, n_chans, n_times)
+            EEG.
+
+        Yields
+        ------
+        y_pred : ndarray
+            What `predict` returned, for the first epoch, the second, and so on.
+        """
+        final = _weights(net)
+        try:
+            for weights in self.weights_:
+                _load(net, weights)
+                yield predict(X)
+        finally:
+            _load(net, final)
+
+
+def _weights(net: Any) -> dict[str, Any]:
+    return {
+        name: {
+            key: value.detach().cpu().clone()
+            if isinstance(value, torch.Tensor)
+            else copy.deepcopy(value)  # a module's extra state
+            for key, value in getattr(net, name + "_").state_dict().items()
+        }
+        for name in net._modules
+    }
+
+
+def _load(net: Any, weights: dict[str, Any]) -> None:
+    for name, state in weights.items():
+        getattr(net, name + "_").load_state_dict(state)

@@ -1,0 +1,381 @@
+"""Fit estimators on the same folds and seeds, and keep what they predict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import joblib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, clone
+from sklearn.model_selection import cross_validate
+from skorch import NeuralNet
+
+from braindecode_sam.callbacks import SeedCallback, WeightSnapshots
+from braindecode_sam.callbacks._fingerprint import described, differences
+
+# What may change between the runs that share a folder.
+_FREE = ("verbose", "n_jobs", "device", "num_workers", "pin_memory", "n_threads")
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Fit:
+    """One fit: the seed comes first, so that whole seeds are finished one by one."""
+
+    seed: int
+    fold: int
+    estimator: str
+
+    def __str__(self) -> str:
+        return f"{self.estimator}, seed {self.seed}, fold {self.fold + 1}"
+
+
+class Folder:
+    """Where finished fits are kept; each file is complete or absent."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def claim(
+        self, data: Mapping[str, str], estimators: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        """Write down what the fits belong to; refuse a folder of something else."""
+        file = self.path / "comparison.json"
+        before: dict[str, Any] = {"data": dict(data), "estimators": {}}
+        if file.exists():
+            before = json.loads(file.read_text())
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(
+                f"folder must be empty, new or of an earlier comparison, got"
+                f" {str(self.path)!r}, which holds"
+                f" {min(p.name for p in self.path.iterdir())!r}"
+            )
+        changes = differences(before["data"], data)
+        for name in estimators.keys() & before["estimators"].keys():
+            changed = differences(before["estimators"][name], estimators[name])
+            changes |= {f"{name}: {key}": text for key, text in changed.items()}
+        if changes:
+            listed = "; ".join(f"{key} {text}" for key, text in changes.items())
+            raise ValueError(
+                f"folder {str(self.path)!r} belongs to another comparison ({listed})."
+                " Nothing was changed in it. Name another folder, or go back to those"
+                " data and settings."
+            )
+        before["estimators"] |= estimators
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write(file, json.dumps(before, indent=2).encode())
+
+    def file_of(self, fit: Fit) -> Path:
+        """Path of a fit's file."""
+        name = quote(fit.estimator, safe=" =,()+")
+        return self.path / name / f"seed_{fit.seed}_fold_{fit.fold}.npz"
+
+    def read(self, fit: Fit) -> dict[str, Any] | None:
+        """Read a fit, None if it is not there."""
+        file = self.file_of(fit)
+        if not file.exists():
+            return None
+        with np.load(file) as found:
+            return dict(found)
+
+    def write(self, fit: Fit, result: Mapping[str, Any]) -> None:
+        """Keep a fit."""
+        file = self.file_of(fit)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as opened:
+            np.savez(opened, **result)
+        part.replace(file)
+
+
+def _write(file: Path, content: bytes) -> None:
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_bytes(content)
+    part.replace(file)
+
+
+def settings_of(estimator: BaseEstimator) -> dict[str, str]:
+    """Describe what an estimator's predictions depend on."""
+    return {
+        "class": described(type(estimator)),
+        **{
+            name: described(value)
+            for name, value in estimator.get_params(deep=True).items()
+            if name.rpartition("__")[2] not in _FREE
+        },
+    }
+
+
+def nets_in(estimator: BaseEstimator) -> list[NeuralNet]:
+    """List the skorch nets among an estimator and its parameters."""
+    inside = estimator.get_params(deep=True).values()
+    return [item for item in (estimator, *inside) if isinstance(item, NeuralNet)]
+
+
+def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
+    """Clone an estimator and set every ``random_state`` in it.
+
+    A net that has no :class:`SeedCallback` gets one.
+    """
+    estimator = clone(estimator)
+    for net in nets_in(estimator):
+        _add_callback(net, "seed", SeedCallback(seed, n_threads=1))
+        for callback in _callbacks(net):  # one without a name is no parameter
+            if isinstance(callback, SeedCallback):
+                callback.random_state = seed
+    states = _random_states(estimator)
+    return estimator.set_params(**dict.fromkeys(states, seed))
+
+
+def has_randomness(estimator: BaseEstimator) -> bool:
+    """Tell whether an estimator depends on a seed."""
+    return bool(_random_states(estimator) or nets_in(estimator))
+
+
+def _random_states(estimator: BaseEstimator) -> list[str]:
+    params = estimator.get_params(deep=True)
+    return [name for name in params if name.rpartition("__")[2] == "random_state"]
+
+
+def _add_callback(net: NeuralNet, name: str, callback: Any) -> None:
+    if isinstance(net.callbacks, str):
+        raise ValueError(
+            f"callbacks must be a list or None, to add a {type(callback).__name__}, got"
+            f" {net.callbacks!r}"
+        )
+    if not any(isinstance(c, type(callback)) for c in _callbacks(net)):
+        # First: a callback that stops the training keeps those after it from running.
+        net.set_params(callbacks=[(name, callback), *(net.callbacks or [])])
+
+
+def _callbacks(net: NeuralNet) -> list[Any]:
+    return [c[1] if isinstance(c, tuple) else c for c in net.callbacks or []]
+
+
+def run(
+    fits: list[Fit],
+    estimators: Mapping[str, BaseEstimator],
+    X: Any,
+    y: NDArray[Any],
+    splits: list[Any],
+    *,
+    folder: Folder | None,
+    n_jobs: int | None,
+    verbose: int,
+    **options: Any,
+) -> dict[Fit, dict[str, Any]]:
+    """Fit what is not in the folder; give the results of all.
+
+    Parameters
+    ----------
+    fits : list of Fit
+        To run.
+    estimators : dict of str to estimator
+        By name; they are cloned.
+    X, y : array-like, ndarray
+        All windows and their targets.
+    splits : list of tuple of ndarray
+        Training and test rows of each fold.
+    folder : Folder or None
+        Where finished fits are.
+    n_jobs, verbose : int
+        As joblib's; one line every few seconds if `verbose` is not 0.
+    **options
+        Of :func:`_fit`.
+    """
+    results = {} if folder is None else _finished(fits, folder)
+    if options["by_epoch"]:  # an earlier run may have done without
+        curved = {name for name, e in estimators.items() if nets_in(e)}
+        results = {
+            fit: result
+            for fit, result in results.items()
+            if "by_epoch" in result or fit.estimator not in curved
+        }
+    missing = sorted(set(fits) - set(results))
+    progress = _Progress(fits, results, joblib.effective_n_jobs(n_jobs), verbose)
+    jobs = (
+        joblib.delayed(_fit)(
+            fit, estimators[fit.estimator], X, y, splits[fit.fold], **options
+        )
+        for fit in missing
+    )
+    # In the order in which they finish, so that the progress is right.
+    parallel = joblib.Parallel(n_jobs, return_as="generator_unordered")
+    for fit, result in parallel(jobs):
+        if folder is not None:  # here, as a worker may have another disk
+            folder.write(fit, result)
+        results[fit] = result
+        progress.count(fit, float(result["seconds"]))
+    return results
+
+
+def _finished(fits: list[Fit], folder: Folder) -> dict[Fit, dict[str, Any]]:
+    found = {fit: folder.read(fit) for fit in fits}
+    return {fit: result for fit, result in found.items() if result is not None}
+
+
+class _Progress:
+    """Print what is done, and an estimate of what is left."""
+
+    def __init__(
+        self, fits: list[Fit], finished: Mapping[Fit, Any], n_jobs: int, verbose: int
+    ) -> None:
+        self.left = set(fits) - set(finished)
+        self.n_fits, self.n_jobs, self.verbose = len(fits), n_jobs, verbose
+        self.seconds: dict[str, list[float]] = {}
+        self.last_line = time.monotonic()
+        for fit, result in finished.items():
+            self.seconds.setdefault(fit.estimator, []).append(float(result["seconds"]))
+        if verbose:
+            found = f", {len(finished)} of them found" if finished else ""
+            print(f"{self.n_fits} fits{found}, {n_jobs} at a time", flush=True)
+
+    def count(self, fit: Fit, seconds: float) -> None:
+        """Note that a fit is done."""
+        self.left.discard(fit)
+        self.seconds.setdefault(fit.estimator, []).append(seconds)
+        waited = time.monotonic() - self.last_line
+        if self.verbose and (waited > SECONDS_BETWEEN_LINES or not self.left):
+            self.last_line = time.monotonic()
+            print(f"{self.n_fits - len(self.left)}/{self.n_fits}, about"
+                  f" {self.remaining() / 60:.1f} min left: {fit} ({seconds:.1f} s)",
+                  flush=True)  # fmt: skip
+
+    def remaining(self) -> float:
+        """Estimate the seconds that are left, from fits of the same estimator."""
+        means = {name: np.mean(values) for name, values in self.seconds.items()}
+        unknown = np.mean(list(means.values()))
+        total = sum(means.get(fit.estimator, unknown) for fit in self.left)
+        return float(total / self.n_jobs)
+
+
+def _fit(
+    fit: Fit,
+    estimator: BaseEstimator,
+    X: Any,
+    y: NDArray[Any],
+    split: Any,
+    *,
+    classes: NDArray[Any] | None,
+    by_epoch: bool,
+    params: Mapping[str, Mapping[str, Any]],
+) -> tuple[Fit, dict[str, Any]]:
+    """Train on a fold's training windows and predict its test windows.
+
+    Returns
+    -------
+    fit : Fit
+        The one that was run.
+    result : dict of str to ndarray
+        "y_pred" of shape (n_test, n_columns), "seconds" by the clock and "cpu_seconds"
+        of the fit, "n_epochs" trained and "n_params"; with `by_epoch` also "by_epoch"
+        of shape (n_epochs, n_test, n_columns).
+    """
+    estimator = seeded(estimator, fit.seed)
+    if by_epoch:
+        for net in nets_in(estimator):
+            _add_callback(net, "snapshots", WeightSnapshots())
+    test = split[1]
+    cpu = time.process_time()
+    try:
+        with joblib.parallel_config("sequential"):  # not on the cluster once more
+            found = cross_validate(
+                estimator, X, y, cv=[split], scoring=_no_score, return_estimator=True,
+                params=dict(params.get(fit.estimator, {})), error_score="raise",
+            )  # fmt: skip
+        cpu = time.process_time() - cpu
+        fitted = found["estimator"][0]
+        y_pred = _predict(fitted, X[test], classes)
+        result = {
+            "y_pred": y_pred,
+            "seconds": found["fit_time"][0],
+            "cpu_seconds": cpu,
+            **_facts_of(fitted),
+        }
+        curve = list(_predict_by_epoch(fitted, X[test], classes)) if by_epoch else []
+        if curve:
+            result["by_epoch"] = np.stack(curve)
+    except Exception as error:
+        error.add_note(f"This happened in a fit of {fit}.")
+        raise
+    return fit, result
+
+
+def _no_score(estimator: Any, X: Any, y: Any) -> float:
+    return 0.0
+
+
+def _predict(
+    estimator: Any, X: Any, classes: NDArray[Any] | None
+) -> NDArray[np.float32]:
+    if classes is None:
+        return np.asarray(estimator.predict(X), dtype=np.float32).reshape(len(X), -1)
+    found = np.asarray(estimator.predict_proba(X), dtype=np.float32)
+    if not np.allclose(found.sum(axis=1), 1, atol=1e-3, equal_nan=True):
+        raise ValueError(
+            f"predict_proba of {type(estimator).__name__} must return probabilities,"
+            f" which sum to 1 for each window, got {found[0]}"
+        )
+    # A training fold may lack a class, and so does the estimator then.
+    y_pred = np.zeros((len(X), len(classes)), dtype=np.float32)
+    y_pred[:, np.searchsorted(classes, estimator.classes_)] = found
+    return y_pred
+
+
+def _predict_by_epoch(
+    estimator: Any, X: Any, classes: NDArray[Any] | None
+) -> Iterator[NDArray[np.float32]]:
+    for net in fitted_nets(estimator):
+        (snapshots,) = (c for _, c in net.callbacks_ if isinstance(c, WeightSnapshots))
+        yield from snapshots.predict_by_epoch(
+            net, lambda X: _predict(estimator, X, classes), X
+        )
+
+
+def _facts_of(estimator: Any) -> dict[str, int]:
+    nets = fitted_nets(estimator)
+    params = (p for net in nets for p in net.module_.parameters())
+    return {
+        "n_epochs": max((len(net.history) for net in nets), default=0),
+        "n_params": sum(p.numel() for p in params),
+    }
+
+
+def fitted_nets(estimator: Any) -> list[NeuralNet]:
+    """List the nets with which a fitted estimator predicts."""
+    if isinstance(estimator, NeuralNet):
+        return [estimator]
+    found = []
+    for name, value in vars(estimator).items():
+        if name == "steps" or name.endswith("_"):
+            for item in value if isinstance(value, (list, tuple)) else [value]:
+                item = item[-1] if isinstance(item, tuple) else item
+                if isinstance(item, BaseEstimator):
+                    found += fitted_nets(item)
+    return found
+
+
+def facts_frame(results: Mapping[Fit, Mapping[str, Any]]) -> pd.DataFrame:
+    """Tabulate seconds, epochs and parameters of all fits."""
+    names = ("seconds", "cpu_seconds", "n_epochs", "n_params")
+    return pd.DataFrame(
+        [
+            {
+                "estimator": fit.estimator,
+                "seed": fit.seed,
+                "fold": fit.fold + 1,
+                **{name: result[name].item() if hasattr(result[name], "item")
+                   else result[name] for name in names},
+            }
+            for fit, result in sorted(results.items())
+        ]
+    )  # fmt: skip

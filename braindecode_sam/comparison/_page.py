@@ -1,0 +1,153 @@
+"""A comparison as sentences and as a self-contained HTML page."""
+
+from __future__ import annotations
+
+import html
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable
+from typing import Any
+
+import matplotlib.pyplot as plt
+import mne
+import pandas as pd
+
+LABELS = {
+    "nmse": "normalized squared error",
+    "squared_error": "squared error",
+    "absolute_error": "absolute error",
+    "log_loss": "log loss",
+    "zero_one": "error rate",
+}
+PACKAGES = ("braindecode_sam", "braindecode", "skorch", "scikit-learn", "torch", "mne",
+            "numpy", "scipy")  # fmt: skip
+SIGNIFICANT = 0.05
+
+
+def label(loss: str) -> str:
+    """Name a loss for people."""
+    return LABELS.get(loss, loss)
+
+
+def sentences(comparison: Any) -> list[str]:
+    """Say what each comparison with the reference shows."""
+    means = comparison.subject_losses.mean()
+    reference, loss = comparison.reference, label(comparison.loss_name)
+    said = []
+    for name, row in comparison.comparisons().iterrows():
+        if name == comparison.dummy:
+            continue
+        numbers = (
+            f"{name} has a {loss} of {means[name]:.3f} against {means[reference]:.3f}"
+            f" with {reference}: a difference of {row['difference']:+.3f} (95 %"
+            f" interval {row['ci_low']:+.3f} to {row['ci_high']:+.3f}), lower for"
+            f" {int(row['n_better'])} of {int(row['n_subjects'])} subjects."
+        )
+        p = f"p = {row['p_holm']:.2g} after Holm correction"
+        if row["p_holm"] < SIGNIFICANT:
+            verdict = f"The difference is significant ({p})."
+        else:
+            verdict = (
+                f"This is not significant ({p}). With these subjects, a difference of"
+                f" {row['smallest_detectable']:.3f} would have been significant four"
+                " times out of five."
+            )
+        said.append(f"{numbers} {verdict}")
+    return said
+
+
+def write(comparison: Any, path: str | os.PathLike[str], title: str) -> None:
+    """Write the page."""
+    report = mne.Report(title=title, verbose="error")
+
+    def add(heading: str, content: str, section: str | None = None) -> None:
+        report.add_html(content, title=heading, section=section)
+
+    add("What was found", _findings(comparison))
+    figures = {"Subject by subject": comparison.plot()}
+    if comparison.y_pred_by_epoch:
+        figures["Held-out loss by epoch"] = comparison.plot_by_epoch()
+    for heading, figure in figures.items():
+        report.add_figure(figure, title=heading, image_format="png")
+        plt.close(figure)
+    add("Scores", _table(scores_table(comparison)) + _SCORES_NOTE)
+    add("Paired comparisons", _table(comparison.comparisons()) + _PAIRED_NOTE)
+    for by in ("fold", "subject"):
+        means = comparison.scores(by).drop(columns="seed")
+        for metric in comparison.scoring:
+            wide = means.pivot_table(
+                index=by, columns="estimator", values=metric, sort=False, dropna=False
+            )
+            add(f"{metric} by {by}", _table(wide), "Folds and subjects")
+    losses = comparison.subject_losses
+    add(f"{label(comparison.loss_name)} by subject", _table(losses),
+        "Folds and subjects")  # fmt: skip
+    for name, settings in comparison.settings.items():
+        table = pd.DataFrame({"value": settings}).rename_axis("parameter")
+        add(f"Settings of {name}", _table(table), "How it was made")
+    add("Versions", _table(_versions()), "How it was made")
+    report.save(path, overwrite=True, open_browser=False, verbose="error")
+
+
+def scores_table(comparison: Any) -> pd.DataFrame:
+    """Make a table for people: scores with their spread over the seeds."""
+    table = comparison.to_frame()
+    columns: dict[str, Iterable[Any]] = {}
+    for metric in comparison.scoring:
+        spread = table[f"{metric}_sd"]
+        texts = table[metric].map("{:.3f}".format)
+        columns[metric] = texts.where(
+            spread.isna(), texts + spread.map(" ± {:.3f}".format)
+        )
+    columns[label(comparison.loss_name)] = [
+        f"{row['loss']:.3f} [{row['loss_low']:.3f}, {row['loss_high']:.3f}]"
+        for _, row in table.iterrows()
+    ]
+    columns["processor seconds a fit"] = table["cpu_seconds"].map("{:.1f}".format)
+    columns["epochs"] = table["n_epochs"].map("{:.0f}".format)
+    columns["parameters"] = table["n_params"].map("{:,.0f}".format)
+    return pd.DataFrame(columns, index=table.index)
+
+
+_SCORES_NOTE = """<p>All out-of-fold predictions pooled; mean and standard deviation
+over the seeds. Scores named <code>neg_</code> are negated, so that higher is better. In
+brackets the 95&nbsp;% bootstrap interval over subjects of their mean loss.</p>"""
+_PAIRED_NOTE = """<p>Each row against the reference, by the loss averaged over a
+subject's windows and the seeds; negative differences are in favour of the row. The
+interval is a bootstrap over subjects, the p-value that of a permutation test that flips
+the signs of the subjects' differences, corrected for all rows in <code>p_holm</code>
+(Holm 1979). <code>smallest_detectable</code> is the difference that these subjects
+would have shown four times out of five. Subjects of one fold share their training set,
+which no such test takes into account.</p>"""
+
+
+def _findings(comparison: Any) -> str:
+    y = comparison.y
+    kind = f"{len(comparison.classes)} classes" if comparison.classes is not None else (
+        f"{1 if y.ndim == 1 else y.shape[1]} target(s)"
+    )  # fmt: skip
+    fits = comparison.fits
+    facts = (
+        f"{len(comparison.subjects)} subjects, {sum(map(len, comparison.folds))}"
+        f" windows, {kind}; {len(comparison.folds)} folds,"
+        f" {fits['seed'].nunique()} seeds, {len(fits)} fits in"
+        f" {fits['cpu_seconds'].sum() / 60:.1f} minutes of processor time."
+    )
+    items = "".join(f"<li>{html.escape(s)}</li>" for s in comparison.sentences())
+    return f"<ul>{items}</ul><p>{html.escape(facts)}</p>"
+
+
+def _table(table: pd.DataFrame) -> str:
+    body = table.reset_index().rename_axis(columns=None).to_html(
+        index=False, border=0, na_rep="", float_format=lambda v: f"{v:.4g}",
+        justify="right", classes="table table-sm table-striped text-nowrap text-end",
+    )  # fmt: skip
+    return f'<div style="overflow-x: auto">{body}</div>'
+
+
+def _versions() -> pd.DataFrame:
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions["Python"] = platform.python_version()
+    versions["platform"] = platform.platform()
+    return pd.DataFrame({"version": versions}).rename_axis("package")

@@ -1,0 +1,395 @@
+"""Paired statistics over subjects."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
+
+from braindecode_sam._arguments import check_choice, check_number
+from braindecode_sam.checks import as_columns, check_groups, check_same_length
+
+Floats = NDArray[np.float64]
+Loss = str | Callable[[Any, Any], Any]
+
+N_RESAMPLES = 9999
+POWER = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedComparison:
+    """What :func:`paired_comparison` found.
+
+    Attributes
+    ----------
+    difference : float
+        Mean over subjects of the first predictions' loss less the second's. Negative:
+        the first are better.
+    ci_low, ci_high : float
+        Bootstrap interval of `difference` over subjects.
+    p_value : float
+        Two-sided sign-flip permutation test over subjects.
+    n_better : int
+        Subjects whose loss is lower in the first predictions.
+    n_subjects : int
+        All subjects.
+    smallest_detectable : float
+        The absolute difference that a test at level `alpha` would find with a
+        probability of 0.8, given the spread of these subjects' differences.
+    alpha : float
+        Level of the test that `smallest_detectable` refers to.
+    subjects : ndarray of shape (n_subjects,)
+        Sorted.
+    losses_a, losses_b : ndarray of shape (n_subjects,)
+        Mean loss of each subject.
+    """
+
+    difference: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    n_better: int
+    n_subjects: int
+    smallest_detectable: float
+    alpha: float
+    subjects: NDArray[Any] = dataclasses.field(repr=False)
+    losses_a: Floats = dataclasses.field(repr=False)
+    losses_b: Floats = dataclasses.field(repr=False)
+
+
+def paired_comparison(
+    a: Any,
+    b: Any,
+    y: ArrayLike,
+    groups: ArrayLike,
+    *,
+    loss: Loss | None = None,
+    confidence: float = 0.95,
+    alpha: float = 0.05,
+    random_state: int = 0,
+) -> PairedComparison:
+    r"""Compare two sets of predictions, paired by subject.
+
+    The loss is averaged over a subject's windows (and over the seeds), which gives a
+    pair of numbers for each subject. Subjects are the unit of all that follows, since
+    windows of one subject are not independent.
+
+    Parameters
+    ----------
+    a, b : array-like, or list of array-like
+        Out-of-fold predictions shaped as `y`; for classification probabilities of shape
+        (n_windows, n_classes), in the order of ``np.unique(y)``, or with an explicit
+        `loss` that of the second of two labels. A list or tuple holds predictions of
+        several seeds. Windows that are nan in both are left out.
+    y : array-like of shape (n_windows,) or (n_windows, n_outputs)
+        Targets or labels.
+    groups : array-like of shape (n_windows,)
+        Subject of each window.
+    loss : str or callable, optional
+        For regression "nmse", the squared error over the variance of `y`, so that the
+        mean predictor scores about 1 (default), "squared_error" or "absolute_error".
+        For classification "log_loss" (default) or "zero_one". A callable gets
+        ``(y, y_pred)`` and returns an array of shape (n_windows,).
+    confidence : float, default=0.95
+        Of the bootstrap interval.
+    alpha : float, default=0.05
+        Level of the test for which `smallest_detectable` is computed. Divide it by the
+        number of comparisons that you correct for.
+    random_state : int, default=0
+        Seed of the bootstrap and the permutations.
+
+    Returns
+    -------
+    comparison : PairedComparison
+        Difference, interval, test and what could have been found.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, there are fewer than two subjects, `a` and `b` were not
+        predicted for the same windows, or the loss is unknown.
+
+    See Also
+    --------
+    compare : Fit estimators and compare them.
+
+    Notes
+    -----
+    The interval is a percentile bootstrap (:func:`scipy.stats.bootstrap`), the test
+    :func:`scipy.stats.permutation_test` with ``permutation_type="samples"``: exact
+    for up to 13 subjects, else of 9999 random sign flips. Its smallest p-value is
+    :math:`2 / 2^n` for n subjects, so with fewer than 6 none is below 0.05. The
+    detectable difference is that of a paired t-test [1]_.
+
+    References
+    ----------
+    .. [1] Cohen (1988). Statistical Power Analysis for the Behavioral Sciences.
+       Routledge. https://doi.org/10.4324/9780203771587
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from braindecode_sam.comparison import paired_comparison
+    >>> rng = np.random.default_rng(0)
+    >>> y, groups = rng.normal(size=80), np.repeat(np.arange(8), 10)
+    >>> a, b = y + 0.1 * rng.normal(size=80), y + 0.3 * rng.normal(size=80)
+    >>> found = paired_comparison(a, b, y, groups)
+    >>> found.n_better, found.ci_high < 0, round(found.p_value, 4)
+    (8, True, 0.0078)
+    """
+    check_same_length(y=y, groups=groups)
+    groups = check_groups(groups)
+    y = np.asarray(y)
+    both = [
+        np.stack([_shaped(name, one, y) for one in _seeds(predicted)])
+        for name, predicted in (("a", a), ("b", b))
+    ]
+    rows, rows_of_b = map(_predicted_rows, both)
+    if not np.array_equal(rows, rows_of_b):
+        row = int(np.flatnonzero(rows != rows_of_b)[0])
+        raise ValueError(
+            "a and b must hold predictions of the same windows, but only one of them"
+            f" has one of window {row}; compare them on the same folds"
+        )
+    losses_a, losses_b = (
+        subject_means(window_losses(y, p, rows, loss), groups[rows]) for p in both
+    )
+    subjects = np.unique(groups[rows])
+    return compare_losses(losses_a, losses_b, subjects, confidence, alpha, random_state)
+
+
+def compare_losses(
+    losses_a: Floats,
+    losses_b: Floats,
+    subjects: NDArray[Any],
+    confidence: float,
+    alpha: float,
+    random_state: int,
+) -> PairedComparison:
+    """Compare a loss of each subject with another."""
+    for name, value in (("confidence", confidence), ("alpha", alpha)):
+        check_number(name, value)
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must lie between 0 and 1, got {value!r}")
+    if len(subjects) < 2:
+        raise ValueError(
+            "a comparison needs at least 2 subjects in the test folds, got"
+            f" {len(subjects)}: {list(subjects)}"
+        )
+    d = losses_a - losses_b
+    low, high = bootstrap_interval(d, confidence, random_state)
+    p_value = float("nan")
+    if np.isfinite(d).all():
+        test = stats.permutation_test(
+            (d,), np.mean, permutation_type="samples", n_resamples=N_RESAMPLES,
+            rng=np.random.default_rng(random_state), vectorized=True,
+        )  # fmt: skip
+        p_value = float(test.pvalue)
+    return PairedComparison(
+        difference=float(d.mean()),
+        ci_low=low,
+        ci_high=high,
+        p_value=p_value,
+        n_better=int((d < 0).sum()),
+        n_subjects=len(d),
+        smallest_detectable=smallest_detectable(d, alpha),
+        alpha=alpha,
+        subjects=subjects,
+        losses_a=losses_a,
+        losses_b=losses_b,
+    )
+
+
+def bootstrap_interval(
+    values: Floats, confidence: float = 0.95, random_state: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean over subjects."""
+    if not np.isfinite(values).all():
+        return float("nan"), float("nan")
+    found = stats.bootstrap(
+        (values,), np.mean, confidence_level=confidence, method="percentile",
+        n_resamples=N_RESAMPLES, rng=np.random.default_rng(random_state),
+    )  # fmt: skip
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def smallest_detectable(differences: Floats, alpha: float = 0.05) -> float:
+    """Mean difference that a paired t-test finds four times out of five.
+
+    Parameters
+    ----------
+    differences : ndarray of shape (n_subjects,)
+        Observed; only their spread is used.
+    alpha : float, default=0.05
+        Level of the two-sided test.
+
+    Returns
+    -------
+    difference : float
+        Positive, in the unit of `differences`.
+    """
+    n = len(differences)
+    error = float(np.std(differences, ddof=1)) / np.sqrt(n)
+    if not np.isfinite(error):
+        return float("nan")
+    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+
+    def excess_power(shift: float) -> float:
+        # The other tail's share of the power is far below any digit that is shown.
+        return float(stats.nct.sf(critical, n - 1, shift)) - POWER
+
+    return optimize.brentq(excess_power, 0, 10 * critical + 10) * error
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Correct p-values for their number (Holm 1979).
+
+    Parameters
+    ----------
+    p_values : array-like of shape (n_tests,)
+        Of single tests; nan stays and does not count.
+
+    Returns
+    -------
+    corrected : ndarray of shape (n_tests,)
+        At most 1.
+
+    References
+    ----------
+    .. [1] Holm (1979). A simple sequentially rejective multiple test procedure.
+       Scandinavian Journal of Statistics, 6(2), 65-70.
+       https://www.jstor.org/stable/4615733
+    """
+    p = np.asarray(p_values, dtype=float)
+    corrected = np.full(p.shape, np.nan)
+    order = np.argsort(p)[: np.isfinite(p).sum()]  # nan sorts last
+    steps = (len(order) - np.arange(len(order))) * p[order]
+    corrected[order] = np.maximum.accumulate(steps).clip(max=1)
+    return corrected
+
+
+def subject_means(values: Floats, groups: NDArray[Any]) -> Floats:
+    """Average over each subject's windows, subjects sorted."""
+    _, index = np.unique(groups, return_inverse=True)
+    return np.bincount(index, weights=values) / np.bincount(index)
+
+
+def window_losses(
+    y: NDArray[Any], y_pred: Floats, rows: NDArray[np.bool_], loss: Loss | None = None
+) -> Floats:
+    """Loss of each window that was predicted, averaged over the seeds.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_windows,) or (n_windows, n_outputs)
+        Targets or labels.
+    y_pred : ndarray of shape (n_seeds, n_windows, n_columns)
+        Values, or probabilities.
+    rows : ndarray of bool of shape (n_windows,)
+        Windows that were predicted.
+    loss : str, callable or None
+        As for :func:`paired_comparison`.
+
+    Returns
+    -------
+    losses : ndarray of shape (n_predicted,)
+        Lower is better.
+    """
+    if callable(loss):
+        y, y_pred = y[rows], y_pred[:, rows]
+        is_flat = y.ndim == 1 and y_pred.shape[-1] == 1
+        of_seeds = [np.asarray(loss(y, p[:, 0] if is_flat else p)) for p in y_pred]
+        if of_seeds[0].shape != (len(y),):
+            raise ValueError(
+                f"loss must return an array of shape ({len(y)},), a loss for each"
+                f" window, got the shape {of_seeds[0].shape}"
+            )
+        return np.mean(of_seeds, axis=0)
+    name = name_of_loss(loss, y, y_pred.shape[-1])
+    if name in _CLASSIFICATION:
+        target, y_pred = _encoded(y, y_pred)
+        function = _CLASSIFICATION[name]
+    else:
+        target, function = as_columns("y", y), _REGRESSION[name]
+    target = target[rows]
+    return np.mean([function(target, one) for one in y_pred[:, rows]], axis=0)
+
+
+def name_of_loss(loss: Loss | None, y: NDArray[Any], n_columns: int) -> str:
+    """Give the name of a loss; None means the default for these predictions."""
+    if callable(loss):
+        return getattr(loss, "__name__", type(loss).__name__)
+    is_labels = y.ndim == 1 and (y.dtype.kind not in "iuf" or n_columns > 1)
+    accepted = [] if is_labels else list(_REGRESSION)
+    accepted += [] if y.ndim == 2 else list(_CLASSIFICATION)
+    if loss is not None:
+        check_choice("loss", loss, accepted)
+    return loss or accepted[0]
+
+
+def _encoded(y: NDArray[Any], y_pred: Floats) -> tuple[NDArray[Any], Floats]:
+    """Give the number of each label, and a column of probabilities for each."""
+    classes, codes = np.unique(y, return_inverse=True)
+    if y_pred.shape[-1] == 1 and len(classes) == 2:
+        y_pred = np.concatenate([1 - y_pred, y_pred], axis=-1)
+    if len(classes) != y_pred.shape[-1]:
+        raise ValueError(
+            f"y has the {len(classes)} labels {classes.tolist()}, but the predictions"
+            f" have {y_pred.shape[-1]} columns; expected a probability of each label"
+        )
+    return codes, y_pred
+
+
+def _nmse(y: Floats, y_pred: Floats) -> Floats:
+    return ((y - y_pred) ** 2 / y.var(axis=0)).mean(axis=1)
+
+
+def _squared_error(y: Floats, y_pred: Floats) -> Floats:
+    return ((y - y_pred) ** 2).mean(axis=1)
+
+
+def _absolute_error(y: Floats, y_pred: Floats) -> Floats:
+    return np.abs(y - y_pred).mean(axis=1)
+
+
+def _log_loss(codes: NDArray[np.int64], y_pred: Floats) -> Floats:
+    chosen = np.take_along_axis(y_pred, codes[:, None], axis=1)[:, 0]
+    # As scikit-learn clips probabilities, here of float32.
+    return -np.log(chosen.clip(np.finfo(np.float32).eps))
+
+
+def _zero_one(codes: NDArray[np.int64], y_pred: Floats) -> Floats:
+    wrong = y_pred.argmax(axis=1) != codes
+    return np.where(np.isfinite(y_pred).all(axis=1), wrong, np.nan)
+
+
+_Losses = dict[str, Callable[[Any, Any], Floats]]
+_REGRESSION: _Losses = {
+    "nmse": _nmse,
+    "squared_error": _squared_error,
+    "absolute_error": _absolute_error,
+}
+_CLASSIFICATION: _Losses = {"log_loss": _log_loss, "zero_one": _zero_one}
+
+
+def _seeds(predictions: Any) -> list[Any]:
+    is_several = isinstance(predictions, (list, tuple)) and np.ndim(predictions[0]) > 0
+    return list(predictions) if is_several else [predictions]
+
+
+def _predicted_rows(y_pred: Floats) -> NDArray[np.bool_]:
+    return np.asarray(~np.isnan(y_pred).all(axis=(0, 2)))
+
+
+def _shaped(name: str, predicted: ArrayLike, y: NDArray[Any]) -> Floats:
+    columns = as_columns(name, predicted)
+    if len(columns) != len(y) or (y.ndim == 2 and columns.shape != y.shape):
+        raise ValueError(
+            f"{name} must have a prediction for each of the targets, of shape"
+            f" {y.shape}, got the shape {np.shape(predicted)}"
+        )
+    return columns

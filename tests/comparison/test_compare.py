@@ -1,0 +1,551 @@
+"""One call, held to what scikit-learn gives for each fit by itself."""
+
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from braindecode import EEGClassifier, EEGRegressor
+from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    cross_val_predict,
+    cross_validate,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import LinearSVC
+from skorch.callbacks import EarlyStopping, LRScheduler
+from torch.optim.lr_scheduler import ExponentialLR, StepLR
+
+from braindecode_sam import SAM, SCORING, SCORING_CLASSIFICATION
+from braindecode_sam.callbacks import SeedCallback
+from braindecode_sam.comparison import compare, paired_comparison
+from braindecode_sam.datasets import SubjectWindows
+from braindecode_sam.model_selection import SubjectSplit
+
+# Nets that train for an epoch or two hardly learn, which compare says.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:no better than the dummy"),
+    pytest.mark.filterwarnings("ignore:with 2 subjects in the test folds"),
+]
+
+RNG = np.random.default_rng(0)
+GROUPS = np.repeat([f"S{i}" for i in range(8)], 8)
+X = RNG.normal(size=(64, 3, 40)).astype(np.float32)
+Y = (X[:, 0].std(axis=1) + 0.1 * RNG.normal(size=64)).astype(np.float32)
+LABELS = np.where(np.median(Y) < Y, "slow", "fast")
+CODES = (LABELS == "slow").astype(int)
+CV = GroupKFold(4)
+
+
+def flatten(X):
+    return np.asarray(X).std(axis=2)
+
+
+def linear(estimator):
+    return make_pipeline(FunctionTransformer(flatten), estimator)
+
+
+def make_net(kind=EEGRegressor, max_epochs=2, **options):
+    return kind(
+        "FastEEGNet",
+        max_epochs=max_epochs,
+        batch_size=8,
+        verbose=0,
+        **({"train_split": None, "optimizer": SAM} | options),
+        **({"classes": [0, 1]} if kind is EEGClassifier else {}),
+    )
+
+
+RIDGES = {"ridge": linear(Ridge()), "strong": linear(Ridge(100.0))}
+
+
+def quietly(*args, **options):
+    return compare(*args, **({"verbose": 0, "cv": CV, "n_seeds": 1} | options))
+
+
+# Fits and scores
+
+
+def test_predictions_and_scores_are_those_of_cross_validate():
+    result = quietly(RIDGES, X, Y, GROUPS)
+    for name, estimator in RIDGES.items():
+        expected = cross_val_predict(estimator, X, Y, groups=GROUPS, cv=CV)
+        np.testing.assert_allclose(result.y_pred[name][0, :, 0], expected, rtol=1e-6)
+        by_hand = cross_validate(estimator, X, Y, groups=GROUPS, cv=CV, scoring=SCORING)
+        by_fold = result.scores("fold").query("estimator == @name")
+        assert by_fold["fold"].tolist() == [1, 2, 3, 4]
+        for metric in SCORING:
+            np.testing.assert_allclose(
+                by_fold[metric], by_hand[f"test_{metric}"], rtol=1e-5
+            )
+        pooled = result.to_frame().loc[name]
+        assert pooled["r2"] == pytest.approx(
+            1 - ((Y - expected) ** 2).sum() / ((Y - Y.mean()) ** 2).sum()
+        )
+        assert pooled["r2_folds"] == pytest.approx(by_fold["r2"].mean())
+        assert pooled["loss"] == pytest.approx(
+            np.mean((Y - expected) ** 2) / Y.var(), rel=1e-5
+        )
+
+
+def test_paired_differences_are_those_of_the_predictions():
+    result = quietly(RIDGES, X, Y, GROUPS)
+    expected = paired_comparison(
+        result.y_pred["strong"][0], result.y_pred["ridge"][0], Y, GROUPS, alpha=0.025
+    )
+    found = result.paired["strong"]
+    assert (found.difference, found.p_value) == (expected.difference, expected.p_value)
+    assert found.smallest_detectable == expected.smallest_detectable
+    table = result.comparisons()
+    assert table.index.tolist() == ["strong", "dummy"]
+    p = table["p_value"]
+    assert table["p_holm"].min() == pytest.approx(min(2 * p.min(), 1))
+    assert (table["p_holm"] >= p).all()
+
+
+@pytest.mark.parametrize("kind", ["strings", "numbers"])
+def test_classifiers_are_compared_by_probabilities(kind):
+    y = LABELS if kind == "strings" else CODES + 1
+    pipeline = linear(LogisticRegression())
+    result = quietly({"logistic": pipeline}, X, y, GROUPS)
+    expected = cross_val_predict(
+        pipeline, X, y, groups=GROUPS, cv=CV, method="predict_proba"
+    )
+    np.testing.assert_allclose(result.y_pred["logistic"][0], expected, rtol=1e-5)
+    assert result.classes.tolist() == np.unique(y).tolist()
+    by_hand = cross_validate(
+        pipeline, X, y, groups=GROUPS, cv=CV, scoring=SCORING_CLASSIFICATION
+    )
+    by_fold = result.scores("fold").query("estimator == 'logistic'")
+    for metric in SCORING_CLASSIFICATION:
+        np.testing.assert_allclose(
+            by_fold[metric], by_hand[f"test_{metric}"], rtol=1e-5
+        )
+    assert result.loss_name == "log_loss"
+
+
+def test_a_class_that_a_training_fold_lacks_keeps_its_column():
+    y = np.where(GROUPS == "S0", "rare", LABELS)
+    result = quietly({"logistic": linear(LogisticRegression())}, X, y, GROUPS)
+    assert result.classes.tolist() == ["fast", "rare", "slow"]
+    assert (result.y_pred["logistic"][0, GROUPS == "S0", 1] == 0).all()
+    np.testing.assert_allclose(result.y_pred["logistic"].sum(axis=2), 1, rtol=1e-5)
+
+
+def test_several_targets():
+    y = np.stack([Y, X[:, 1].std(axis=1)], axis=1)
+    result = quietly(RIDGES, X, y, GROUPS)
+    expected = cross_val_predict(RIDGES["ridge"], X, y, groups=GROUPS, cv=CV)
+    np.testing.assert_allclose(result.y_pred["ridge"][0], expected, rtol=1e-5)
+
+
+# Seeds
+
+
+def test_the_same_settings_get_the_same_fits():
+    result = quietly({"a": make_net(), "b": make_net()}, X, Y, GROUPS, n_seeds=2)
+    np.testing.assert_array_equal(result.y_pred["a"], result.y_pred["b"])
+    first, second = result.y_pred["a"]
+    assert not np.array_equal(first, second)
+    assert result.paired["b"].difference == 0
+    assert result.y_pred["dummy"].shape == (1, 64, 1)
+
+
+def test_a_net_gets_a_seed_or_its_seed_is_set():
+    own = make_net(callbacks=[SeedCallback(7, n_threads=1)])
+    result = quietly({"plain": make_net(), "own": own}, X, Y, GROUPS, random_state=3)
+    np.testing.assert_array_equal(result.y_pred["plain"], result.y_pred["own"])
+    by_hand = make_net(callbacks=[("seed", SeedCallback(3, n_threads=1))])
+    train, test = next(CV.split(X, Y, GROUPS))
+    by_hand.fit(X[train], Y[train])
+    np.testing.assert_array_equal(
+        result.y_pred["own"][0, test], by_hand.predict(X[test]).astype(np.float32)
+    )
+    assert own.callbacks[0].random_state == 7
+
+
+def test_any_random_state_is_set_and_what_has_none_is_fitted_once():
+    forest = linear(RandomForestRegressor(3, random_state=9))
+    both = {"forest": forest, "line": linear(LinearRegression())}
+    result = quietly(both, X, Y, GROUPS, n_seeds=2)
+    assert len(result.y_pred["forest"]) == 2
+    assert len(result.y_pred["line"]) == 1
+    expected = clone(forest).set_params(randomforestregressor__random_state=1)
+    train, test = next(CV.split(X, Y, GROUPS))
+    np.testing.assert_allclose(
+        result.y_pred["forest"][1, test, 0],
+        expected.fit(X[train], Y[train]).predict(X[test]),
+        rtol=1e-6,
+    )
+
+
+def test_predictions_are_the_same_in_workers():
+    nets = {"net": make_net(max_epochs=1)}
+    alone = quietly(nets, X, Y, GROUPS)
+    together = quietly(nets, X, Y, GROUPS, n_jobs=2)
+    np.testing.assert_array_equal(alone.y_pred["net"], together.y_pred["net"])
+
+
+# By epoch
+
+
+def test_every_epoch_is_predicted_and_none_is_chosen():
+    nets = {"net": make_net(max_epochs=3), "ridge": RIDGES["ridge"]}
+    result = quietly(nets, X, Y, GROUPS, by_epoch=True)
+    without = quietly(nets, X, Y, GROUPS)
+    np.testing.assert_array_equal(result.y_pred["net"], without.y_pred["net"])
+    curve = result.y_pred_by_epoch["net"]
+    assert curve.shape == (1, 3, 64, 1)
+    np.testing.assert_array_equal(curve[:, -1], result.y_pred["net"])
+    shorter = quietly({"net": make_net(max_epochs=2)}, X, Y, GROUPS)
+    np.testing.assert_array_equal(curve[:, 1], shorter.y_pred["net"])
+    assert list(result.y_pred_by_epoch) == ["net"]
+    table = result.by_epoch()
+    assert table["epoch"].tolist() == [1, 2, 3]
+    assert table["loss"].iloc[-1] == pytest.approx(result.to_frame().loc["net", "loss"])
+    assert result.plot_by_epoch().axes[0].get_ylabel().startswith("normalized squared")
+    with pytest.raises(ValueError, match=r"call compare.*by_epoch=True"):
+        without.by_epoch()
+
+
+@pytest.mark.parametrize("around", ["target", "pipeline", "search"])
+def test_predictions_by_epoch_pass_through_what_is_around_the_net(around):
+    y = 100 + 10 * Y
+    net = make_net()
+    if around == "target":
+        estimator = TransformedTargetRegressor(net, transformer=StandardScaler())
+    elif around == "pipeline":
+        estimator = make_pipeline(FunctionTransformer(np.negative), net)
+    else:
+        estimator = GridSearchCV(net, {"lr": [0.01]}, cv=2)
+    result = quietly({"net": estimator}, X, y, GROUPS, by_epoch=True)
+    np.testing.assert_array_equal(
+        result.y_pred_by_epoch["net"][:, -1], result.y_pred["net"]
+    )
+
+
+def test_early_stopping_and_the_shortest_training():
+    stopping = make_net(
+        max_epochs=6,
+        train_split=SubjectSplit(0.3),
+        callbacks=[EarlyStopping(patience=1, load_best=True)],
+    )
+    windows = SubjectWindows(X, GROUPS)
+    result = quietly({"net": stopping}, windows, Y, GROUPS, by_epoch=True)
+    n_epochs = result.fits.query("estimator == 'net'")["n_epochs"]
+    assert result.y_pred_by_epoch["net"].shape[1] == n_epochs.min()
+
+
+# Folders
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_finished_fit_is_not_run_again(tmp_path, capsys):
+    nets = {"a net": make_net(max_epochs=1)}
+    options = {"folder": tmp_path / "fits", "verbose": 1}
+    first = quietly(nets, X, Y, GROUPS, **options)
+    assert "8 fits, 1 at a time" in capsys.readouterr().out
+    before = contents(tmp_path)
+    next(tmp_path.rglob("a net/*fold_2.npz")).unlink()
+    second = quietly(nets, X, Y, GROUPS, **options)
+    assert "8 fits, 7 of them found" in capsys.readouterr().out
+    np.testing.assert_array_equal(first.y_pred["a net"], second.y_pred["a net"])
+    unchanged = contents(tmp_path)
+    assert unchanged.keys() == before.keys()
+    more = quietly({**nets, **RIDGES}, X, Y, GROUPS, **(options | {"n_seeds": 2}))
+    assert "28 fits, 8 of them found" in capsys.readouterr().out
+    np.testing.assert_array_equal(more.y_pred["a net"][:1], first.y_pred["a net"])
+    assert (
+        contents(tmp_path).items()
+        >= {p: c for p, c in unchanged.items() if p.suffix == ".npz"}.items()
+    )
+    curves = quietly(nets, X, Y, GROUPS, by_epoch=True, **options)
+    assert "8 fits, 4 of them found" in capsys.readouterr().out
+    np.testing.assert_array_equal(curves.y_pred["a net"], first.y_pred["a net"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": -Y}, "belongs to another comparison .y was .*, is "),
+        ({"X": X + 1}, "another comparison .X was"),
+        ({"groups": GROUPS[::-1]}, "another comparison .groups was"),
+        ({"cv": GroupKFold(3)}, "another comparison .folds was"),
+        ({"estimators": {"ridge": linear(Ridge(2.0))}},
+         r"ridge: ridge__alpha was 1\.0, is 2\.0"),
+        ({"estimators": {"ridge": Ridge()}}, "ridge: class was sklearn.*Pipeline, is"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_something_else_is_refused(tmp_path, change, message):
+    given = {"estimators": RIDGES, "X": X, "y": Y, "groups": GROUPS, "folder": tmp_path}
+    quietly(**given)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        quietly(**(given | change))
+    assert contents(tmp_path) == before
+
+
+def test_callbacks_without_a_name_belong_to_the_settings(tmp_path):
+    def nets(*callbacks):
+        return {"net": make_net(max_epochs=1, callbacks=list(callbacks))}
+
+    options = {"folder": tmp_path}
+    quietly(nets(LRScheduler(StepLR, step_size=1)), X, Y, GROUPS, **options)
+    quietly(nets(LRScheduler(StepLR, step_size=1)), X, Y, GROUPS, **options)
+    for other in (LRScheduler(StepLR, step_size=2), LRScheduler(ExponentialLR)):
+        with pytest.raises(ValueError, match=r"net: callbacks was .*LRScheduler"):
+            quietly(nets(other), X, Y, GROUPS, **options)
+
+
+def test_splits_may_be_masks():
+    masks = [(s != GROUPS, s == GROUPS) for s in ("S0", "S1")]
+    found = quietly(RIDGES, X, Y, GROUPS, cv=masks)
+    rows = [(np.flatnonzero(a), np.flatnonzero(b)) for a, b in masks]
+    expected = quietly(RIDGES, X, Y, GROUPS, cv=rows)
+    np.testing.assert_array_equal(found.y_pred["ridge"], expected.y_pred["ridge"])
+    assert found.subjects.tolist() == ["S0", "S1"]
+    assert np.isnan(found.y_pred["ridge"][0, 16:]).all()
+    assert found.comparisons().equals(expected.comparisons())
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"must be empty, new or .*thesis"):
+        quietly(RIDGES, X, Y, GROUPS, folder=tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+SCRIPT = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from tests.comparison.test_compare import *
+net = make_net(max_epochs=int(sys.argv[2]))
+compare({"net": net}, X, Y, GROUPS, cv=CV, n_seeds=2, folder=sys.argv[1], n_jobs=2)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_bit_for_bit(tmp_path):
+    n_epochs = 8
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, tmp_path, str(n_epochs)]
+    process = subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("net/*.npz"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = contents(tmp_path)
+    assert 2 <= len(list(tmp_path.glob("net/*.npz"))) < 8
+    nets = {"net": make_net(max_epochs=n_epochs)}
+    resumed = quietly(nets, X, Y, GROUPS, folder=tmp_path, n_seeds=2)
+    whole = quietly(nets, X, Y, GROUPS, n_seeds=2)
+    np.testing.assert_array_equal(resumed.y_pred["net"], whole.y_pred["net"])
+    complete = {p: c for p, c in kept.items() if p.suffix == ".npz"}
+    assert contents(tmp_path).items() >= complete.items()
+
+
+# What comes back
+
+
+def test_recordings_pool_windows():
+    recordings = np.array([f"{g}-{i % 2}" for i, g in enumerate(GROUPS)])
+    y = np.where([r.endswith("0") for r in recordings], "rest", "task")
+    result = quietly(
+        {"net": make_net(EEGClassifier, max_epochs=1)}, X, (y == "task").astype(int),
+        GROUPS, by_epoch=True,
+    )  # fmt: skip
+    pooled = result.by_recording(recordings)
+    names = np.unique(recordings)
+    expected = [
+        result.y_pred["net"][0, recordings == name].mean(axis=0) for name in names
+    ]
+    np.testing.assert_allclose(pooled.y_pred["net"][0], expected, rtol=1e-5)
+    assert pooled.y.tolist() == [int(name.endswith("1")) for name in names]
+    assert pooled.subjects.tolist() == result.subjects.tolist()
+    assert pooled.scores("fold")["fold"].max() == 4
+    assert pooled.y_pred_by_epoch["net"].shape == (1, 1, 16, 2)
+    for wrong, what in ((GROUPS, "target"), (np.tile(recordings[:8], 8), "subject")):
+        with pytest.raises(ValueError, match=f"the {what} of 'S0.*' varies"):
+            result.by_recording(wrong)
+
+
+def test_the_report_is_one_page_that_says_it_all(tmp_path):
+    result = quietly({"a<b": RIDGES["ridge"], "strong": RIDGES["strong"]}, X, Y, GROUPS)
+    result.report(tmp_path / "report.html", title="Ridges")
+    page = (tmp_path / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="https?://(?!mne\.tools)', page)
+    for wanted in ("a&lt;b", "strong", "S7", "p_holm", "neg_nrmse_range", "torch",
+                   "ridge__alpha", "Holm correction", "processor time"):  # fmt: skip
+        assert wanted in page
+    assert "<td>a<b" not in page
+    figure = result.plot()
+    assert len(figure.axes[0].lines) == 8 + 2  # subjects, their mean, the dummy
+    text = figure.axes[1].get_xlabel()
+    assert text == "normalized squared error, difference to a<b"
+
+
+def test_many_estimators_leave_the_lines_out():
+    many = {f"ridge {i}": linear(Ridge(i + 1.0)) for i in range(9)}
+    assert len(quietly(many, X, Y, GROUPS).plot().axes) == 1
+
+
+def test_sentences_tell_no_difference_from_too_little_data():
+    result = quietly({**RIDGES, "same": RIDGES["ridge"]}, X, Y, GROUPS)
+    strong, same = result.sentences()
+    assert "The difference is significant (p = 0.023 after Holm" in strong
+    assert "0 of 8 subjects" in strong
+    assert "not significant (p = 1 after Holm correction)" in same
+    assert "four times out of five" in same
+
+
+def test_a_comparison_can_be_pickled_and_does_not_change():
+    result = quietly(RIDGES, X, Y, GROUPS)
+    again = pickle.loads(pickle.dumps(result))
+    assert again.to_frame().equals(result.to_frame())
+    with pytest.raises(AttributeError):
+        result.y = Y
+
+
+# Warnings
+
+
+class Opposite(Ridge):
+    def predict(self, X):
+        return -super().predict(X)
+
+
+@pytest.mark.filterwarnings("ignore:The groups parameter is ignored by KFold")
+@pytest.mark.parametrize(
+    ("estimators", "options", "message"),
+    [
+        (RIDGES, {"cv": KFold(4, shuffle=True, random_state=0)},
+         "fold 1 trains and tests on .* of the same groups, 'S.' among them"),
+        ({"wrong": linear(Opposite())}, {}, "no better than the dummy .*: wrong"),
+        (RIDGES, {"groups": np.repeat(["a", "b", "c", "d"], 16)},
+         "with 4 subjects in the test folds no p-value can be below 0.12"),
+    ],
+)  # fmt: skip
+def test_warnings(estimators, options, message):
+    given = {"estimators": estimators, "X": X, "y": Y, "groups": GROUPS} | options
+    with pytest.warns(UserWarning, match=message):
+        quietly(**given)
+
+
+class Diverging(Ridge):
+    def predict(self, X):
+        return np.full(len(X), np.nan)
+
+
+def test_predictions_that_are_not_finite_are_named():
+    with pytest.warns(UserWarning, match="the predictions of 16 windows") as caught:
+        result = quietly({**RIDGES, "bad": linear(Diverging())}, X, Y, GROUPS)
+    assert "bad, seed 0, fold 1: the predictions of 16 windows" in str(
+        caught[0].message
+    )
+    assert np.isnan(result.comparisons().loc["bad", "p_value"])
+    assert np.isnan(result.to_frame().loc["bad", "r2"])
+    assert np.isfinite(result.comparisons().loc["strong", "p_holm"])
+
+
+# Errors
+
+
+class Failing(Ridge):
+    def fit(self, X, y):
+        raise RuntimeError("out of luck")
+
+
+class Odds(LogisticRegression):
+    def predict_proba(self, X):
+        return 2 * super().predict_proba(X)
+
+
+LOGISTIC = {"logistic": linear(LogisticRegression())}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"groups": np.zeros(64)}, ValueError, r"at least 2 subjects in groups, got 1"),
+        ({"groups": None}, TypeError, "groups must have a length, got None|groups"),
+        ({"groups": GROUPS[1:]}, ValueError, "X: 64, y: 64, groups: 63"),
+        ({"estimators": {}}, TypeError, "estimators must be a dict"),
+        ({"estimators": [Ridge()]}, TypeError, "estimators must be a dict"),
+        ({"estimators": {1: Ridge()}}, TypeError, "names of estimators .* got 1"),
+        ({"estimators": {"a": StandardScaler()}}, TypeError, "must be regressors or"),
+        ({"estimators": {"a": Ridge}}, TypeError, "got estimator class instead"),
+        ({"estimators": RIDGES | LOGISTIC}, ValueError,
+         "'ridge' is a regressor and 'logistic' is not"),
+        ({"estimators": {"dummy": Ridge()}}, ValueError, "'dummy' is that of the"),
+        ({"estimators": {"m": DummyRegressor()}}, ValueError, "cannot be a dummy"),
+        ({"estimators": {"svm": linear(LinearSVC())}, "y": LABELS}, ValueError,
+         r"'svm' \(Pipeline\) has no predict_proba; .*CalibratedClassifierCV"),
+        ({"estimators": {"odds": linear(Odds())}, "y": LABELS}, ValueError,
+         "must return probabilities, which sum to 1"),
+        ({"y": np.where(Y > 1, np.nan, Y)}, ValueError, r"y must be finite, got \[nan"),
+        ({"y": np.zeros(64)}, ValueError, "y is constant"),
+        ({"estimators": LOGISTIC, "y": [*LABELS[1:], None]}, ValueError,
+         "y must name a label for every window, got None for window 63"),
+        ({"n_seeds": 0}, ValueError, "n_seeds must be an integer >= 1, got 0"),
+        ({"cv": 9}, ValueError, "cv must be at most the number of subjects, 8, got 9"),
+        ({"cv": 1}, ValueError, "cv must be an integer >= 2, got 1"),
+        ({"cv": [(np.arange(9), np.arange(9, 18))] * 2}, ValueError,
+         "window 9 is in test folds 1 and 2"),
+        ({"params": {"rigde": {}}}, ValueError, r"one of 'ridge'.*'rigde'"),
+        ({"loss": "log_loss"}, ValueError, "log_loss|labels"),
+        ({"estimators": {"net": make_net(callbacks="disable")}}, ValueError,
+         "callbacks must be a list or None, to add a SeedCallback, got 'disable'"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_named(change, error, message):
+    given = {"estimators": RIDGES, "X": X, "y": Y, "groups": GROUPS} | change
+    with pytest.raises(error, match=message):
+        quietly(**given)
+
+
+def test_an_error_in_a_fit_tells_which():
+    with pytest.raises(RuntimeError, match="out of luck") as caught:
+        quietly({"bad": linear(Failing())}, X, Y, GROUPS)
+    assert caught.value.__notes__ == ["This happened in a fit of bad, seed 0, fold 1."]
+
+
+def test_parameters_of_fit_reach_one_estimator():
+    grid = GridSearchCV(
+        linear(Ridge()), {"ridge__alpha": [0.1, 10.0]}, cv=GroupKFold(3)
+    )
+    params = {"grid": {"groups": GROUPS}}
+    result = quietly({"grid": grid, **RIDGES}, X, Y, GROUPS, params=params)
+    expected = cross_val_predict(
+        grid, X, Y, groups=GROUPS, cv=CV, params={"groups": GROUPS}
+    )
+    np.testing.assert_allclose(result.y_pred["grid"][0, :, 0], expected, rtol=1e-6)
+
+
+def test_a_dummy_of_ones_own_is_the_dummy():
+    result = quietly(
+        {**LOGISTIC, "guess": DummyClassifier(strategy="uniform")}, X, LABELS, GROUPS
+    )
+    assert result.estimators == ["logistic", "guess"]
+    assert result.dummy == "guess"
