@@ -1,8 +1,8 @@
 """Sharpness-Aware Minimization for EEG decoding.
 
 Extends braindecode, skorch and scikit-learn: a SAM optimizer for ``EEGRegressor`` and
-``EEGClassifier``, its callback, and what a subject-wise cross-validated EEG regression
-needs around it.
+``EEGClassifier``, its callback, and what EEG regression and classification,
+cross-validated by subject, need around it.
 """
 
 import importlib
@@ -12,11 +12,12 @@ from braindecode_sam._version import __version__
 
 if TYPE_CHECKING:
     from braindecode_sam.configs import load_config
-    from braindecode_sam.estimators import make_regressor
+    from braindecode_sam.estimators import make_classifier, make_regressor
 
 __all__ = [
     "SAM",
     "SCORING",
+    "SCORING_CLASSIFICATION",
     "FastATCNet",
     "FastAttentionBaseNet",
     "FastCTNet",
@@ -30,6 +31,7 @@ __all__ = [
     "TimeShift",
     "__version__",
     "load_config",
+    "make_classifier",
     "make_regressor",
     "normalized_root_mean_squared_error",
     "resolve_device",
@@ -40,6 +42,7 @@ __all__ = [
 # Configurations are slow to import, and most scripts do without.
 _LATER = {
     "load_config": "braindecode_sam.configs",
+    "make_classifier": "braindecode_sam.estimators",
     "make_regressor": "braindecode_sam.estimators",
 }
 _problem: Exception | None = None
@@ -48,7 +51,11 @@ try:
     from braindecode_sam.augmentation import TimeShift
     from braindecode_sam.callbacks import SAMCallback
     from braindecode_sam.device import resolve_device
-    from braindecode_sam.metrics import SCORING, normalized_root_mean_squared_error
+    from braindecode_sam.metrics import (
+        SCORING,
+        SCORING_CLASSIFICATION,
+        normalized_root_mean_squared_error,
+    )
     from braindecode_sam.models import (
         FastATCNet,
         FastAttentionBaseNet,

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import torch
-from braindecode import EEGRegressor
-from braindecode.augmentation import AugmentedDataLoader
+from braindecode.augmentation import AugmentedDataLoader, Transform
 
 from braindecode_sam.augmentation import GaussianNoise, TimeShift
 from braindecode_sam.callbacks import SAMCallback, SeedCallback, WindowCheck
-from braindecode_sam.checks import is_missing_a_column
 from braindecode_sam.configs import (
     AugmentationConfig,
     OptimizerConfig,
@@ -22,133 +18,37 @@ from braindecode_sam.configs import (
     load_config,
 )
 from braindecode_sam.device import resolve_device
+from braindecode_sam.nets import Classifier, Regressor, is_sam
 from braindecode_sam.optim import SAM
 
-
-class Regressor(EEGRegressor):
-    """An EEGRegressor that goes by scikit-learn's conventions.
-
-    Where :class:`braindecode.EEGRegressor` does not:
-
-    - ``fit`` returns the net;
-    - fitted to an array of targets of shape (n_windows,) it predicts that shape, so
-      that ensembles such as ``VotingRegressor`` can average;
-    - targets without a column, of a windows dataset or given to ``partial_fit``, are
-      compared with the one output of their own window, not with all of the batch;
-    - an initialized net keeps its weights in ``partial_fit`` and, with
-      ``warm_start=True``, in ``fit``;
-    - ``set_params(optimizer=torch.optim.AdamW)`` takes the options of SAM, and the
-      callback named ``sam``, away with SAM.
-
-    :func:`make_regressor` builds one.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from braindecode_sam import SAM
-    >>> from braindecode_sam.estimators import Regressor
-    >>> X = np.random.default_rng(0).normal(size=(8, 4, 200)).astype("float32")
-    >>> net = Regressor(
-    ...     "FastEEGNeX", optimizer=SAM, max_epochs=1, batch_size=4, verbose=0,
-    ...     train_split=None)
-    >>> net.fit(X, np.arange(8.0, dtype="float32")).predict(X).shape
-    (8,)
-    """
-
-    has_flat_targets_ = False
-
-    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Regressor:
-        """Fit; see :meth:`braindecode.EEGRegressor.fit`. Returns the net."""
-        self._keep_weights(self.warm_start)
-        super().fit(X, y, **fit_params)
-        self._note_targets(y)  # only now: braindecode's fit calls partial_fit
-        return self
-
-    def partial_fit(
-        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
-    ) -> Regressor:
-        """Go on; see :meth:`braindecode.EEGRegressor.partial_fit`."""
-        self._keep_weights(True)
-        super().partial_fit(X, y, classes=classes, **fit_params)
-        self._note_targets(y)
-        return self
-
-    def predict(self, X: Any) -> Any:
-        """Predict, in the shape of the targets that the net was fitted to."""
-        predicted = super().predict(X)
-        is_column = predicted.shape[1:] == (1,)
-        return predicted[:, 0] if self.has_flat_targets_ and is_column else predicted
-
-    def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Any:
-        """Compare predictions and targets, the latter in the shape of the former."""
-        if is_missing_a_column(y_pred, y_true):
-            y_true = y_true[:, None]
-        return super().get_loss(y_pred, y_true, *args, **kwargs)
-
-    def set_params(self, **params: Any) -> Regressor:
-        """Set parameters; another optimizer does not get the options of SAM.
-
-        Raises
-        ------
-        ValueError
-            If the optimizer of an initialized net is to be another one.
-        """
-        before, after = self.optimizer, params.get("optimizer", self.optimizer)
-        if after is not before:
-            if getattr(self, "initialized_", False):
-                raise ValueError(
-                    "The optimizer of an initialized net cannot be set to another one,"
-                    f" got optimizer={after!r}; expected it to be set on"
-                    " sklearn.base.clone(net)."
-                )
-            self._take_options(before, after, params)
-        if self._has_sam_off() and params.get("callbacks__sam", "") is None:
-            del params["callbacks__sam"]  # skorch cannot do it twice
-        super().set_params(**params)
-        return self
-
-    def _take_options(self, before: Any, after: Any, params: dict[str, Any]) -> None:
-        """Take the options of one optimizer away, and put back what was taken."""
-        taken = self.__dict__.setdefault("taken_", {})
-        for option in _own_options(before) - _own_options(after):
-            for name in [name for name in vars(self) if _is_spelling(name, option)]:
-                taken[name] = getattr(self, name)
-                delattr(self, name)
-        for name in list(taken):
-            if any(_is_spelling(name, option) for option in _own_options(after)):
-                params.setdefault(name, taken.pop(name))
-        # As skorch switches a callback off, which it cannot do twice, nor undo.
-        names = [c[0] for c in self.callbacks or [] if isinstance(c, tuple)]
-        if not _is_sam(after) and "sam" in names and not self._has_sam_off():
-            taken["callbacks__sam"] = self.callbacks__sam = None
-        elif _is_sam(after) and "callbacks__sam" in taken:
-            del taken["callbacks__sam"], self.callbacks__sam
-
-    def _has_sam_off(self) -> bool:
-        return vars(self).get("callbacks__sam", "") is None
-
-    def _keep_weights(self, is_wanted: bool) -> None:
-        # braindecode would build the module again, for what it knows of the data.
-        if is_wanted and getattr(self, "initialized_", False):
-            self.signal_args_set_ = True
-
-    def _note_targets(self, y: Any) -> None:
-        self.has_flat_targets_ = y is not None and np.ndim(y) == 1
+Augmentation: TypeAlias = str | Transform | Sequence[Transform] | None
 
 
-def _own_options(optimizer: Any) -> set[str]:
-    """Names of the options that a SAM has beside those of its base."""
-    if not _is_sam(optimizer):
-        return set()
-    arguments = set(inspect.signature(optimizer).parameters)
-    return {*optimizer._checks(), *arguments, "base_optimizer"}
+class _Task(NamedTuple):
+    """What a builder's nets are for, and which of torch's losses are not for that."""
+
+    builder: str
+    foreign_losses: tuple[type, ...]
+    accepted: str
 
 
-def _is_spelling(name: str, option: str) -> bool:
-    spelled = f"optimizer__{option}"
-    return name == spelled or (
-        option == "base_optimizer" and name.startswith(spelled + "__")
-    )
+_REGRESSION = _Task(
+    "make_regressor",
+    (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss, torch.nn.MultiMarginLoss),
+    "'challenge_1' or 'challenge_2', or criterion=torch.nn.MSELoss",
+)
+_CLASSIFICATION = _Task(
+    "make_classifier",
+    (
+        torch.nn.MSELoss,
+        torch.nn.L1Loss,
+        torch.nn.SmoothL1Loss,
+        torch.nn.HuberLoss,
+        torch.nn.PoissonNLLLoss,
+        torch.nn.GaussianNLLLoss,
+    ),
+    "'classification', or criterion=torch.nn.CrossEntropyLoss",
+)
 
 
 def make_regressor(
@@ -156,6 +56,7 @@ def make_regressor(
     *,
     device: str | torch.device = "auto",
     random_state: int | None = None,
+    augmentation: Augmentation = "config",
     **overrides: Any,
 ) -> Regressor:
     """Build an EEGRegressor from a configuration.
@@ -163,13 +64,18 @@ def make_regressor(
     Parameters
     ----------
     config : str, path-like, dict or TrainingConfig, default="challenge_1"
-        What :func:`braindecode_sam.load_config` accepts.
+        What :func:`braindecode_sam.load_config` accepts. One whose criterion is a loss
+        for classification needs another `criterion`; the net then takes its number of
+        outputs from the targets, not from the configuration.
     device : str or torch.device, default="auto"
         What :func:`braindecode_sam.resolve_device` accepts.
     random_state : int or None, default=None
         Seed of all that is drawn for the net, by a callback named ``seed``; see
         :class:`~braindecode_sam.callbacks.SeedCallback`. Pass
         ``callbacks__seed__n_threads=1`` for the same scores in any number of workers.
+    augmentation : "config", None or list of Transform, default="config"
+        What is done to training windows: what the configuration says, nothing, or
+        transforms as :mod:`braindecode.augmentation` has them.
     **overrides
         Any parameter of an EEGRegressor, over the configuration's: ``max_epochs=3``,
         ``optimizer__base_optimizer=torch.optim.SGD``, ``module__n_chans=19``.
@@ -188,8 +94,11 @@ def make_regressor(
 
     Raises
     ------
+    TypeError
+        If `augmentation` is neither "config", None nor made of transforms.
     ValueError
-        If the configuration is not valid or the device does not exist.
+        If the configuration is not valid or for classification, or the device does not
+        exist.
     RuntimeError
         If PyTorch cannot use the device here.
 
@@ -200,12 +109,92 @@ def make_regressor(
     >>> net.max_epochs, net.batch_size, net.optimizer.__name__
     (3, 32, 'SAM')
     """
+    task = _REGRESSION
+    settings = _settings(task, config, device, random_state, augmentation, overrides)
+    return Regressor(**settings)
+
+
+def make_classifier(
+    config: str | os.PathLike[str] | dict[str, Any] | TrainingConfig = "classification",
+    *,
+    device: str | torch.device = "auto",
+    random_state: int | None = None,
+    augmentation: Augmentation = "config",
+    class_weight: str | Mapping[Any, float] | None = None,
+    **overrides: Any,
+) -> Classifier:
+    """Build an EEGClassifier from a configuration.
+
+    Parameters
+    ----------
+    config : str, path-like, dict or TrainingConfig, default="classification"
+        What :func:`braindecode_sam.load_config` accepts. One whose criterion is a loss
+        for regression needs another `criterion`; the net then takes its number of
+        outputs from the labels, not from the configuration.
+    device : str or torch.device, default="auto"
+        As in :func:`make_regressor`.
+    random_state : int or None, default=None
+        As in :func:`make_regressor`.
+    augmentation : "config", None or list of Transform, default="config"
+        As in :func:`make_regressor`.
+    class_weight : None, "balanced" or dict of label to float, default=None
+        Weights of the classes in the loss; see
+        :class:`~braindecode_sam.nets.Classifier`.
+    **overrides
+        Any parameter of an EEGClassifier, over the configuration's:
+        ``classes=["left", "right"]``, ``max_epochs=3``. As in :func:`make_regressor`,
+        `callbacks` are added to those of the net.
+
+    Returns
+    -------
+    net : Classifier
+        An EEGClassifier, not initialized, with :class:`~braindecode_sam.FastEEGNeX` as
+        its module (pass ``module="EEGNeX"`` for the stock one). It takes and predicts
+        labels of any kind. All windows are trained on (``train_split=None``); pass
+        ``train_split=SubjectSplit(0.2)`` to validate inside.
+
+    Raises
+    ------
+    TypeError
+        If `augmentation` is neither "config", None nor made of transforms.
+    ValueError
+        If the configuration is not valid or for regression, or the device does not
+        exist.
+    RuntimeError
+        If PyTorch cannot use the device here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from braindecode_sam import make_classifier
+    >>> X = np.random.default_rng(0).normal(size=(8, 4, 128)).astype("float32")
+    >>> net = make_classifier(
+    ...     device="cpu", max_epochs=1, batch_size=4, verbose=0, random_state=0)
+    >>> net = net.fit(X, ["left", "right"] * 4)
+    >>> net.classes_.tolist(), net.predict_proba(X).shape
+    (['left', 'right'], (8, 2))
+    """
+    task = _CLASSIFICATION
+    settings = _settings(task, config, device, random_state, augmentation, overrides)
+    return Classifier(class_weight=class_weight, **settings)
+
+
+def _settings(
+    task: _Task,
+    config: str | os.PathLike[str] | dict[str, Any] | TrainingConfig,
+    device: str | torch.device,
+    random_state: int | None,
+    augmentation: Augmentation,
+    overrides: dict[str, Any],
+) -> dict[str, Any]:
+    """Parameters of a net of either kind."""
     config = load_config(config)
+    _check_criterion(task, config, overrides)
     optimizer = overrides.pop("optimizer", SAM)
     settings = {
-        **_module_settings(config.model),
+        **_module_settings(config, task),
         **_optimizer_settings(config.optimizer, optimizer),
-        **_augmentation_settings(config.augmentation),
+        **_augmentation_settings(config.augmentation, augmentation),
         **dict(config.training),
         "train_split": None,
         "callbacks": [
@@ -214,20 +203,33 @@ def make_regressor(
         ],
         "device": resolve_device(device),
     }
-    return Regressor(**(settings | overrides))
+    return settings | overrides
 
 
-def _is_sam(optimizer: Any) -> bool:
-    return isinstance(optimizer, type) and issubclass(optimizer, SAM)
+def _check_criterion(
+    task: _Task, config: TrainingConfig, overrides: Mapping[str, Any]
+) -> None:
+    is_own = "criterion" in overrides
+    criterion = overrides["criterion"] if is_own else config.training.criterion
+    loss = criterion if isinstance(criterion, type) else type(criterion)
+    if loss in task.foreign_losses:  # one derived from them may be for anything
+        source = "criterion" if is_own else f"config={config.name!r}"
+        raise ValueError(
+            f"{task.builder} cannot train with {loss.__name__}, got it from {source};"
+            f" expected config={task.accepted}"
+        )
 
 
 def _callbacks(optimizer: Any, further: Iterable[Any] | None) -> list[Any]:
-    sam = [("sam", SAMCallback())] if _is_sam(optimizer) else []
+    sam = [("sam", SAMCallback())] if is_sam(optimizer) else []
     return [("window_check", WindowCheck()), *sam, *(further or [])]
 
 
-def _module_settings(model: Any) -> dict[str, Any]:
+def _module_settings(config: TrainingConfig, task: _Task) -> dict[str, Any]:
+    model = config.model
     chosen = model.model_dump(exclude_unset=True, exclude={"model_name_"})
+    if config.training.criterion in task.foreign_losses:
+        chosen.pop("n_outputs", None)  # which is the other task's
     return {
         "module": f"Fast{model.model_name_}",
         **{f"module__{name}": value for name, value in chosen.items()},
@@ -237,18 +239,35 @@ def _module_settings(model: Any) -> dict[str, Any]:
 def _optimizer_settings(config: OptimizerConfig, optimizer: Any) -> dict[str, Any]:
     options = dict(config)
     lr = options.pop("lr")
-    if not _is_sam(optimizer):
+    if not is_sam(optimizer):
         options = {"weight_decay": config.weight_decay}
     settings = {f"optimizer__{name}": value for name, value in options.items()}
     return {"optimizer": optimizer, "lr": lr, **settings}
 
 
-def _augmentation_settings(augmentation: AugmentationConfig) -> dict[str, Any]:
-    probability = augmentation.probability
+def _augmentation_settings(
+    config: AugmentationConfig | None, chosen: Augmentation
+) -> dict[str, Any]:
+    if isinstance(chosen, str) and chosen == "config":
+        chosen = None if config is None else _transforms(config)
+    if chosen is None:
+        return {}
+    transforms = [chosen] if isinstance(chosen, Transform) else chosen
+    is_list = isinstance(transforms, (list, tuple))
+    if not is_list or not all(isinstance(t, Transform) for t in transforms):
+        raise TypeError(
+            "augmentation must be 'config', None or a list of braindecode's"
+            f" transforms, got {chosen!r}"
+        )
     return {
         "iterator_train": AugmentedDataLoader,
-        "iterator_train__transforms": [
-            TimeShift(probability, max_shift=augmentation.max_shift),
-            GaussianNoise(probability, std=augmentation.noise_std),
-        ],
+        "iterator_train__transforms": list(transforms),
     }
+
+
+def _transforms(config: AugmentationConfig) -> list[Transform]:
+    transforms = [GaussianNoise(config.probability, std=config.noise_std)]
+    if config.max_shift > 0:
+        shift = TimeShift(config.probability, max_shift=config.max_shift)
+        transforms.insert(0, shift)
+    return transforms

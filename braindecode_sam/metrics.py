@@ -1,4 +1,4 @@
-"""Scores for regression on EEG.
+"""Scores for regression and classification on EEG.
 
 Two things are called NRMSE. The 2025 competition divides the root mean squared
 error by the standard deviation of the targets, so that always predicting their mean
@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import make_scorer, root_mean_squared_error
+from sklearn.metrics import (
+    log_loss,
+    make_scorer,
+    recall_score,
+    roc_auc_score,
+    root_mean_squared_error,
+)
 from sklearn.utils import check_array
 
 from braindecode_sam._arguments import check_choice
@@ -132,6 +138,68 @@ SCORING = {
 }
 """For ``cross_validate(scoring=SCORING)``. As scikit-learn's own, errors are negated,
 so that more is better, and named ``neg_``."""
+
+
+def _mean_recall(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    return float(
+        recall_score(y_true, y_pred, labels=np.unique(y_true), average="macro")
+    )
+
+
+def _neg_log_loss(estimator: Any, X: Any, y: ArrayLike) -> float:
+    y, probabilities = _labels_and_probabilities("neg_log_loss", estimator, X, y)
+    return -float(log_loss(y, probabilities, labels=estimator.classes_))
+
+
+def _roc_auc(estimator: Any, X: Any, y: ArrayLike) -> float:
+    y, probabilities = _labels_and_probabilities("roc_auc", estimator, X, y)
+    classes = estimator.classes_
+    if len(classes) < 2 or len(np.unique(y)) < len(classes):
+        return float("nan")
+    if len(classes) == 2:
+        return float(roc_auc_score(y == classes[1], probabilities[:, 1]))
+    areas = [
+        roc_auc_score(y == label, column)
+        for label, column in zip(classes, probabilities.T, strict=True)
+    ]
+    return float(np.mean(areas))
+
+
+def _labels_and_probabilities(
+    name: str, estimator: Any, X: Any, y: ArrayLike
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Check an estimator and labels, and predict."""
+    for wanted in ("predict_proba", "classes_"):
+        if not hasattr(estimator, wanted):
+            raise TypeError(
+                f"{name} needs a classifier with predict_proba and classes_, got"
+                f" {estimator!r}, which has no {wanted}"
+            )
+    y, known = np.asarray(y), np.asarray(estimator.classes_).tolist()
+    unknown = [label for label in np.unique(y).tolist() if label not in known]
+    if unknown:
+        raise ValueError(
+            f"{name} is not defined for the label {unknown[0]!r}: the classifier was"
+            f" fitted to {known} only. Pass all labels as classes=[...] to a net, or"
+            " use a stratified splitter."
+        )
+    return y, estimator.predict_proba(X)
+
+
+SCORING_CLASSIFICATION = {
+    "balanced_accuracy": make_scorer(_mean_recall),
+    "neg_log_loss": _neg_log_loss,
+    "roc_auc": _roc_auc,
+}
+"""For ``cross_validate(scoring=SCORING_CLASSIFICATION)`` of any classifier that has
+``predict_proba``, whatever its labels are.
+
+- ``balanced_accuracy``: recall, averaged over the classes that the fold holds.
+- ``neg_log_loss``: the logarithm of the probability of the true class, averaged over
+  windows. A fold may lack classes.
+- ``roc_auc``: area under the ROC curve; of more than two classes that of each against
+  the rest, averaged. nan where the fold lacks a class.
+"""
 
 
 def _columns_of_both(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Columns, Columns]:

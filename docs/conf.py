@@ -38,8 +38,11 @@ exclude_patterns = ["_build"]
 html_math_renderer = "mathml"
 
 autosummary_generate = True
-# scikit-learn adds the last three to its estimators.
-HIDDEN = "__init__, set_fit_request, set_partial_fit_request, set_score_request"
+# scikit-learn adds all but the first to its estimators and splitters.
+HIDDEN = "__init__, " + ", ".join(
+    f"set_{method}_request"
+    for method in ("fit", "partial_fit", "score", "split", "transform")
+)
 autodoc_default_options = {"members": True, "exclude-members": HIDDEN}
 autodoc_typehints = "none"  # numpydoc's sections say it
 numpydoc_show_class_members = False  # autosummary's template lists them
@@ -67,6 +70,7 @@ plot_formats = [("png", 150)]
 # Recordings that are not part of the project; see tests/conftest.py.
 RECORDINGS = DOCS.parents[1] / "shared" / "data"
 REAL = {
+    "plot_compare_real.py": RECORDINGS / "eegmat",
     "plot_real_eeg.py": RECORDINGS / "eegmat",
     "plot_response_times.py": RECORDINGS / "eeglab" / "eeglab_data.set",
 }

@@ -1,6 +1,8 @@
 """Configurations and the nets made from them."""
 
 import json
+import pickle
+import re
 
 import numpy as np
 import pytest
@@ -8,26 +10,30 @@ import torch
 from braindecode import EEGRegressor
 from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
 from sklearn.base import clone
-from sklearn.ensemble import VotingRegressor
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
-from skorch.callbacks import EpochScoring
+from skorch.callbacks import EarlyStopping, EpochScoring
+from torch.utils.data import DataLoader
 
 from braindecode_sam import (
     SAM,
     SCORING,
+    SCORING_CLASSIFICATION,
     FastEEGNeX,
     TimeShift,
+    augmentation,
+    estimators,
     load_config,
+    make_classifier,
     make_regressor,
 )
-from braindecode_sam.callbacks import SAMCallback, WindowCheck
 from braindecode_sam.configs import TrainingConfig, config_names
+from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import (
     SubjectSplit,
     nrmse_table,
     out_of_fold_predictions,
 )
-from braindecode_sam.optim import LookSAM
+from braindecode_sam.nets import Classifier, Regressor
 from tests.optim.helpers import assert_same
 
 # The table of the source document, typed in a second time.
@@ -165,7 +171,25 @@ def test_from_file_dict_and_model(tmp_path):
     file.write_text(json.dumps(contents))
     assert make_regressor(file, device="cpu").max_epochs == 7
     assert make_regressor(str(file), device="cpu").max_epochs == 7
-    assert config_names() == list(TABLE)
+    assert config_names() == [*TABLE, "classification"]
+    assert pickle.loads(pickle.dumps(config)) == config
+    from braindecode.models.config import EEGNeXConfig  # which warns if it is first
+
+    contents["model"] = EEGNeXConfig(n_chans=3, n_times=200, n_outputs=2)
+    assert load_config(contents).model.n_times == 200
+
+
+def test_a_configuration_may_leave_the_shape_to_the_data(tmp_path):
+    config = load_config("classification")
+    assert config.model.n_chans is None
+    contents = json.loads(config.model_dump_json())
+    assert contents["model"]["n_chans"] is None
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(contents))
+    assert load_config(file) == config
+    net = make_classifier(file, **SMALL).fit(X, np.tile(["a", "b"], 12))
+    module = net.module_
+    assert [module.n_chans, module.n_times, module.n_outputs] == [5, 200, 2]
 
 
 def changed(path, value):
@@ -181,7 +205,10 @@ def changed(path, value):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("challenge_3", "must be one of challenge_1, challenge_2.*got 'challenge_3'"),
+        (
+            "challenge_3",
+            r"must be one of challenge_1, challenge_2, class.*got 'challenge_3'",
+        ),
         (changed("epochs", 3), "epochs\n  Extra inputs are not permitted"),
         (changed("optimizer.momentum", 3), "optimizer.momentum\n  Extra inputs"),
         (changed("model.n_channels", 3), "model.n_channels\n  Extra inputs"),
@@ -246,131 +273,165 @@ def test_classes_of_ones_own_are_taken_from_a_dict():
         load_config(contents)  # a file names no code
 
 
-# Nets by scikit-learn's conventions
+# Both builders
+
+BUILDERS = {
+    "regressor": (make_regressor, "challenge_1", {}, Y),
+    "classifier": (make_classifier, "classification", {}, np.where(Y > 0, "a", "b")),
+    "classifier of challenge_1": (
+        make_classifier,
+        "challenge_1",
+        {"criterion": torch.nn.CrossEntropyLoss},
+        np.where(Y > 0, "a", "b"),
+    ),
+    "regressor of classification": (
+        make_regressor,
+        "classification",
+        {"criterion": torch.nn.MSELoss},
+        np.stack([Y, -Y], axis=1),
+    ),
+}
+BOTH = pytest.mark.parametrize("name", ["regressor", "classifier"])
 
 
-def make_datasets(targets):
-    """A windows dataset with the targets as they are."""
-
-    class Windows(torch.utils.data.Dataset):
-        def __len__(self):
-            return len(X)
-
-        def __getitem__(self, i):
-            return X[i], targets[i]
-
-    return Windows()
-
-
-@pytest.mark.parametrize("kind", ["dataset", "partial_fit", "column"])
-def test_targets_without_a_column_are_not_compared_with_all_of_a_batch(kind):
-    weights = []
-    for how in (kind, "fit"):
-        net = make_regressor(random_state=0, **SMALL)
-        if how == "dataset":
-            net.fit(make_datasets(Y), y=None)
-        elif how == "column":
-            net.fit(make_datasets(Y[:, None]), y=None)
-        elif how == "partial_fit":
-            net.partial_fit(X, Y)
-        else:
-            net.fit(X, Y)
-        weights.append(net.module_.state_dict())
-    assert_same(*weights)
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_configuration_builds_both_with_a_loss_for_them(name):
+    builder, config, settings, y = BUILDERS[name]
+    net = builder(config, **SMALL, **settings).fit(X, y)
+    assert type(net) is {"r": Regressor, "c": Classifier}[name[0]]
+    n_outputs = 1 if name == "regressor" else 2
+    assert net.module_.n_outputs == n_outputs
+    assert type(net.module_) is FastEEGNeX
+    assert type(net.optimizer_) is SAM
+    assert [n for n, _ in net.callbacks] == ["window_check", "sam"]
+    assert np.shape(net.predict(X)) == np.shape(y)
 
 
-@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # torch's own
-@pytest.mark.parametrize("callback", [WindowCheck, SAMCallback])
-def test_stock_nets_are_told_of_a_missing_column(callback):
-    options = {"optimizer": SAM, "train_split": None} | {
-        name: SMALL[name] for name in ("batch_size", "max_epochs", "verbose")
-    }
-    net = EEGRegressor(
-        "FastEEGNeX", module__n_outputs=1, callbacks=[callback()], **options
+def test_the_configuration_of_classifiers():
+    net = make_classifier(device="cpu")
+    assert not {"module__n_chans", "module__n_times", "module__n_outputs"} & set(
+        net.get_params()
     )
-    if callback is WindowCheck:
-        with pytest.raises(ValueError, match="compare each target with every predic"):
-            net.fit(make_datasets(Y), y=None)
-    else:
-        with pytest.warns(UserWarning, match=r"y\[:, None\]"):
-            net.fit(make_datasets(Y), y=None)
+    assert net.criterion is torch.nn.CrossEntropyLoss
+    assert (net.max_epochs, net.batch_size, net.lr) == (30, 32, 1e-3)
+    options = ("base_optimizer", "rho", "adaptive", "weight_decay")
+    values = [getattr(net, f"optimizer__{option}") for option in options]
+    assert values == [torch.optim.AdamW, 0.05, False, 0.01]
+    (noise,) = net.iterator_train__transforms  # and no TimeShift
+    assert isinstance(noise, GaussianNoise)
+    assert (noise.probability, noise.std) == (0.5, 0.01)
 
 
-def test_predictions_have_the_shape_of_the_targets():
-    net = make_regressor(**SMALL)
-    assert net.fit(X, Y) is net
-    assert net.predict(X).shape == (24,)
-    assert net.fit(X, Y[:, None]).predict(X).shape == (24, 1)
-    assert net.partial_fit(X, Y).predict(X).shape == (24,)
-    voting = VotingRegressor([("a", clone(net)), ("b", clone(net))]).fit(X, Y)
-    assert voting.predict(X).shape == (24,)
-    expected = np.mean([n.predict(X) for n in voting.estimators_], axis=0)
-    np.testing.assert_allclose(voting.predict(X), expected, rtol=1e-5)
+@pytest.mark.parametrize(
+    ("builder", "config", "settings", "message"),
+    [
+        (
+            make_classifier,
+            "challenge_1",
+            {},
+            "make_classifier cannot train with MSELoss, got it from"
+            " config='challenge_1'; expected config='classification', or"
+            " criterion=torch.nn.CrossEntropyLoss",
+        ),
+        (
+            make_regressor,
+            "classification",
+            {},
+            "make_regressor cannot train with CrossEntropyLoss, got it from"
+            " config='classification'; expected config='challenge_1' or 'challenge_2',"
+            " or criterion=torch.nn.MSELoss",
+        ),
+        (
+            make_classifier,
+            "classification",
+            {"criterion": torch.nn.L1Loss},
+            "cannot train with L1Loss, got it from criterion; expected config='class",
+        ),
+        (
+            make_regressor,
+            "challenge_2",
+            {"criterion": torch.nn.NLLLoss()},
+            "cannot train with NLLLoss, got it from criterion; expected config='chall",
+        ),
+    ],
+)
+def test_refuses_the_losses_of_the_other_task(builder, config, settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        builder(config, device="cpu", **settings)
 
 
-@pytest.mark.parametrize("how", ["warm_start", "partial_fit"])
-def test_loaded_weights_are_trained_on(how, tmp_path):
-    trained = make_regressor(**SMALL).fit(X, Y)
-    trained.save_params(f_params=tmp_path / "weights.pt")
-    net = make_regressor(warm_start=True, **SMALL).set_params(lr=0.0).initialize()
-    net.set_params(optimizer__weight_decay=0.0)
-    net.load_params(f_params=tmp_path / "weights.pt")
-    (net.fit if how == "warm_start" else net.partial_fit)(X, Y)
-    ours, theirs = (dict(n.module_.named_parameters()) for n in (net, trained))
-    assert_same(ours, theirs)
+@BOTH
+def test_augmentation_is_the_configuration_s_or_off_or_one_s_own(name):
+    builder, config, _, y = BUILDERS[name]
+    noise = GaussianNoise(1.0, std=0.1)
+    for chosen in ([noise], noise, (noise,)):
+        net = builder(config, augmentation=chosen, **SMALL)
+        assert net.iterator_train is AugmentedDataLoader
+        assert net.iterator_train__transforms == [noise]
+    plain = builder(config, augmentation=None, random_state=0, **SMALL)
+    assert plain.iterator_train is DataLoader
+    assert "iterator_train__transforms" not in plain.get_params()
+    contents = json.loads(load_config(config).model_dump_json())
+    contents["augmentation"] = None
+    by_file = builder(contents, random_state=0, **SMALL)
+    assert by_file.iterator_train is DataLoader
+    assert_same(*(n.fit(X, y).module_.state_dict() for n in (plain, by_file)))
+    for wrong in ("none", 0.5, [0.5], noise.operation):
+        with pytest.raises(TypeError, match="augmentation must be 'config', None or a"):
+            builder(config, augmentation=wrong, **SMALL)
 
 
-def test_a_grid_over_optimizers():
-    grid = {"optimizer": [SAM, torch.optim.AdamW, torch.optim.Adadelta]}
-    net = make_regressor(**SMALL, optimizer__base_optimizer__amsgrad=True)
-    search = GridSearchCV(net, grid, cv=2, error_score="raise").fit(X, Y)
-    assert len(search.cv_results_["params"]) == 3
-    other = clone(net).set_params(optimizer=torch.optim.Adadelta).fit(X, Y)
-    group = other.optimizer_.param_groups[0]
-    assert (group["rho"], group["weight_decay"]) == (0.9, 0.01)
-    own = clone(net).set_params(optimizer=torch.optim.Adadelta, optimizer__rho=0.7)
-    assert own.initialize().optimizer_.param_groups[0]["rho"] == 0.7
+@BOTH
+def test_no_shift_is_no_transform(name):
+    builder, config, *_ = BUILDERS[name]
+    contents = json.loads(load_config(config).model_dump_json())
+    contents["augmentation"] = {"probability": 0, "max_shift": 0, "noise_std": 0}
+    net = builder(contents, **SMALL)
+    assert [type(t) for t in net.iterator_train__transforms] == [
+        augmentation.GaussianNoise
+    ]
+    contents["augmentation"]["max_shift"] = 0.2
+    shift, _ = builder(contents, **SMALL).iterator_train__transforms
+    assert (shift.probability, shift.max_shift) == (0, 0.2)
 
 
-def test_options_come_back_with_the_optimizer():
-    net = make_regressor("challenge_2", **SMALL, optimizer__rho=0.2)
-    net.set_params(optimizer=torch.optim.Adadelta, optimizer__rho=0.9)
-    net.set_params(optimizer=SAM)
-    params = net.get_params()
-    assert params["optimizer__rho"] == 0.2
-    assert params["optimizer__base_optimizer"] is torch.optim.Adamax
-    net.set_params(optimizer=LookSAM, optimizer__alpha=0.5).set_params(optimizer=SAM)
-    y = RNG.normal(size=(24, 8)).astype(np.float32)
-    assert "sharpness" in net.fit(X, y).history[-1]
-    with pytest.raises(ValueError, match="of an initialized net cannot be set to"):
-        net.set_params(optimizer=torch.optim.AdamW)
-    assert net.optimizer is SAM
-
-
-@pytest.mark.parametrize("first", ["callbacks__sam", "optimizer"])
-def test_the_callback_of_sam_can_be_switched_off_too(first):
-    off = {"callbacks__sam": None, "optimizer": torch.optim.AdamW}
-    net = make_regressor(**SMALL).set_params(**{first: off.pop(first)})
-    assert net.set_params(**off).fit(X, Y) is net
-
-
-@pytest.mark.filterwarnings("ignore:The training set has:UserWarning")
-def test_fewer_windows_than_a_batch_are_an_error():
-    net = make_regressor(**(SMALL | {"batch_size": 25}))
-    with pytest.raises(ValueError, match="trains on 24 windows, fewer than batch_size"):
-        net.fit(X, Y)
-    net = clone(net).set_params(iterator_train__drop_last=False).fit(X, Y)
-    assert np.isfinite(net.history[-1]["train_loss"])
-
-
-@pytest.mark.filterwarnings("ignore:The training set has:UserWarning")
-def test_a_stock_net_that_trains_on_nothing_is_told():
-    net = EEGRegressor(
-        "FastEEGNeX", optimizer=SAM, callbacks=[SAMCallback()], batch_size=25,
-        max_epochs=1, train_split=None, verbose=0,
+@BOTH
+def test_overrides_are_those_of_both(name):
+    builder, config, _, y = BUILDERS[name]
+    net = builder(
+        config, **SMALL, optimizer=torch.optim.AdamW, lr=0.5, random_state=3,
+        callbacks=[EarlyStopping(patience=2)], module="EEGNet",
+        train_split=SubjectSplit(2, random_state=0), callbacks__seed__n_threads=1,
     )  # fmt: skip
-    with pytest.warns(UserWarning, match="No batch was trained on in epoch 1"):
-        net.fit(X, Y)
+    assert [n for n, _ in net.callbacks[:2]] == ["seed", "window_check"]
+    net.fit(SubjectWindows(X, SUBJECTS), y)
+    group = net.optimizer_.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.5, 0.01)
+    assert type(net.module_).__name__ == "EEGNet"
+    assert np.isfinite(net.history[-1]["valid_loss"])
+    assert clone(net).callbacks[0][1].random_state == 3
+
+
+def test_weights_of_classes_come_through_the_builder():
+    net = make_classifier(class_weight="balanced", **SMALL)
+    assert clone(net).class_weight == "balanced"
+    y = np.repeat(["rare", "common"], [6, 18])
+    np.testing.assert_allclose(net.fit(X, y).criterion_.weight, [24 / 36, 24 / 12])
+
+
+def test_classification_with_every_score():
+    y = np.tile(["left", "right", "rest"], 8)
+    scores = cross_validate(
+        make_classifier(**SMALL), X, y, groups=SUBJECTS, cv=GroupKFold(2),
+        scoring=SCORING_CLASSIFICATION, error_score="raise",
+    )  # fmt: skip
+    for name in SCORING_CLASSIFICATION:
+        assert np.isfinite(scores[f"test_{name}"]).all()
+
+
+def test_the_nets_are_found_where_they_were():
+    assert estimators.Regressor is Regressor
+    assert estimators.Classifier is Classifier
 
 
 # Bad data, before any training

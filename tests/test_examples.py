@@ -86,6 +86,29 @@ def test_choose_rho():
 
 
 @pytest.mark.slow
+def test_compare(tmp_path):
+    page = tmp_path / "report.html"
+    options = ["--subjects", 6, "--trials", 8, "--epochs", 1, "--seeds", 1]
+    printed = run("examples/plot_compare.py", *options, "--report", page)
+    for estimator in ("AdamW", "SAM", "dummy"):
+        assert any(line.startswith(estimator) for line in printed.splitlines())
+    assert "SAM has a normalized squared error of" in printed
+    assert "Holm correction" in page.read_text()
+
+
+@pytest.mark.slow
+def test_compare_real(tmp_path, eegmat):
+    page = tmp_path / "report.html"
+    options = ["--subjects", 6, "--epochs", 1, "--report", page]
+    printed = run("examples/plot_compare_real.py", eegmat, *options)
+    assert "180 windows of 6 people, 19 x 500" in printed
+    for unit in ("windows", "recordings"):
+        assert unit in printed.splitlines()
+    assert "SAM has a log loss of" in printed
+    assert "SAM has a log loss of" in page.read_text()
+
+
+@pytest.mark.slow
 def test_sam_for_nothing():
     options = ["--subjects", 4, "--epochs", 1, "--steps", 1]
     printed = run("examples/plot_sam_for_nothing.py", *options)

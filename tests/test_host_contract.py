@@ -1,6 +1,7 @@
 """What skorch and scikit-learn promise of an optimizer, with a SAM in its place.
 
-Each test runs for regressors and classifiers, trialwise and cropped.
+Each test runs for regressors and classifiers, trialwise and cropped, of braindecode
+and, with text for labels, of this package.
 """
 
 import pickle
@@ -28,6 +29,7 @@ from skorch.dataset import ValidSplit
 from skorch.utils import noop
 
 from braindecode_sam import SAM, SAMCallback
+from braindecode_sam.nets import Classifier
 from tests.optim.helpers import FAMILY, assert_same
 
 pytestmark = pytest.mark.slow
@@ -54,6 +56,12 @@ HOSTS = {
     "classifier, cropped": (
         EEGClassifier, DenseShallow, torch.nn.functional.cross_entropy,
     ),
+    "classifier of text": (
+        Classifier, "FastEEGNeX", torch.nn.functional.cross_entropy,
+    ),
+    "classifier of text, cropped": (
+        Classifier, DenseShallow, torch.nn.functional.cross_entropy,
+    ),
 }  # fmt: skip
 
 
@@ -65,7 +73,10 @@ class Host:
         self.is_cropped = "cropped" in name
         self.is_classifier = "classifier" in name
         values = RNG.normal(size=24).astype(np.float32)
-        self.y = (values > 0).astype(np.int64) if self.is_classifier else values
+        self.classes = ["left", "right"] if "text" in name else [0, 1]
+        if self.is_classifier:
+            values = np.array(self.classes)[(values > 0).astype(np.int64)]
+        self.y = values
         # braindecode's EEGRegressor reshapes targets in fit, not in partial_fit.
         self.y_partial = self.y if self.is_classifier else self.y[:, None]
         if self.is_cropped:  # CroppedLoss takes the outputs' dimension away
@@ -75,7 +86,7 @@ class Host:
         defaults = {"max_epochs": 1, "batch_size": 6, "lr": 1e-3, "verbose": 0}
         defaults |= {"train_split": None}
         if self.is_classifier:
-            defaults["classes"] = [0, 1]
+            defaults["classes"] = self.classes
         if self.is_cropped:
             defaults |= {"cropped": True, "criterion": Cropped, "criterion__loss": self}
         return self.cls(self.module, optimizer=optimizer, **(defaults | options))

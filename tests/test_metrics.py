@@ -1,6 +1,7 @@
 """Metrics against their formulas in NumPy and SciPy."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -8,10 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import pearsonr
-from sklearn.dummy import DummyRegressor
-from sklearn.model_selection import KFold, cross_validate
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
+from sklearn.model_selection import KFold, StratifiedKFold, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
-from braindecode_sam import SCORING
+from braindecode_sam import SCORING, SCORING_CLASSIFICATION
 from braindecode_sam import normalized_root_mean_squared_error as nrmse
 from braindecode_sam.metrics import pearson_correlation
 
@@ -98,3 +104,105 @@ def test_refuses(y_true, y_pred, options, message):
 def test_pearson_refuses_shapes_that_differ():
     with pytest.raises(ValueError, match=r"same shape, got \(2, 1\) and \(3, 1\)"):
         pearson_correlation([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+# Classification
+
+FEATURES = np.random.default_rng(0).normal(size=(60, 4))
+PLACES = np.random.default_rng(1).permutation(np.arange(60) % 3)
+NAMES = {
+    "text": np.array(["left", "rest", "right"]),
+    "objects": np.array(["left", "rest", "right"], dtype=object),
+    "from 1": np.array([1, 2, 3]),
+    "floats": np.array([-1.0, 0.0, 7.0]),
+}
+
+
+def scores_of(classifier, X, y):
+    return {name: s(classifier, X, y) for name, s in SCORING_CLASSIFICATION.items()}
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_of_labels_equal_those_of_scikit_learn(name, n_classes):
+    places = PLACES % n_classes
+    y = NAMES[name][places]
+    classifier = LogisticRegression().fit(FEATURES[:40], y[:40])
+    X, y = FEATURES[40:], y[40:]
+    found = scores_of(classifier, X, y)
+    probabilities = classifier.predict_proba(X)
+    expected = balanced_accuracy_score(y, classifier.predict(X))
+    assert found["balanced_accuracy"] == pytest.approx(expected)
+    assert found["neg_log_loss"] == pytest.approx(-log_loss(y, probabilities))
+    # Of numbers: scikit-learn's own takes no text of two classes.
+    outputs = probabilities if n_classes > 2 else probabilities[:, 1]
+    expected = roc_auc_score(places[40:], outputs, multi_class="ovr", average="macro")
+    assert found["roc_auc"] == pytest.approx(expected)
+
+
+def test_two_classes_as_booleans():
+    y = PLACES > 0
+    classifier = LogisticRegression().fit(FEATURES, y)
+    expected = roc_auc_score(y, classifier.predict_proba(FEATURES)[:, 1])
+    assert scores_of(classifier, FEATURES, y)["roc_auc"] == pytest.approx(expected)
+
+
+def test_folds_that_lack_classes():
+    y = NAMES["text"][PLACES]
+    classifier = LogisticRegression().fit(FEATURES, y)
+    few = y != "rest"
+    predicted = classifier.predict(FEATURES[few])
+    assert "rest" in predicted
+    found = scores_of(classifier, FEATURES[few], y[few])
+    recalls = [np.mean(predicted[y[few] == side] == side) for side in ("left", "right")]
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    probabilities = classifier.predict_proba(FEATURES[few])
+    of_the_true = probabilities[range(few.sum()), np.where(y[few] == "left", 0, 2)]
+    assert found["neg_log_loss"] == pytest.approx(np.log(of_the_true).mean())
+    assert math.isnan(found["roc_auc"])
+    one = y == "left"
+    found = scores_of(classifier, FEATURES[one], y[one])
+    assert found["balanced_accuracy"] == np.mean(
+        classifier.predict(FEATURES[one]) == "left"
+    )
+    assert math.isnan(found["roc_auc"])
+
+
+def test_scoring_labels_in_cross_validate():
+    y = NAMES["text"][PLACES]
+    scores = cross_validate(
+        DummyClassifier(strategy="prior"), FEATURES, y, cv=StratifiedKFold(4),
+        scoring=SCORING_CLASSIFICATION, error_score="raise",
+    )  # fmt: skip
+    np.testing.assert_allclose(scores["test_balanced_accuracy"], 1 / 3)
+    np.testing.assert_allclose(scores["test_neg_log_loss"], -np.log(3))
+    np.testing.assert_allclose(scores["test_roc_auc"], 0.5)
+    scoring = pickle.loads(pickle.dumps(SCORING_CLASSIFICATION))
+    classifier = DummyClassifier().fit(FEATURES, y)
+    for name, scorer in scoring.items():
+        expected = SCORING_CLASSIFICATION[name](classifier, FEATURES, y)
+        assert scorer(classifier, FEATURES, y) == expected
+
+
+@pytest.mark.parametrize("name", ["neg_log_loss", "roc_auc"])
+def test_scores_of_probabilities_name_who_has_none(name):
+    y = NAMES["text"][PLACES]
+    scorer = SCORING_CLASSIFICATION[name]
+    machine = make_pipeline(StandardScaler(), LinearSVC()).fit(FEATURES, y)
+    message = rf"{name} needs a classifier with (?s:.*)LinearSVC.*has no predict_proba"
+    with pytest.raises(TypeError, match=message):
+        scorer(machine, FEATURES, y)
+    expected = balanced_accuracy_score(y, machine.predict(FEATURES))
+    found = SCORING_CLASSIFICATION["balanced_accuracy"](machine, FEATURES, y)
+    assert found == pytest.approx(expected)
+    regressor = DummyRegressor().fit(FEATURES, PLACES)
+    with pytest.raises(
+        TypeError, match=r"got DummyRegressor\(\), which has no predict_p"
+    ):
+        scorer(regressor, FEATURES, PLACES)
+    few = LogisticRegression().fit(FEATURES[y != "rest"], y[y != "rest"])
+    message = (
+        rf"{name} is not defined for the label 'rest'.*fitted to \['left', 'right'\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        scorer(few, FEATURES, y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from collections.abc import Iterable
 from numbers import Number
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +24,7 @@ from braindecode_sam.callbacks._generators import (
     set_generator_states,
     set_numpy_state,
 )
+from braindecode_sam.callbacks._next_call import wrap_next_call
 
 
 class ResumableCheckpoint(Callback):
@@ -154,9 +156,14 @@ class ResumableCheckpoint(Callback):
         self.belongs_ = {"settings": settings_of(net), "data": data_of(X, y)}
         self.options_ = _options(net)
         if state is not None:
-            changes = self._changes(state)
-            _set_parts(net, state, changes, self.options_)
+            self._changes(state)
+            _check_parts(net, state)
+            _set_parts(net, state, (*net._modules, *net._criteria))
+            net.history = History(state["history"])
             _set_all_generators(net, state["began"])
+            # Schedulers begin with the groups as they are, and change them.
+            self._set_optimizers(net, state)
+            wrap_next_call(net, "notify", self._begin_epochs)
         self.began_ = _all_generators(net)
 
     def on_epoch_begin(
@@ -182,6 +189,7 @@ class ResumableCheckpoint(Callback):
         """Write, unless training was interrupted within an epoch."""
         n_epochs = len(net.history)
         if self.resumed_ is not None:  # there was nothing left to do
+            self._set_optimizers(net, self.resumed_)
             _set_callbacks(net, self.resumed_["callbacks"])
         # skorch's EpochTimer is the first to be done with an epoch.
         elif n_epochs and "dur" in net.history[-1]:
@@ -190,6 +198,14 @@ class ResumableCheckpoint(Callback):
     def __getstate__(self) -> dict[str, Any]:
         transient = dict.fromkeys(("resumed_", "began_", "belongs_", "options_"))
         return {**self.__dict__, **transient}
+
+    def _begin_epochs(self, net: Any, method: Any, *args: Any, **kwargs: Any) -> None:
+        if self.resumed_ is not None:
+            self._set_optimizers(net, self.resumed_)
+        method(*args, **kwargs)
+
+    def _set_optimizers(self, net: Any, state: dict[str, Any]) -> None:
+        _load_optimizers(net, state, self._changes(state), self.options_ or [])
 
     def _changes(self, state: dict[str, Any]) -> dict[str, str]:
         """Compare settings and data with the checkpoint's."""
@@ -288,42 +304,45 @@ def _options(net: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _set_parts(
-    net: Any,
-    state: dict[str, Any],
-    changes: dict[str, str],
-    options: list[dict[str, Any]],
-) -> None:
+def _check_parts(net: Any, state: dict[str, Any]) -> None:
     names = _part_names(net)
     if names != list(state["parts"]):
         raise ValueError(
             f"The checkpoint is of a net with {list(state['parts'])}, this one has"
             f" {names}; expected the net that wrote it."
         )
-    before = state["options"]
-    begins_anew = (
-        "optimizer" in changes
-        or "optimizer__base_optimizer" in changes
-        or len(before) != len(options)
-    )
-    optimizers = [name + "_" for name in net._optimizers]
-    for name in names:
-        if begins_anew and name in optimizers:
-            continue
+
+
+def _set_parts(net: Any, state: dict[str, Any], names: Iterable[str]) -> None:
+    for name in (name + "_" for name in names):
         try:
             getattr(net, name).load_state_dict(state["parts"][name])
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(
                 f"The checkpoint's {name} does not fit this net's: {error}"
             ) from error
-    are_changed = any(n == "lr" or n.startswith("optimizer__") for n in changes)
-    if are_changed and not begins_anew:
+
+
+def _load_optimizers(
+    net: Any,
+    state: dict[str, Any],
+    changes: dict[str, str],
+    options: list[dict[str, Any]],
+) -> None:
+    before = state["options"]
+    if (
+        "optimizer" in changes
+        or "optimizer__base_optimizer" in changes
+        or len(before) != len(options)
+    ):
+        return  # it begins anew
+    _set_parts(net, state, net._optimizers)
+    if any(n == "lr" or n.startswith("optimizer__") for n in changes):
         groups = zip(net.optimizer_.param_groups, before, options, strict=True)
         for group, was, now in groups:
             for option in now.keys() - NO_OPTIONS:
                 if was.get(option) != now[option]:
                     group[option] = now[option]
-    net.history = History(state["history"])
 
 
 # What callbacks have come to: attributes with a trailing underscore, as scikit-learn

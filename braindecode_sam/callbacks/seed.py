@@ -20,6 +20,7 @@ from braindecode_sam.callbacks._generators import (
     own_generators,
     set_generator_states,
 )
+from braindecode_sam.callbacks._next_call import wrap_next_call
 
 
 class SeedCallback(Callback):
@@ -81,8 +82,8 @@ class SeedCallback(Callback):
         net = _net_being_initialized()
         if net is not None:
             self.stream_ = _Stream(self.random_state)
-            _wrap_next_call(net, "_initialize_module", self._build_module)
-            _wrap_next_call(net, "_initialize_criterion", self._seeded)
+            wrap_next_call(net, "_initialize_module", self._build_module)
+            wrap_next_call(net, "_initialize_criterion", self._seeded)
         return self
 
     def on_train_begin(
@@ -98,7 +99,7 @@ class SeedCallback(Callback):
                 is_numpy = isinstance(container[key], np.random.RandomState)
                 kind = np.random.RandomState if is_numpy else _torch_generator
                 container[key] = kind(seed)
-        _wrap_next_call(net, "fit_loop", self._train)
+        wrap_next_call(net, "fit_loop", self._train)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "stream_": None}
@@ -141,7 +142,7 @@ class SeedCallback(Callback):
             with until_the_end:
                 return method(*args, **kwargs)
 
-        _wrap_next_call(net, "notify", end)  # of on_train_end
+        wrap_next_call(net, "notify", end)  # of on_train_end
         return result
 
 
@@ -213,16 +214,3 @@ def _net_being_initialized() -> Any:
             return caller
         frame = frame.f_back
     return None
-
-
-def _wrap_next_call(net: Any, name: str, wrapper: Any) -> Any:
-    """Have the next call of a net's method made by ``wrapper(net, method, ...)``.
-
-    skorch has no hook that runs when a fit raises.
-    """
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        vars(net).pop(name, None)
-        return wrapper(net, getattr(net, name), *args, **kwargs)
-
-    vars(net)[name] = call

@@ -1,7 +1,8 @@
 """Training configurations: data in JSON, and the model that reads them.
 
 ``challenge_1`` and ``challenge_2`` are the two configurations with which a team took
-part in a 2025 competition on EEG regression.
+part in a 2025 competition on EEG regression. ``classification`` is for labels, in
+windows of any shape.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 
 import pydantic
 import torch
+from braindecode.models import EEGNeX
 from pydantic import (
     BeforeValidator,
     Field,
@@ -28,7 +30,10 @@ with warnings.catch_warnings():
     # braindecode makes a configuration class for each of its models while this is
     # imported, one of them in a way that pydantic warns about.
     warnings.filterwarnings("ignore", message="TypedDict class 'ChsInfoType'")
-    from braindecode.models.config import EEGNeXConfig
+    from braindecode.models.config import SIGNAL_ARGS_TYPES, make_model_config
+
+    # braindecode's own needs the shape of the windows, which nets infer from the data.
+    _WithoutShape: Any = make_model_config(EEGNeX, required=[])
 
 
 def _load_class(value: Any, home: Any, base: type, accepted: str) -> type:
@@ -60,8 +65,13 @@ def _load_optimizer(value: Any) -> type:
 
 def _check_model(value: Any) -> Any:
     """Look at a model's settings before braindecode does, which would import names."""
+    if isinstance(value, pydantic.BaseModel):  # braindecode's own configuration
+        value = value.model_dump(exclude_unset=True)
     if not isinstance(value, dict):
         return value
+    # Left to the data, or a net would be given None.
+    left = {name for name in SIGNAL_ARGS_TYPES if value.get(name) is None}
+    value = {name: setting for name, setting in value.items() if name not in left}
     for name, setting in value.items():
         if isinstance(setting, str) and name != "model_name_":
             accepted = "the name of a layer in torch.nn such as 'torch.nn.ELU'"
@@ -100,6 +110,10 @@ class _Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class EEGNeXConfig(_WithoutShape):
+    """Settings of EEGNeX, of which the shape of the windows may be left out."""
+
+
 class OptimizerConfig(_Section):
     """SAM and its base optimizer, the latter as ``torch.optim.AdamW``, say."""
 
@@ -111,7 +125,10 @@ class OptimizerConfig(_Section):
 
 
 class AugmentationConfig(_Section):
-    """TimeShift and GaussianNoise, each applied with `probability`."""
+    """TimeShift and GaussianNoise, each applied with `probability`.
+
+    With a `max_shift` of 0 there is no TimeShift.
+    """
 
     probability: Fraction
     max_shift: Fraction
@@ -127,15 +144,17 @@ class LoopConfig(_Section):
 
 
 class TrainingConfig(_Section):
-    """All that :func:`braindecode_sam.make_regressor` needs to build a net.
+    """All that a builder needs to make a net.
 
-    Unknown keys are refused at every level.
+    The builders are :func:`braindecode_sam.make_regressor` and
+    :func:`braindecode_sam.make_classifier`. An `augmentation` of None is none. Unknown
+    keys are refused at every level.
     """
 
     name: str
     model: Annotated[EEGNeXConfig, BeforeValidator(_check_model)]
     optimizer: OptimizerConfig
-    augmentation: AugmentationConfig
+    augmentation: AugmentationConfig | None
     training: LoopConfig
     n_splits: Annotated[int, Field(ge=2)]
 
@@ -152,7 +171,7 @@ def config_names() -> list[str]:
     --------
     >>> from braindecode_sam.configs import config_names
     >>> config_names()
-    ['challenge_1', 'challenge_2']
+    ['challenge_1', 'challenge_2', 'classification']
     """
     files = resources.files(__package__).iterdir()
     return sorted(Path(f.name).stem for f in files if f.name.endswith(".json"))

@@ -1,4 +1,4 @@
-"""A classifier, its probabilities, and a pickle that another process reads."""
+"""Labels as text, scores by subject, and a pickle that another process reads."""
 
 import pickle
 import subprocess
@@ -6,20 +6,37 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from braindecode import EEGClassifier
-from sklearn.model_selection import cross_val_predict
+from sklearn.model_selection import GroupKFold, cross_val_predict, cross_validate
 
-from braindecode_sam import SAM, SAMCallback
+from braindecode_sam import SCORING_CLASSIFICATION, make_classifier
+from braindecode_sam.datasets import SubjectWindows
+from braindecode_sam.model_selection import SubjectSplit
 
 rng = np.random.default_rng(0)
-X = rng.normal(size=(24, 5, 200)).astype("float32")
-y = np.tile([0, 1], 12)
-net = EEGClassifier(
-    "FastEEGNeX", optimizer=SAM, batch_size=4, max_epochs=1, verbose=0,
-    train_split=None, callbacks=[SAMCallback()], classes=[0, 1],
+X = rng.normal(size=(48, 5, 200)).astype("float32")
+y = np.tile(["left", "right", "rest", "rest"], 12)
+subjects = np.repeat(["s1", "s2", "s3", "s4", "s5", "s6"], 8)
+
+net = make_classifier(
+    device="cpu", max_epochs=2, batch_size=8, verbose=0, random_state=0,
+    class_weight="balanced", train_split=SubjectSplit(1, random_state=0),
 )  # fmt: skip
-print(cross_val_predict(net, X, y, cv=2, method="predict_proba").shape)
-net.fit(X, y)
+windows = SubjectWindows(X, subjects)
+scores = cross_validate(
+    net, windows, y, groups=subjects, cv=GroupKFold(3),
+    scoring=SCORING_CLASSIFICATION, error_score="raise",
+)  # fmt: skip
+for name in SCORING_CLASSIFICATION:
+    print(name, scores[f"test_{name}"].shape, np.isfinite(scores[f"test_{name}"]).all())
+print(
+    cross_val_predict(
+        net, windows, y, groups=subjects, cv=GroupKFold(3), method="predict_proba"
+    ).shape
+)
+
+net.fit(windows, y)
+print(net.classes_, sorted(set(net.predict(X)) - {"left", "rest", "right"}))
+print("valid_acc" in net.history[-1], net.criterion_.weight)
 Path("net.pkl").write_bytes(pickle.dumps(net))
 np.save("X.npy", X)
 code = (
@@ -31,6 +48,17 @@ printed = subprocess.run(
 ).stdout
 print(printed.strip() == str(net.predict(X).tolist()))
 
+try:
+    make_classifier(device="cpu", verbose=0, classes=["left", "right"]).fit(X, y)
+except ValueError as error:
+    print(error)
+
 # Prints:
-# (24, 2)
+# balanced_accuracy (3,) True
+# neg_log_loss (3,) True
+# roc_auc (3,) True
+# (48, 3)
+# ['left' 'rest' 'right'] []
+# True tensor([1.3333, 0.6667, 1.3333])
 # True
+# y has the label 'rest', which is not among the classes ['left', 'right']

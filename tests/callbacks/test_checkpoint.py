@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from braindecode import EEGClassifier
-from skorch.callbacks import Checkpoint
+from braindecode import EEGClassifier, EEGRegressor
+from skorch.callbacks import Checkpoint, LRScheduler
 
-from braindecode_sam import SAM
+from braindecode_sam import SAM, SAMCallback
 from braindecode_sam.callbacks import ResumableCheckpoint, SeedCallback
-from braindecode_sam.callbacks._fingerprint import _described, data_of
+from braindecode_sam.callbacks._fingerprint import data_of, described
 from braindecode_sam.callbacks.checkpoint import read_checkpoint
 from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.optim import LookSAM
@@ -77,6 +77,43 @@ def test_goes_on_after_a_failure_bit_for_bit(cls, epoch, tmp_path, tried):
     resumed = checkpoint.resume(make_net(checkpoint, Stop(), cls), X, Y)
     assert_same_training(whole, resumed)
     tried["trainings killed and resumed"] += 1
+
+
+@pytest.mark.parametrize("cls", [SAM, torch.optim.AdamW])
+@pytest.mark.parametrize("is_schedule_first", [True, False])
+@pytest.mark.parametrize("schedule", ["cycle", "steps", "rho"])
+def test_schedules_may_stand_anywhere(cls, is_schedule_first, schedule, tmp_path):
+    if schedule == "rho" and cls is not SAM:
+        pytest.skip("a schedule of rho needs a SAM")
+    schedules = {
+        "cycle": lambda: LRScheduler(
+            torch.optim.lr_scheduler.OneCycleLR, max_lr=0.01, total_steps=99,
+            step_every="batch",
+        ),
+        "steps": lambda: LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1),
+        "rho": lambda: SAMCallback(rho=lambda epoch: 0.1 * (epoch + 1)),
+    }  # fmt: skip
+
+    def net(checkpoint, stop=None):
+        callbacks = [("schedule", schedules[schedule]()), ("checkpoint", checkpoint)]
+        callbacks = callbacks if is_schedule_first else callbacks[::-1]
+        return EEGRegressor(
+            "FastEEGNet", optimizer=cls, max_epochs=4, batch_size=6, verbose=0,
+            train_split=None, callbacks=[*callbacks, stop or Stop()],
+        )  # fmt: skip
+
+    torch.manual_seed(0)
+    whole = net(ResumableCheckpoint(tmp_path / "whole.pt"))
+    whole.fit(X, Y)
+    torch.manual_seed(0)
+    checkpoint = ResumableCheckpoint(tmp_path / "failed.pt")
+    with pytest.raises(RuntimeError, match="power cut"):
+        net(checkpoint, Stop(3, fail)).fit(X, Y)
+    resumed = checkpoint.resume(net(checkpoint), X, Y)
+    assert bool(rows(whole) == rows(resumed))
+    assert_same(whole.module_.state_dict(), resumed.module_.state_dict())
+    states = [repr(net.optimizer_.state_dict()) for net in (whole, resumed)]
+    assert states[0] == states[1]
 
 
 def test_ctrl_c_within_an_epoch_resumes_from_its_beginning(tmp_path):
@@ -334,9 +371,9 @@ def test_reading_the_data_draws_no_numbers():
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
 def test_weights_among_the_settings_are_told_apart(kind):
-    told = {_described(kind(values)) for values in ([1.0, 2.0], [1.0, 3.0], [1.0])}
+    told = {described(kind(values)) for values in ([1.0, 2.0], [1.0, 3.0], [1.0])}
     assert len(told) == 3
-    assert _described(kind(0.5)) == "0.5"
+    assert described(kind(0.5)) == "0.5"
 
 
 def test_refuses_changed(tmp_path):

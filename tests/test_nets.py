@@ -1,0 +1,830 @@
+"""Regressors and classifiers that follow scikit-learn's conventions."""
+
+import functools
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from braindecode import EEGClassifier, EEGRegressor
+from braindecode.datasets import create_from_X_y
+from braindecode.training import CroppedLoss
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import VotingClassifier, VotingRegressor
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import SGDClassifier
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    cross_val_predict,
+    cross_validate,
+)
+from sklearn.utils.class_weight import compute_class_weight
+from skorch import NeuralNetBinaryClassifier
+from skorch.callbacks import EarlyStopping, EpochScoring
+from skorch.dataset import Dataset, ValidSplit
+from skorch.helper import SliceDataset, predefined_split
+
+from braindecode_sam import SAM, SCORING_CLASSIFICATION, make_classifier, make_regressor
+from braindecode_sam.callbacks import SAMCallback, WindowCheck
+from braindecode_sam.datasets import SubjectWindows
+from braindecode_sam.landscape import loss_along, random_direction
+from braindecode_sam.model_selection import SubjectSplit
+from braindecode_sam.nets import Classifier, Regressor
+from braindecode_sam.optim import LookSAM
+from tests.optim.helpers import assert_same
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(16, 4, 128)).astype(np.float32)
+Y = RNG.normal(size=16).astype(np.float32)
+SUBJECTS = np.repeat(np.arange(4), 4)
+CODES = np.tile([1, 0, 0, 1], 4)
+SIDES = np.array(["left", "right"])[CODES]
+THREE = np.tile(["c", "a", "b", "a"], 4)
+SMALL = {"batch_size": 4, "max_epochs": 1, "verbose": 0, "device": "cpu"}
+SHAPE = {"module__n_chans": 4, "module__n_times": 128}
+BUILDERS = {
+    "regressor": (make_regressor, SHAPE, Y),
+    "classifier": (make_classifier, {}, SIDES),
+}
+
+
+@pytest.fixture(params=BUILDERS)
+def kind(request):
+    """A builder with small settings, and targets for its nets."""
+    builder, shape, y = BUILDERS[request.param]
+    return lambda **settings: builder(**(SMALL | shape | settings)), y
+
+
+class Linear(torch.nn.Module):
+    """Trains in no time."""
+
+    def __init__(self, n_chans, n_times, n_outputs):
+        super().__init__()
+        self.layer = torch.nn.Linear(n_chans * n_times, n_outputs)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+class LogLinear(Linear):
+    """Gives log-probabilities."""
+
+    def forward(self, x):
+        return super().forward(x).log_softmax(1)
+
+
+class Crops(torch.nn.Module):
+    """Gives outputs for two crops of a window."""
+
+    def __init__(self, n_chans, n_times, n_outputs):
+        super().__init__()
+        self.layer = torch.nn.Linear(n_chans * n_times // 2, n_outputs)
+
+    def forward(self, x):
+        return torch.stack([self.layer(c.flatten(1)) for c in x.chunk(2, -1)], -1)
+
+
+def classifier(module=Linear, cls=Classifier, **settings):
+    defaults = {"batch_size": 4, "max_epochs": 2, "verbose": 0, "lr": 0.1}
+    return cls(module, **(defaults | {"train_split": None} | settings))
+
+
+def fitted(net, *data):
+    torch.manual_seed(0)
+    return net.fit(*data)
+
+
+def weights(net):
+    return net.module_.state_dict()
+
+
+class Windows(torch.utils.data.Dataset):
+    """Windows with targets as they are, and a count of what is read."""
+
+    def __init__(self, targets):
+        self.targets = targets
+        self.n_read = 0
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        self.n_read += 1
+        return X[i], self.targets[i]
+
+
+def concat(targets):
+    with warnings.catch_warnings():
+        # braindecode itself passes on what its own function calls by another name.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return create_from_X_y(X, targets, drop_last_window=False, sfreq=128)
+
+
+# Both
+
+
+def test_fit_and_partial_fit_return_the_net(kind):
+    make, y = kind
+    net = make()
+    assert net.fit(X, y) is net
+    assert net.partial_fit(X, y) is net
+
+
+@pytest.mark.parametrize("how", ["warm_start", "partial_fit"])
+def test_loaded_weights_are_trained_on(kind, how, tmp_path):
+    make, y = kind
+    trained = make().fit(X, y)
+    trained.save_params(f_params=tmp_path / "weights.pt")
+    net = make(warm_start=True, module__n_outputs=trained.module_.n_outputs, **SHAPE)
+    net.set_params(lr=0.0, optimizer__weight_decay=0.0).initialize()
+    net.load_params(f_params=tmp_path / "weights.pt")
+    (net.fit if how == "warm_start" else net.partial_fit)(X, y)
+    ours, theirs = (dict(n.module_.named_parameters()) for n in (net, trained))
+    assert_same(ours, theirs)
+
+
+def test_a_grid_over_optimizers(kind):
+    make, y = kind
+    grid = {"optimizer": [SAM, torch.optim.AdamW, torch.optim.Adadelta]}
+    net = make(optimizer__base_optimizer__amsgrad=True)
+    search = GridSearchCV(net, grid, cv=2, error_score="raise").fit(X, y)
+    assert len(search.cv_results_["params"]) == 3
+    other = clone(net).set_params(optimizer=torch.optim.Adadelta).fit(X, y)
+    group = other.optimizer_.param_groups[0]
+    assert (group["rho"], group["weight_decay"]) == (0.9, 0.01)
+    own = clone(net).set_params(optimizer=torch.optim.Adadelta, optimizer__rho=0.7)
+    assert own.fit(X, y).optimizer_.param_groups[0]["rho"] == 0.7
+
+
+def test_options_come_back_with_the_optimizer(kind):
+    make, y = kind
+    net = make(optimizer__rho=0.2, optimizer__base_optimizer=torch.optim.Adamax)
+    net.set_params(optimizer=torch.optim.Adadelta, optimizer__rho=0.9)
+    net.set_params(optimizer=SAM)
+    params = net.get_params()
+    assert params["optimizer__rho"] == 0.2
+    assert params["optimizer__base_optimizer"] is torch.optim.Adamax
+    net.set_params(optimizer=LookSAM, optimizer__alpha=0.5).set_params(optimizer=SAM)
+    assert "sharpness" in net.fit(X, y).history[-1]
+    with pytest.raises(ValueError, match="of an initialized net cannot be set to"):
+        net.set_params(optimizer=torch.optim.AdamW)
+    assert net.optimizer is SAM
+
+
+@pytest.mark.parametrize("first", ["callbacks__sam", "optimizer"])
+def test_the_callback_of_sam_can_be_switched_off_too(kind, first):
+    make, y = kind
+    off = {"callbacks__sam": None, "optimizer": torch.optim.AdamW}
+    net = make().set_params(**{first: off.pop(first)})
+    assert net.set_params(**off).fit(X, y) is net
+
+
+@pytest.mark.filterwarnings("ignore:The training set has:UserWarning")
+def test_fewer_windows_than_a_batch_are_an_error(kind):
+    make, y = kind
+    net = make(batch_size=17)
+    with pytest.raises(ValueError, match="trains on 16 windows, fewer than batch_size"):
+        net.fit(X, y)
+    net = clone(net).set_params(iterator_train__drop_last=False).fit(X, y)
+    assert np.isfinite(net.history[-1]["train_loss"])
+
+
+def test_a_fitted_net_is_pickled_with_what_it_knows(kind):
+    make, y = kind
+    net = make().fit(X, y)
+    again = pickle.loads(pickle.dumps(net))
+    np.testing.assert_array_equal(again.predict(X), net.predict(X))
+
+
+# Regressors
+
+
+@pytest.mark.parametrize("kind", ["dataset", "partial_fit", "column"])
+def test_targets_without_a_column_are_not_compared_with_all_of_a_batch(kind):
+    found = []
+    for how in (kind, "fit"):
+        net = make_regressor(random_state=0, **SMALL, **SHAPE)
+        if how == "dataset":
+            net.fit(Windows(Y), y=None)
+        elif how == "column":
+            net.fit(Windows(Y[:, None]), y=None)
+        elif how == "partial_fit":
+            net.partial_fit(X, Y)
+        else:
+            net.fit(X, Y)
+        found.append(weights(net))
+    assert_same(*found)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")  # torch's own
+@pytest.mark.parametrize("callback", [WindowCheck, SAMCallback])
+def test_stock_nets_are_told_of_a_missing_column(callback):
+    options = {"optimizer": SAM, "train_split": None} | {
+        name: SMALL[name] for name in ("batch_size", "max_epochs", "verbose")
+    }
+    net = EEGRegressor(
+        "FastEEGNeX", module__n_outputs=1, callbacks=[callback()], **options
+    )
+    if callback is WindowCheck:
+        with pytest.raises(ValueError, match="compare each target with every predic"):
+            net.fit(Windows(Y), y=None)
+    else:
+        with pytest.warns(UserWarning, match=r"y\[:, None\]"):
+            net.fit(Windows(Y), y=None)
+
+
+def test_predictions_have_the_shape_of_the_targets():
+    net = make_regressor(**SMALL, **SHAPE)
+    assert isinstance(net, Regressor)
+    assert net.fit(X, Y).predict(X).shape == (16,)
+    assert net.fit(X, Y[:, None]).predict(X).shape == (16, 1)
+    assert net.partial_fit(X, Y).predict(X).shape == (16,)
+    voting = VotingRegressor([("a", clone(net)), ("b", clone(net))]).fit(X, Y)
+    assert voting.predict(X).shape == (16,)
+    expected = np.mean([n.predict(X) for n in voting.estimators_], axis=0)
+    np.testing.assert_allclose(voting.predict(X), expected, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The training set has:UserWarning")
+def test_a_stock_net_that_trains_on_nothing_is_told():
+    net = EEGRegressor(
+        "FastEEGNeX", optimizer=SAM, callbacks=[SAMCallback()], batch_size=25,
+        max_epochs=1, train_split=None, verbose=0,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="No batch was trained on in epoch 1"):
+        net.fit(X, Y)
+
+
+# Labels
+
+
+LABELS = {
+    "text": SIDES,
+    "text, list": SIDES.tolist(),
+    "text, objects": SIDES.astype(object),
+    "text, pandas": pd.Series(SIDES),
+    "text, categories": pd.Series(SIDES, dtype="category"),
+    "from 0": CODES,
+    "from 1": CODES + 1,
+    "far apart": np.array([-7, 769])[CODES],
+    "booleans": CODES.astype(bool),
+    "booleans, list": CODES.astype(bool).tolist(),
+    "floats": CODES + 1.0,
+    "unsigned": CODES.astype(np.uint8),
+    "torch": torch.tensor(CODES + 1),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_of_any_kind(name):
+    y = LABELS[name]
+    net = fitted(classifier(), X, y)
+    array = np.asarray(y)
+    labels = np.unique(array)
+    assert net.classes_.tolist() == labels.tolist()
+    stock = classifier(cls=EEGClassifier)
+    fitted(stock, X, CODES)
+    assert_same(weights(net), weights(stock))
+    np.testing.assert_array_equal(net.predict_proba(X), stock.predict_proba(X))
+    np.testing.assert_array_equal(net.predict(X), labels[stock.predict(X)])
+    assert net.predict(X).dtype.kind == labels.astype(type(labels[0])).dtype.kind
+    assert net.score(X, array) == accuracy_score(CODES, stock.predict(X))
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (Y, r"y must hold labels, all text or all whole numbers, got array"),
+        (["a", 1] * 8, "y must hold labels"),
+        (np.where(CODES, np.nan, 1.0), "y must hold labels"),
+        ([None, "a"] * 8, "y must hold labels"),
+        ([b"a", b"b"] * 8, "y must hold labels"),
+        (None, "y must hold labels.*got None"),
+        (np.eye(16, dtype=int), r"1d array, got an array of shape \(16, 16\)"),
+        (["a"] * 16, r"y must hold two classes or more, got \['a'\].*pass classes="),
+    ],
+)
+def test_refuses_what_is_no_label(y, message):
+    net = classifier()
+    with pytest.raises(ValueError, match=message):
+        net.fit(X, y)
+    assert not hasattr(net, "module_")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["a"], r"classes must hold two classes or more, got \['a'\]"),
+        ([], r"classes must hold two classes or more, got \[\]"),
+        ("ab", "classes must hold labels.*got 'ab'"),
+        ([0.5, 1.5], "classes must hold labels"),
+        (["left", "up"], r"label 'right', which is not among the classes.*left.*up"),
+        ([0, 1], r"label 'left', which is not among the classes \[0, 1\]"),
+    ],
+)
+def test_refuses_classes(classes, message):
+    for net, given in ((classifier(classes=classes), None), (classifier(), classes)):
+        with pytest.raises(ValueError, match=message):
+            net.partial_fit(X, SIDES, classes=given)
+    with pytest.raises(ValueError, match=message):
+        classifier(classes=classes).fit(X, SIDES)
+
+
+def test_text_that_reads_like_numbers_is_text():
+    net = classifier(classes=[0, 1])
+    with pytest.raises(ValueError, match=r"label '0', which is not among.*\[0, 1\]"):
+        net.fit(X, CODES.astype(str))
+
+
+@pytest.mark.parametrize("order", [["c", "a", "b"], np.array(["a", "b", "c"])])
+def test_classes_fix_the_columns_where_a_class_is_missing(order):
+    few = THREE != "b"
+    net = fitted(classifier(classes=order), X[few], THREE[few])
+    assert net.classes_.tolist() == ["a", "b", "c"]
+    assert net.module_.layer.out_features == 3
+    probabilities = net.predict_proba(X)
+    assert probabilities.shape == (16, 3)
+    assert set(net.predict(X)) <= {"a", "b", "c"}
+    stock = classifier(cls=EEGClassifier, classes=[0, 1, 2])
+    fitted(stock, X[few], np.array([{"a": 0, "c": 2}[label] for label in THREE[few]]))
+    np.testing.assert_array_equal(probabilities, stock.predict_proba(X))
+    assert fitted(classifier(), X[few], THREE[few]).predict_proba(X).shape == (16, 2)
+
+
+def test_folds_that_lack_a_class():
+    y = np.repeat(["a", "b", "a", "c"], 4)
+    net = classifier(classes=["a", "b", "c"], max_epochs=1)
+    results = cross_validate(
+        net, X, y, groups=SUBJECTS, cv=GroupKFold(4), scoring=SCORING_CLASSIFICATION,
+        return_estimator=True, error_score="raise",
+    )  # fmt: skip
+    for fold in results["estimator"]:
+        assert fold.predict_proba(X).shape == (16, 3)
+    assert np.isfinite(results["test_neg_log_loss"]).all()
+    assert np.isnan(results["test_roc_auc"]).all()
+
+
+def test_labels_that_scikit_learn_numbers():
+    options = {"cv": GroupKFold(2), "groups": SUBJECTS, "method": "predict_proba"}
+    found = cross_val_predict(classifier(max_epochs=1), X, THREE, **options)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"label 0.*leave classes=None where scikit"):
+        cross_val_predict(classifier(classes=["a", "b", "c"]), X, THREE, **options)
+
+
+def test_classes_are_known_before_fit_only_where_they_are_given():
+    with pytest.raises(NotFittedError, match="classes_ is not known"):
+        classifier().classes_  # noqa: B018
+    assert not hasattr(classifier(), "classes_")
+    net = classifier(classes=["b", "a"], module__n_outputs=2, **SHAPE).initialize()
+    assert net.classes_.tolist() == ["a", "b"]
+    assert set(net.predict(X)) <= {"a", "b"}
+
+
+def test_a_number_of_outputs_that_is_not_that_of_the_classes():
+    net = classifier(module__n_outputs=3)
+    with pytest.raises(ValueError, match=r"has 3 outputs, but there are 2 classes.*le"):
+        net.fit(X, SIDES)
+    net.set_params(classes=["left", "right", "up"]).fit(X, SIDES)
+    assert net.predict_proba(X).shape == (16, 3)
+
+
+def test_fit_begins_anew_with_the_labels_of_its_own_data():
+    net = classifier().fit(X, SIDES)
+    again = fitted(net, X, THREE)
+    assert_same(weights(again), weights(fitted(classifier(), X, THREE)))
+    assert again.classes_.tolist() == ["a", "b", "c"]
+
+
+# Going on
+
+
+def test_partial_fit_has_the_classes_of_scikit_learn():
+    ours, theirs = classifier(max_epochs=1), SGDClassifier()
+    flat = X.reshape(16, -1)
+    left = SIDES == "left"
+    for rows, classes in ((left, ["right", "left"]), (~left, None), (left, SIDES)):
+        ours.partial_fit(X[rows], SIDES[rows], classes=classes)
+        theirs.partial_fit(flat[rows], SIDES[rows], classes=classes)
+        assert ours.classes_.tolist() == theirs.classes_.tolist()
+    assert len(ours.history) == 3
+    for net, data in ((ours, X), (theirs, flat)):
+        with pytest.raises(ValueError, match="classes"):
+            net.partial_fit(data, SIDES, classes=["left", "up"])
+    message = r"those known already, \['left', 'right'\], got \['left', 'up'\]"
+    with pytest.raises(ValueError, match=message):
+        ours.partial_fit(X, SIDES, classes=["left", "up"])
+    with pytest.raises(ValueError, match="label 'a', which is not among"):
+        ours.partial_fit(X, THREE)
+    assert len(ours.history) == 3
+
+
+def test_partial_fit_without_classes_takes_those_of_the_first_data():
+    net = classifier().partial_fit(X, SIDES)
+    assert net.classes_.tolist() == ["left", "right"]
+    assert net.partial_fit(X[:4], SIDES[:4]) is net
+
+
+def test_a_warm_start_keeps_the_classes():
+    net = classifier(warm_start=True).fit(X, SIDES)
+    net.fit(X[SIDES == "left"], SIDES[SIDES == "left"])
+    assert net.classes_.tolist() == ["left", "right"]
+    with pytest.raises(ValueError, match="label 'a', which is not among"):
+        net.fit(X, THREE)
+
+
+# Datasets with their own targets
+
+
+DATASETS = {
+    "any": lambda y: Windows(y),
+    "tensors": lambda y: torch.utils.data.TensorDataset(
+        torch.tensor(X), torch.tensor(y)
+    ),
+    "skorch": lambda y: Dataset(X, y),
+    "braindecode": lambda y: concat(y),
+    "subset": lambda y: torch.utils.data.Subset(concat(y), range(16)),
+}
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("name", DATASETS)
+def test_datasets_carry_their_own_targets(name, first):
+    dataset = DATASETS[name](CODES + first)
+    net = fitted(classifier(), dataset, None)
+    reference = fitted(classifier(), X, CODES)
+    assert_same(weights(net), weights(reference))
+    assert net.classes_.tolist() == [first, first + 1]
+    np.testing.assert_array_equal(net.predict(dataset), reference.predict(X) + first)
+
+
+def test_targets_are_read_once_and_only_where_they_must_be():
+    dataset = Windows(CODES)
+    fitted(classifier(max_epochs=0, classes=[0, 1]), dataset, None)
+    n_read = dataset.n_read
+    assert n_read < 16  # of the first window, to see its shape
+    for settings in ({}, {"classes": [0, 1], "class_weight": "balanced"}):
+        dataset.n_read = 0
+        fitted(classifier(max_epochs=0, **settings), dataset, None)
+        assert dataset.n_read == 16 + n_read
+    windows, seen = concat(CODES), []
+    windows.transform = lambda window: seen.append(window) or window
+    net = fitted(classifier(max_epochs=0), windows, None)
+    assert net.classes_.tolist() == [0, 1]
+    assert len(seen) == n_read
+
+
+def test_targets_that_a_dataset_transforms():
+    dataset = concat(CODES + 769)
+    dataset.target_transform = lambda target: target - 769
+    net = fitted(classifier(), dataset, None)
+    assert net.classes_.tolist() == [0, 1]
+    assert_same(weights(net), weights(fitted(classifier(), X, CODES)))
+
+
+def test_labels_beside_windows_that_are_read_one_by_one():
+    net = fitted(classifier(), SliceDataset(Windows(Y)), SIDES)
+    assert_same(weights(net), weights(fitted(classifier(), X, SIDES)))
+    assert net.classes_.tolist() == ["left", "right"]
+
+
+def test_targets_of_a_dataset_may_stand_beside_it():
+    net = fitted(classifier(train_split=ValidSplit(4, stratified=True)),
+                 concat(CODES), CODES)  # fmt: skip
+    assert len(net.history[-1, "batches"]) == 4
+    with pytest.raises(ValueError, match=r"Dataset must be whole numbers.*'left'"):
+        classifier().fit(concat(CODES), SIDES)
+
+
+def test_refuses_targets_of_datasets():
+    with pytest.raises(ValueError, match=r"Dataset must be whole numbers.*'left'"):
+        classifier().fit(Windows(SIDES), None)
+    with pytest.raises(ValueError, match=r"Dataset must be whole numbers.*'left'"):
+        classifier(classes=["left", "right"]).fit(Windows(CODES), None)
+    with pytest.raises(ValueError, match="y must hold labels"):
+        classifier().fit(Windows(Y), None)
+    with pytest.raises(ValueError, match=r"batch has the target 2.*among.*\[0, 1\]"):
+        classifier(classes=[0, 1]).fit(Windows(np.full(16, 2)), None)
+
+
+# Scores while training
+
+
+@pytest.mark.parametrize("name", ["text", "from 0", "from 1", "booleans", "floats"])
+def test_scores_compare_labels_with_labels(name):
+    y = LABELS[name]
+    net = classifier(
+        train_split=ValidSplit(4), iterator_train__drop_last=False,
+        callbacks=[
+            "accuracy",
+            EpochScoring("balanced_accuracy", name="mine", lower_is_better=False),
+            EpochScoring("accuracy", name="read", use_caching=False),
+            EpochScoring("accuracy", name="train", on_train=True, use_caching=False),
+            EpochScoring(labels_seen, name="labels"),
+        ],
+    )  # fmt: skip
+    fitted(net, X, y)
+    train, valid = (d.indices for d in net.get_split_datasets(X, y))
+    predicted = net.predict(X)
+    on_valid = accuracy_score(y[valid], predicted[valid])
+    on_train = accuracy_score(y[train], predicted[train])
+    assert on_train > 0  # or a comparison of anything would do
+    last = net.history[-1]
+    assert last["valid_acc"] == last["valid_accuracy"] == last["read"] == on_valid
+    assert last["train_accuracy"] == last["train"] == on_train
+    assert last["mine"] == balanced_accuracy_score(y[valid], predicted[valid])
+    assert last["labels"] == 1
+    net.set_params(callbacks__valid_acc__lower_is_better=None).partial_fit(X, y)
+    assert net.history[-1]["valid_acc"] == net.score(X[valid], y[valid])
+
+
+def labels_seen(net, X, y):
+    return float(set(y.tolist()) <= set(net.classes_.tolist()))
+
+
+def test_a_validation_set_with_labels_of_its_own():
+    valid = Dataset(X[:6], SIDES[:6])
+    net = fitted(classifier(train_split=predefined_split(valid)), X, SIDES)
+    assert net.history[-1]["valid_acc"] == net.score(X[:6], SIDES[:6])
+    with pytest.raises(ValueError, match="label 'a', which is not among"):
+        classifier(train_split=predefined_split(Dataset(X, THREE))).fit(X, SIDES)
+
+
+def test_the_loss_around_the_weights_of_a_classifier():
+    net = fitted(classifier(max_epochs=0), X, SIDES)
+    logits = net.forward(X)
+    direction = random_direction(net, random_state=0)
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(CODES)).item()
+    assert loss_along(net, X, SIDES, direction, [0.0]) == pytest.approx([expected])
+
+
+# Probabilities
+
+
+def test_probabilities_are_those_that_the_loss_takes():
+    net = fitted(classifier(), X, THREE)
+    expected = net.forward(X).softmax(1).numpy()
+    np.testing.assert_allclose(net.predict_proba(X), expected, rtol=1e-6)
+    log = fitted(classifier(LogLinear, criterion=torch.nn.NLLLoss), X, THREE)
+    assert_same(weights(net), weights(log))
+    np.testing.assert_allclose(log.predict_proba(X), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "loss", [torch.nn.CrossEntropyLoss(), torch.nn.functional.cross_entropy]
+)
+def test_probabilities_of_crops(loss):
+    options = {"cropped": True, "criterion": CroppedLoss}
+    options |= {"criterion__loss_function": loss}
+    net = fitted(classifier(Crops, **options), X, THREE)
+    outputs = net.forward(X).mean(-1)
+    expected = outputs.softmax(1).numpy()
+    np.testing.assert_allclose(net.predict_proba(X), expected, rtol=1e-5)
+    np.testing.assert_array_equal(net.predict(X), net.classes_[expected.argmax(1)])
+    net.set_params(aggregate_predictions=False)
+    crops = net.predict_proba(X)
+    assert crops.shape == (16, 3, 2)
+    np.testing.assert_allclose(crops.sum(1), 1, rtol=1e-5)
+
+
+def test_outputs_that_are_no_probabilities_are_not_given_as_such():
+    net = fitted(classifier(criterion=torch.nn.MultiMarginLoss), X, THREE)
+    message = "not probabilities.*criterion=MultiMarginLoss.*predict_nonlinearity"
+    with pytest.raises(ValueError, match=message):
+        net.predict_proba(X)
+    np.testing.assert_array_equal(
+        net.predict(X), net.classes_[net.forward(X).numpy().argmax(1)]
+    )
+    net.set_params(predict_nonlinearity=functools.partial(torch.softmax, dim=1))
+    np.testing.assert_allclose(net.predict_proba(X).sum(1), 1, rtol=1e-5)
+
+
+# Weights of classes
+
+
+Y_RARE = np.array(["rare"] * 3 + ["common"] * 13)
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "expected"),
+    [
+        ("balanced", [16 / 2 / 13, 16 / 2 / 3]),
+        ({"rare": 4, "common": 0.5}, [0.5, 4.0]),
+        ({"rare": 0, "common": 1}, [1.0, 0.0]),
+    ],
+)
+def test_weights_are_those_of_the_loss(class_weight, expected):
+    net = fitted(classifier(class_weight=class_weight), X, Y_RARE)
+    np.testing.assert_allclose(net.criterion_.weight, expected)
+    stock = classifier(
+        cls=EEGClassifier, criterion__weight=torch.tensor(expected).float()
+    )
+    fitted(stock, X, (Y_RARE == "rare").astype(int))
+    assert_same(weights(net), weights(stock))
+    net.set_params(lr=0).partial_fit(X, Y_RARE)
+    losses = -np.log(net.predict_proba(X)[range(16), (Y_RARE == "rare").astype(int)])
+    by_hand = np.average(losses, weights=np.array(expected)[1 * (Y_RARE == "rare")])
+    with torch.no_grad():
+        found = net.get_loss(net.forward(X), torch.tensor(1 * (Y_RARE == "rare")))
+    assert found.item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_balanced_is_that_of_scikit_learn_where_a_class_is_missing():
+    net = classifier(class_weight="balanced", classes=["a", "b", "c", "d"])
+    fitted(net, X, THREE)
+    known = compute_class_weight("balanced", classes=np.unique(THREE), y=THREE)
+    np.testing.assert_allclose(net.criterion_.weight, [*known, 1.0])
+
+
+def test_weights_are_computed_again_in_every_call():
+    net = classifier(class_weight="balanced", warm_start=True).fit(X, Y_RARE)
+    before = net.criterion_.weight
+    net.partial_fit(X[:6], Y_RARE[:6])
+    np.testing.assert_allclose(net.criterion_.weight, [1, 1])
+    assert torch.equal(net.fit(X, Y_RARE).criterion_.weight, before)
+    net.set_params(class_weight={"rare": 2, "common": 1}).fit(X, Y_RARE)
+    np.testing.assert_allclose(net.criterion_.weight, [1, 2])
+    assert net.set_params(class_weight=None).fit(X, Y_RARE).criterion_.weight is None
+    net.set_params(warm_start=False, class_weight="balanced").fit(X, Y_RARE)
+    assert torch.equal(net.criterion_.weight, before)
+
+
+class OwnLoss(torch.nn.Module):
+    """Takes a weight, and keeps it to itself."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.loss = torch.nn.CrossEntropyLoss(weight)
+
+    def forward(self, outputs, targets):
+        return self.loss(outputs, targets)
+
+
+def test_a_loss_of_one_s_own_takes_weights_too():
+    net = classifier(class_weight="balanced", criterion=OwnLoss)
+    stock = classifier(class_weight="balanced")
+    fitted(stock, X, Y_RARE)
+    for _ in range(2):
+        assert_same(weights(fitted(net, X, Y_RARE)), weights(stock))
+    with pytest.raises(ValueError, match=r"with the attribute weight.*got OwnLoss"):
+        net.partial_fit(X, Y_RARE)
+
+
+def test_weights_for_the_targets_of_a_dataset():
+    rare = (Y_RARE == "rare").astype(int)
+    net = fitted(
+        classifier(class_weight="balanced", classes=[0, 1]), concat(rare), None
+    )
+    assert_same(
+        weights(net), weights(fitted(classifier(class_weight="balanced"), X, Y_RARE))
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (
+            {"class_weight": "even"},
+            ValueError,
+            "None, 'balanced' or a dict.*got 'even'",
+        ),
+        ({"class_weight": [1, 2]}, ValueError, r"None, 'balanced' or a dict.*\[1, 2\]"),
+        (
+            {"class_weight": {"left": 1, "right": 2, "up": 3}},
+            ValueError,
+            r"each of the classes \['left', 'right'\].*where 'up' is not a class",
+        ),
+        ({"class_weight": {"left": 1}}, ValueError, "where 'right' has no weight"),
+        (
+            {"class_weight": {"left": -1, "right": 1}},
+            ValueError,
+            r"class_weight\['left'\] must be a finite number >= 0, got -1",
+        ),
+        (
+            {"class_weight": {"left": "1", "right": 1}},
+            TypeError,
+            r"class_weight\['left'\] must be a finite number >= 0, got '1'",
+        ),
+        (
+            {"class_weight": "balanced", "criterion": torch.nn.MultiLabelMarginLoss},
+            ValueError,
+            "criterion class that takes a weight.*got criterion=MultiLabelMarginLoss",
+        ),
+        (
+            {"class_weight": "balanced", "criterion": torch.nn.CrossEntropyLoss()},
+            ValueError,
+            r"criterion class that takes a weight.*got criterion=CrossEntropyLoss\(\)",
+        ),
+        (
+            {"class_weight": "balanced", "criterion__weight": torch.ones(2)},
+            ValueError,
+            "got criterion__weight=tensor.*expected one of both",
+        ),
+    ],
+)
+def test_refuses_weights(settings, error, message):
+    with pytest.raises(error, match=message):
+        classifier(**settings).fit(X, SIDES)
+
+
+# With scikit-learn
+
+
+def test_cross_validation_search_and_ensembles():
+    net = classifier(classes=None, train_split=SubjectSplit(1, random_state=0),
+                     callbacks=[EarlyStopping(patience=1)])  # fmt: skip
+    windows = SubjectWindows(X, SUBJECTS)
+    scores = cross_validate(
+        net, windows, SIDES, groups=SUBJECTS, cv=GroupKFold(2), error_score="raise",
+        scoring=["balanced_accuracy", "roc_auc", "neg_log_loss", "accuracy"],
+    )  # fmt: skip
+    assert np.isfinite(np.array(list(scores.values()))).all()
+    plain = classifier()
+    grid = {"class_weight": [None, "balanced", {"left": 1, "right": 2}], "lr": [0, 0.1]}
+    search = GridSearchCV(plain, grid, cv=2, error_score="raise").fit(X, SIDES)
+    assert search.classes_.tolist() == ["left", "right"]
+    voting = VotingClassifier([("a", plain), ("b", plain)], voting="soft")
+    voting.fit(X, SIDES)
+    expected = np.mean([n.predict_proba(X) for n in voting.estimators_], axis=0)
+    np.testing.assert_allclose(voting.predict_proba(X), expected)
+    assert set(voting.predict(X)) <= {"left", "right"}
+    calibrated = CalibratedClassifierCV(plain, cv=2).fit(X, SIDES)
+    assert calibrated.predict_proba(X).shape == (16, 2)
+    assert calibrated.classes_.tolist() == ["left", "right"]
+
+
+def test_parameters_and_clones():
+    net = classifier(classes=["left", "right"], class_weight="balanced")
+    assert net.get_params()["class_weight"] == "balanced"
+    copied = clone(net.fit(X, SIDES)).set_params(class_weight=None)
+    assert copied.get_params()["class_weight"] is None
+    known = {"classes", "class_weight", "module__n_outputs"}
+    assert known <= set(copied.get_params(deep=False))
+    extra = set(copied.get_params(deep=False)) - set(
+        classifier(cls=EEGClassifier).get_params(deep=False)
+    )
+    assert extra == {"class_weight", "module__n_outputs"} | set(SHAPE)
+
+
+# What WindowCheck says of labels
+
+
+def checked(cls, **settings):
+    return classifier(cls=cls, callbacks=[WindowCheck()], max_epochs=1, **settings)
+
+
+@pytest.mark.parametrize("data", ["arrays", "dataset"])
+@pytest.mark.parametrize("cls", [Classifier, EEGClassifier])
+def test_labels_pass_the_check_of_the_data(cls, data):
+    X_, y = (X, CODES) if data == "arrays" else (Windows(CODES), None)
+    settings = SHAPE if data == "dataset" else {}
+    checked(cls, module__n_outputs=2, **settings).fit(X_, y)
+    checked(cls, module__n_outputs=3, classes=[0, 1, 2], **settings).fit(X_, y)
+    if data == "arrays":
+        checked(Classifier).fit(X, SIDES)
+
+
+def test_a_binary_classifier_passes_the_check_of_the_data():
+    net = NeuralNetBinaryClassifier(
+        Linear, callbacks=[WindowCheck()], train_split=None, max_epochs=1, verbose=0,
+        module__n_outputs=1, **SHAPE,
+    )  # fmt: skip
+    net.fit(X, CODES.astype(np.float32))
+    with pytest.raises(ValueError, match=r"y is constant \(\[1.0\] in all 16"):
+        net.fit(X, np.ones(16, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("cls", "n_outputs", "y", "classes", "n_found"),
+    [
+        (Classifier, 3, SIDES, None, 2),
+        (Classifier, 2, THREE, None, 3),
+        (Classifier, 2, SIDES, ["left", "right", "up"], 3),
+        (EEGClassifier, 2, np.tile([0, 1, 2, 1], 4), None, 3),
+        (EEGClassifier, 2, CODES, [0, 1, 2], 3),
+    ],
+)
+def test_the_number_of_classes_is_held_to_that_of_the_outputs(
+    cls, n_outputs, y, classes, n_found
+):
+    net = checked(cls, module__n_outputs=n_outputs, classes=classes)
+    message = f"n_outputs={n_found}, but the net .* module__n_outputs={n_outputs}"
+    with pytest.raises(ValueError, match=message):
+        net.fit(X, y)
+    assert not net.history
+
+
+def test_one_class_is_enough_where_all_are_known():
+    one = np.zeros(16, dtype=int)
+    for cls in (Classifier, EEGClassifier):
+        checked(cls, classes=[0, 1]).fit(X, one)
+    checked(Classifier).fit(X, CODES).partial_fit(X, one)
+    with pytest.raises(ValueError, match=r"y is constant \(\[0\] in all 16 windows\)"):
+        checked(EEGClassifier).fit(X, one)
+    with pytest.raises(ValueError, match="y must hold labels, got nan for window 3"):
+        checked(EEGClassifier).fit(X, np.where(np.arange(16) == 3, np.nan, CODES))
