@@ -1,0 +1,218 @@
+"""Does SAM help? One question at a time, through ``braindecode_sam.comparison``.
+
+Trains EEGNeX with AdamW, SAM at several rho, its family, weight averaging and both
+together, on the same folds of held-out subjects and seeds, and scores the held-out
+fold after every epoch. Every finished fit is kept in a folder, so the study can be
+stopped at any time and continues where it was. The questions:
+
+rest-or-arithmetic    what a person is doing, 24 people (EEGMAT)
+p300                  target or frequent stimulus, held-out runs of one person
+p300-across-people    the same across five people: nothing to learn, a negative control
+response-times        simulated response times, 24 subjects
+models                five models with AdamW and SAM on the simulated response times
+"""
+
+import argparse
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from _eegmat import read_subtractions
+from braindecode import EEGClassifier, EEGRegressor
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import EarlyStopping
+
+from braindecode_sam import SAM
+from braindecode_sam.callbacks import WeightAveraging
+from braindecode_sam.comparison import compare
+from braindecode_sam.datasets import (
+    SubjectWindows,
+    simulate_response_times,
+    to_arrays,
+)
+from braindecode_sam.model_selection import SubjectSplit
+from braindecode_sam.optim import (
+    AESAM,
+    GSAM,
+    WSAM,
+    FriendlySAM,
+    LookSAM,
+    MomentumSAM,
+)
+
+RESULTS = Path(__file__).with_name("results") / "optimizers"
+RHO = 0.1
+ADAMW = {"optimizer": torch.optim.AdamW}
+SAM_01 = {"optimizer": SAM, "optimizer__rho": RHO}
+EMA = {"averaging": WeightAveraging("ema")}
+SETTINGS = {
+    "AdamW": ADAMW,
+    **{f"SAM rho={rho}": {"optimizer": SAM, "optimizer__rho": rho}
+       for rho in (0.02, 0.05, 0.1, 0.2)},
+    **{kind.__name__: {"optimizer": kind, "optimizer__rho": RHO}
+       for kind in (GSAM, FriendlySAM, LookSAM, AESAM, MomentumSAM)},
+    **{f"WSAM gamma={gamma}":
+       {"optimizer": WSAM, "optimizer__rho": RHO, "optimizer__gamma": gamma}
+       for gamma in (0.7, 0.9)},
+    "EMA": {**ADAMW, **EMA},
+    "SWA": {**ADAMW, "averaging": WeightAveraging("swa")},
+    "SAM rho=0.1, EMA": {**SAM_01, **EMA},
+}  # fmt: skip
+FEW = ("AdamW", "SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.2", "EMA", "SAM rho=0.1, EMA")
+MODELS = {
+    "EEGNeX": "FastEEGNeX",
+    "EEGNet": "FastEEGNet",
+    "CompactCNN": "CompactCNN",
+    "Deep4Net": "Deep4Net",
+    "SeparableEEGNet": "SeparableEEGNet",
+}
+
+
+def rest_or_arithmetic(data):
+    """Read EEGMAT: 4 s windows of 19 channels at 125 Hz."""
+    resting, _, who_rests = read_subtractions(data / "eegmat", "Subject*_1.edf", 125.0)
+    busy, _, who = read_subtractions(data / "eegmat", "Subject*_2.edf", 125.0)
+    y = np.repeat([0, 1], [len(resting), len(busy)])
+    return np.concatenate([resting, busy]), y, np.concatenate([who_rests, who])
+
+
+def p300(data, people=(1,), groups="recording"):
+    """Read the P300 windows of some people."""
+    with np.load(data / "p300" / "p300.npz") as found:
+        mine = np.isin(found["subject"], people)
+        is_target = (found["y"][mine] == 2).astype(int)
+        return found["X"][mine].astype(np.float32), is_target, found[groups][mine]
+
+
+def response_times(data):
+    """Simulate response times."""
+    epochs = simulate_response_times(
+        24, 12, n_chans=19, n_times=500, sfreq=125.0, random_state=0
+    )
+    return to_arrays(epochs, target="response_time")
+
+
+class Question(NamedTuple):
+    """Data and settings of a question."""
+
+    read: Callable
+    settings: dict
+    max_epochs: int
+    module: str = "FastEEGNeX"
+
+
+QUESTIONS = {
+    "rest-or-arithmetic": Question(rest_or_arithmetic, SETTINGS, 20),
+    "p300": Question(p300, SETTINGS, 20, "FastEEGNet"),
+    "p300-across-people": Question(
+        functools.partial(p300, people=(1, 2, 3, 4, 5), groups="subject"),
+        {name: SETTINGS[name] for name in ("AdamW", "SAM rho=0.1", "EMA")},
+        20,
+        "FastEEGNet",
+    ),
+    "response-times": Question(response_times, SETTINGS, 30),
+    "models": Question(
+        response_times,
+        {
+            f"{model}, {name}": {**SETTINGS[name], "module": module}
+            for model, module in MODELS.items()
+            for name in ("AdamW", "SAM rho=0.1")
+        },
+        30,
+    ),
+}
+
+
+def make_estimator(question, settings, X, y, max_epochs, chooses_epoch):
+    """Build a net; to choose its epoch it holds out training subjects."""
+    settings = {"module": question.module, **settings}
+    callbacks, split = [], None
+    if "averaging" in settings:
+        callbacks.append(("averaging", settings.pop("averaging")))
+    if chooses_epoch:
+        split = SubjectSplit(0.2)
+        callbacks.append(("stopping", EarlyStopping(patience=5, load_best=True)))
+    classifies = y.dtype.kind == "i"
+    net = (EEGClassifier if classifies else EEGRegressor)(
+        **settings,
+        module__n_chans=X.shape[1],
+        module__n_times=X.shape[2],
+        module__n_outputs=2 if classifies else 1,
+        optimizer__weight_decay=0.01,
+        lr=1e-3,
+        batch_size=32,
+        max_epochs=max_epochs,
+        train_split=split,
+        callbacks=callbacks,
+        verbose=0,
+        **({"classes": [0, 1]} if classifies else {}),
+    )
+    if classifies:
+        return net
+    return TransformedTargetRegressor(net, transformer=StandardScaler())
+
+
+def main():
+    """Run, then report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("question", choices=QUESTIONS)
+    parser.add_argument("data", type=Path, help="folder with eegmat/ and p300/")
+    parser.add_argument(
+        "--choose-epoch",
+        action="store_true",
+        help="stop early, by the loss on held-out training subjects",
+    )
+    parser.add_argument("--only", nargs="+", help="settings, by their names")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--fits", type=Path, default=Path("build/optimizers"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()  # fmt: skip
+    # For the workers, or each of them repeats what braindecode's imports warn about.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    question = QUESTIONS[args.question]
+    names = args.only or list(FEW if args.choose_epoch else question.settings)
+    unknown = [name for name in names if name not in question.settings]
+    if unknown:
+        parser.error(
+            f"--only must be among {list(question.settings)}, got {unknown[0]!r}"
+        )
+    X, y, groups = question.read(args.data)
+    estimators = {
+        name: make_estimator(
+            question, question.settings[name], X, y,
+            args.epochs or question.max_epochs, args.choose_epoch,
+        )
+        for name in names
+    }  # fmt: skip
+    name = args.question + "-chosen" * args.choose_epoch
+    result = compare(
+        estimators, SubjectWindows(X, groups), y, groups, n_seeds=args.seeds,
+        by_epoch=not args.choose_epoch, folder=args.fits / name, n_jobs=args.jobs,
+    )  # fmt: skip
+    args.results.mkdir(parents=True, exist_ok=True)
+    tables = {"scores": result.to_frame(), "comparisons": result.comparisons()}
+    figures = {"subjects": result.plot()}
+    if not args.choose_epoch:
+        tables["by_epoch"] = result.by_epoch().set_index("estimator")
+        figures["by_epoch"] = result.plot_by_epoch()
+    for kind, table in tables.items():
+        table.to_csv(args.results / f"{name}_{kind}.csv", float_format="%.4f")
+    for kind, figure in figures.items():
+        figure.savefig(args.results / f"{name}_{kind}.png", dpi=110)
+        plt.close(figure)
+    result.report(args.fits / f"{name}.html", title=name)
+    print(*result.sentences(), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
