@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -177,7 +178,8 @@ def plot_paired_losses(
         first = first or ax
         _plot_slopes(ax, losses[reference], losses[name], (reference, name))
         if dummy is not None:
-            ax.axhline(losses[dummy].mean(), color="0.4", ls=":", label=dummy)
+            level = losses[dummy].mean()
+            ax.axhline(level, color="0.4", ls=":", label=_shown(dummy))
         ax.tick_params(labelleft=i == 0)
     if first is not None:
         first.set_ylabel(f"{loss} of each subject")
@@ -185,7 +187,7 @@ def plot_paired_losses(
             first.legend(fontsize="small", frameon=False)
     ax = figure.add_subplot(grid[-1, :])
     _plot_differences(ax, losses, comparisons, others)
-    ax.set_xlabel(f"{loss}, difference to {reference}")
+    ax.set_xlabel(f"{loss}, difference to {_shown(reference)}")
     return figure
 
 
@@ -195,7 +197,7 @@ def _plot_slopes(ax: Axes, before: Any, after: Any, names: tuple[str, str]) -> N
         ax.plot([0, 1], [a, b], color=color, lw=0.8, alpha=0.7)
     ax.plot([0, 1], [before.mean(), after.mean()], "ko-", lw=2)
     ax.set(xticks=[0, 1], xlim=(-0.3, 1.3))
-    ax.set_xticklabels(names, rotation=20)
+    ax.set_xticklabels([_shown(name) for name in names], rotation=20)
 
 
 def _plot_differences(ax: Axes, losses: Any, comparisons: Any, names: Any) -> None:
@@ -209,7 +211,7 @@ def _plot_differences(ax: Axes, losses: Any, comparisons: Any, names: Any) -> No
         face = color if is_significant else "w"
         ax.plot(found["difference"], row, "o", color=color, mfc=face, ms=8)
     ax.axvline(0, color="0.4", ls=":")
-    ax.set_yticks(np.arange(len(names)), list(reversed(names)))
+    ax.set_yticks(np.arange(len(names)), [_shown(n) for n in reversed(names)])
     ax.set_ylim(-0.6, len(names) - 0.4)
 
 
@@ -250,7 +252,7 @@ def plot_score_by_epoch(
     colors = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
     for i, name in enumerate(names):
         mine, color = curves[curves["estimator"] == name], colors(i % colors.N)
-        ax.plot(mine["epoch"], mine["loss"], color=color, label=name)
+        ax.plot(mine["epoch"], mine["loss"], color=color, label=_shown(name))
         if len(names) <= MOST_INTERVALS:
             ax.fill_between(
                 mine["epoch"], mine["loss_low"], mine["loss_high"], color=color,
@@ -262,6 +264,12 @@ def plot_score_by_epoch(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(fontsize="small", frameon=False)
     return ax.figure
+
+
+def _shown(name: str) -> str:
+    """Give a name as text: not as a formula, nor as a label that is left out."""
+    name = name.replace("$", r"\$")
+    return textwrap.fill(f" {name}" if name.startswith("_") else name, 24)
 
 
 def _axes(ax: Any) -> Any:

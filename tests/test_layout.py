@@ -20,7 +20,7 @@ ALLOWED = {
     | {"braindecode_sam.models"},
     "models/speed_up": {"torch", "pandas", "braindecode_sam.models"},
     "models/_registry": {"torch", "braindecode", "braindecode.models"},
-    "callbacks": {"torch", "numpy", "skorch"}
+    "callbacks": {"torch", "numpy", "pandas", "skorch"}
     | {"braindecode_sam.callbacks", "braindecode_sam.optim"},
     "callbacks/sam": {"torch", "numpy", "skorch"}
     | {"braindecode_sam.checks", "braindecode_sam.optim"},
@@ -46,7 +46,7 @@ ALLOWED = {
     "installation": {"torch", "braindecode_sam.device"},
     "__main__": {"braindecode_sam.installation"},
     "comparison": ARRAYS
-    | {"joblib", "matplotlib", "mne", "skorch"}
+    | {"joblib", "matplotlib", "mne", "skorch", "torch"}
     | {f"braindecode_sam.{name}" for name in ("callbacks", "checks", "comparison")}
     | {f"braindecode_sam.{name}" for name in ("metrics", "model_selection")}
     | {"braindecode_sam.visualization"},

@@ -7,9 +7,11 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from numbers import Number
+from types import CodeType, ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from skorch.callbacks import Callback
 
@@ -26,6 +28,7 @@ _FREE = (
     "callbacks__*__n_threads", "callbacks__print_log*", "callbacks__epoch_timer*",
 )  # fmt: skip
 SOME = 32  # windows that are looked at
+DEPTH = 8  # to which objects within objects are looked at
 
 
 def settings_of(net: Any) -> dict[str, str]:
@@ -39,15 +42,15 @@ def settings_of(net: Any) -> dict[str, str]:
     Returns
     -------
     settings : dict of str to str
-        Parameters as ``get_params`` names them; objects by their class and their own
-        plain attributes, functions by their name.
+        Parameters as ``get_params`` names them, described as by :func:`described`.
     """
     params = {
         **{f"callbacks__{name}": type(c).__name__ for name, c in net.callbacks_},
         **{
             name: value
             for name, value in net.get_params().items()
-            if not isinstance(value, Callback)  # its own parameters are there too
+            # A callback's own parameters are there too.
+            if not isinstance(value, Callback) and not name.startswith("_")
         },
     }
     return {
@@ -58,30 +61,85 @@ def settings_of(net: Any) -> dict[str, str]:
 
 
 def described(value: Any) -> str:
-    """Describe an object by a short text that is the same in every process."""
-    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+    """Describe an object by a text that is the same in every process.
+
+    Functions are told by their names, and those that cannot be imported by their code
+    as well; objects by their class and attributes, but for learned and private ones.
+    """
+    return _described(value, ())
+
+
+def _described(value: Any, around: tuple[Any, ...]) -> str:
+    if any(value is outer for outer in around) or len(around) > DEPTH:
+        return type(value).__qualname__  # it holds itself, or much else
+    inside = functools.partial(_described, around=(*around, value))
+    if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, functools.partial):
-        return f"partial{described([value.func, *value.args, value.keywords])}"
+        return f"partial{inside([value.func, *value.args, value.keywords])}"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return _function(value, inside)
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, (np.ndarray, torch.Tensor)) and np.ndim(value):
+    if isinstance(value, (pd.Series, pd.DataFrame, pd.Index)):
+        value = value.to_numpy()
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        is_narrow = value.dtype is torch.bfloat16  # which NumPy does not know
+        value = (value.float() if is_narrow else value).numpy()
+    if isinstance(value, np.ndarray) and value.ndim:
         return f"shape {tuple(value.shape)}, values {_digest(value, len(value))}"
-    if isinstance(value, (np.ndarray, torch.Tensor)):
+    if isinstance(value, np.ndarray):
         value = value.item()
-    if value is None or isinstance(value, (Number, str, torch.dtype, torch.device)):
+    plain = (Number, str, bytes, range, slice, torch.dtype, torch.device)
+    if value is None or isinstance(value, plain):
         return repr(value)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(described, value))}]"
+        return f"[{', '.join(map(inside, value))}]"
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(inside, value)))}}}"
     if isinstance(value, Mapping):
-        items = (f"{name}: {described(item)}" for name, item in value.items())
+        items = (f"{name}: {inside(item)}" for name, item in value.items())
         return f"{{{', '.join(items)}}}"
-    plain = {
+    return _object(value, inside)
+
+
+def _function(value: Any, inside: Any) -> str:
+    told = f"{value.__module__}.{value.__qualname__}"
+    owner = getattr(value, "__self__", None)
+    if owner is not None and not isinstance(owner, (type, ModuleType)):
+        told += f" of {inside(owner)}"
+    code = getattr(value, "__code__", None)
+    if code is not None and (
+        "<" in value.__qualname__ or value.__module__ == "__main__"
+    ):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        digest = hashlib.blake2b(digest_size=8)
+        digest.update(code.co_code + repr((_constants(code), code.co_names)).encode())
+        told += f" {digest.hexdigest()}{inside([*cells, value.__defaults__])}"
+    return told
+
+
+def _constants(code: CodeType) -> list[str]:
+    """Constants of a function, and of those that are defined in it."""
+    return [
+        f"{c.co_code!r}{_constants(c)}" if isinstance(c, CodeType)
+        else repr(sorted(map(repr, c)) if isinstance(c, frozenset) else c)
+        for c in code.co_consts
+    ]  # fmt: skip
+
+
+def _object(value: Any, inside: Any) -> str:
+    attributes = {
         name: item
         for name, item in getattr(value, "__dict__", {}).items()
-        if isinstance(item, (Number, str, type)) and not name.endswith("_")
+        if not name.startswith("_") and not name.endswith("_")
     }
-    return f"{type(value).__qualname__}{described(plain) if plain else ''}"
+    if isinstance(value, torch.nn.Module):
+        attributes.pop("training", None)
+        attributes |= value._modules
+        attributes |= {**value._parameters, **value._buffers}
+    return f"{type(value).__qualname__}{inside(attributes) if attributes else ''}"
 
 
 def data_of(X: Any, y: Any) -> dict[str, str]:
@@ -122,7 +180,7 @@ def data_of(X: Any, y: Any) -> dict[str, str]:
 
 def _digest(data: Any, n_looked_at: int = SOME) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    for i in range(0, len(data), -(-len(data) // n_looked_at)):
+    for i in range(0, len(data), max(-(-len(data) // max(n_looked_at, 1)), 1)):
         item = data[i]
         for part in item[:2] if isinstance(item, tuple) else [item]:
             values = np.asarray(part)

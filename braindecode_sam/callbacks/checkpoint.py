@@ -120,7 +120,8 @@ class ResumableCheckpoint(Callback):
             of the optimizer are those of now, another optimizer, another base or other
             parameter groups begin anew, and so does a callback that is new under its
             name. ``max_epochs``, ``device``, ``verbose`` and the like may be different
-            in any case. Of functions the names are compared, and not the code.
+            in any case. Functions that can be imported are compared by name,
+            and not by code.
         **fit_params
             Likewise.
 

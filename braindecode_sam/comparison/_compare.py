@@ -7,11 +7,13 @@ import functools
 import os
 import warnings
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import (
@@ -29,6 +31,7 @@ from braindecode_sam._arguments import check_choice, check_integer
 from braindecode_sam.checks import (
     as_labels,
     as_names,
+    as_numbers,
     check_groups,
     check_labels,
     check_same_length,
@@ -44,6 +47,7 @@ from braindecode_sam.comparison._statistics import (
     compare_losses,
     holm,
     name_of_loss,
+    smallest_p_value,
     subject_means,
     window_losses,
 )
@@ -52,7 +56,10 @@ from braindecode_sam.model_selection import check_disjoint
 from braindecode_sam.visualization import plot_paired_losses, plot_score_by_epoch
 
 DUMMY = "dummy"
-FEWEST = 6  # subjects with which a sign-flip test can give p < 0.05
+RESERVED = {
+    "loss", "loss_low", "loss_high", "cpu_seconds", "n_epochs", "n_params", "estimator",
+    "seed", "pooled", "fold", "subject",
+}  # fmt: skip
 
 
 def compare(
@@ -79,7 +86,8 @@ def compare(
     estimators : dict of str to estimator
         Nets, pipelines or any other estimators of scikit-learn, all regressors or all
         classifiers. The others are compared with the first. Where no dummy
-        predictor is among them, one is added under the name "dummy".
+        predictor is among them that predicts the mean or the shares of the classes, one
+        is added under the name "dummy".
     X : array-like of shape (n_windows, n_chans, n_times)
         EEG; :class:`~braindecode_sam.datasets.SubjectWindows` where an estimator
         itself asks for the subjects.
@@ -98,16 +106,18 @@ def compare(
     scoring : str, list, dict, optional
         Scorers as in ``cross_validate``, by default
         :data:`~braindecode_sam.SCORING` or
-        :data:`~braindecode_sam.SCORING_CLASSIFICATION`.
+        :data:`~braindecode_sam.SCORING_CLASSIFICATION`. They are called with an
+        estimator that gives the stored predictions, and with numbers of windows as X.
     loss : str or callable, optional
         The loss by which subjects are compared; see :func:`paired_comparison`.
     by_epoch : bool, default=False
-        Also predict the test fold with the weights of every epoch. The training does
-        not depend on it.
+        Also predict the test fold with the weights of every epoch, for estimators that
+        predict with a single net. The training does not depend on it.
     folder : path-like, optional
         Keep every finished fit there. A second call with the same data and settings
-        goes on where the first was, also after it was killed, and may bring further
-        estimators and seeds.
+        continues where the first stopped, also after it was killed, and may bring
+        further estimators and seeds. Functions that can be imported are compared by
+        their names.
     n_jobs : int, optional
         Fits at a time, on joblib's current backend: loky's processes or, inside of
         :func:`~braindecode_sam.model_selection.on_dask`, a cluster.
@@ -117,8 +127,8 @@ def compare(
     random_state : int, default=0
         The first seed; the others follow it.
     verbose : int, default=1
-        0 for silence, otherwise a line every few seconds with an estimate of the time
-        that is left.
+        Print a line every few seconds with an estimate of the time that is left, unless
+        0. Nets print what their own ``verbose`` says.
 
     Returns
     -------
@@ -129,14 +139,16 @@ def compare(
     ------
     TypeError, ValueError
         If an argument is not as described; if windows are in several test folds; if a
-        classifier has no ``predict_proba``; or if `folder` belongs to other data or
-        settings, in which case nothing in it is changed.
+        classifier has no ``predict_proba``; if fits would share a file, as those of a
+        net with skorch's ``Checkpoint(load_best=True)``; or if `folder` belongs to
+        other data or settings, in which case nothing in it is changed.
 
     Warns
     -----
     UserWarning
         If a fold trains and tests on the same subject, if a net is no better than the
-        dummy predictor, or if there are too few subjects for any p-value below 0.05.
+        dummy predictor, if there are too few subjects for any corrected p-value below
+        0.05, or if predictions are not finite.
 
     See Also
     --------
@@ -158,28 +170,35 @@ def compare(
     ...      "strong ridge": make_pipeline(flat, Ridge(1000))},
     ...     X, y, groups, cv=4, verbose=0)
     >>> result.to_frame()["loss"].round(2).to_dict()
-    {'ridge': 0.0, 'strong ridge': 0.88, 'dummy': 1.02}
+    {'ridge': 0.0, 'strong ridge': 0.9, 'dummy': 1.01}
     >>> result.comparisons()["n_better"].to_dict()
     {'strong ridge': 0, 'dummy': 0}
     """
     check_same_length(X=X, y=y, groups=groups)
     groups = check_groups(groups)
     _check_subjects(groups)
-    (check_labels if has_text(y) else check_targets)(y)
-    y = as_labels("y", y) if has_text(y) else np.asarray(y)
     check_integer("n_seeds", n_seeds, 1)
     check_integer("random_state", random_state, 0, 2**32 - 1 - n_seeds)
     estimators, classifies = _check_estimators(estimators)
+    _check_nets(estimators, by_epoch, n_jobs)
+    y = _check_y(y, classifies)
     classes = np.unique(y) if classifies else None
+    if not hasattr(X, "shape") or hasattr(X, "iloc"):  # a list, or a table
+        X = np.asarray(X)
     splits = _splits(cv, X, y, groups)
     scorers = _scorers(scoring, classifies)
+    _check_scores(y, classes, loss, scorers)
     params = _check_params(params or {}, estimators)
-    settings = {name: _fits.settings_of(e) for name, e in estimators.items()}
+    settings = {
+        name: _fits.settings_of(e) | {"params": joblib.hash(params.get(name))}
+        for name, e in estimators.items()
+    }
     claimed = None
     if folder is not None:
-        claimed = _fits.Folder(folder)
-        data = {"X": X, "y": y, "groups": groups, "folds": splits, "params": params}
-        claimed.claim({k: joblib.hash(v) for k, v in data.items()}, settings)
+        data = {"X": X, "y": y, "groups": groups}
+        told = {name: _fits.digest(values) for name, values in data.items()}
+        told["folds"] = joblib.hash([[a.tolist(), b.tolist()] for a, b in splits])
+        claimed = _fits.Folder(folder, told, settings)
     fits = [
         _fits.Fit(seed, fold, name)
         for name, estimator in estimators.items()
@@ -212,6 +231,68 @@ def compare(
     )
     comparison.warn()
     return comparison
+
+
+def _check_y(y: ArrayLike, classifies: bool) -> NDArray[Any]:
+    if has_text(y):
+        check_labels(y)
+        return as_labels("y", y)
+    check_targets(y)
+    array = np.asarray(y)
+    return array if classifies and array.dtype != object else as_numbers("y", y)
+
+
+def _check_nets(
+    estimators: Mapping[str, BaseEstimator], by_epoch: bool, n_jobs: int | None
+) -> None:
+    """Refuse what would give other results than each fit by itself."""
+    nets = {name: _fits.nets_in(e) for name, e in estimators.items()}
+    for name, inside in nets.items():
+        if by_epoch and len(inside) > 1:
+            raise ValueError(
+                f"by_epoch needs estimators with a single net, but {name!r} has"
+                f" {len(inside)}"
+            )
+        for net in inside:
+            _fits.check_callbacks(name, net)
+            if isinstance(net.module, torch.nn.Module):
+                warnings.warn(
+                    f"the module of {name!r} is an instance, whose first weights are"
+                    " the same for all seeds; pass the class and its parameters",
+                    stacklevel=3,
+                )
+    backend, _ = joblib.parallel.get_active_backend()
+    shares = isinstance(backend, joblib.parallel.ThreadingBackend)
+    if shares and any(nets.values()) and joblib.effective_n_jobs(n_jobs) > 1:
+        raise ValueError(
+            "nets that train in threads share random numbers; expected n_jobs=1 or a"
+            " backend of processes such as loky, got joblib's threading"
+        )
+
+
+def _check_scores(
+    y: NDArray[Any], classes: NDArray[Any] | None, loss: Loss | None, scorers: Any
+) -> None:
+    """Use loss and scorers once, before any training."""
+    if classes is None:
+        columns = y.reshape(len(y), -1)
+        y_pred = np.broadcast_to(columns.mean(axis=0), columns.shape)
+    else:
+        y_pred = np.full((len(y), len(classes)), 1 / len(classes))
+    rows = np.arange(len(y))
+    window_losses(y, y_pred[None], np.ones(len(y), dtype=bool), loss)
+    for name, scorer in scorers.items():
+        if name in RESERVED:
+            raise ValueError(
+                f"scoring must not name a scorer {name!r}, which is a column of the"
+                " tables; expected another name"
+            )
+        score = scorer(_stored(y_pred, classes), rows, y)
+        if not isinstance(score, Real):
+            raise TypeError(
+                f"scorer {name!r} must return a number, got {score!r}; pass a dict of"
+                " scorers for several scores"
+            )
 
 
 def _check_subjects(groups: NDArray[Any]) -> None:
@@ -271,22 +352,24 @@ def _check_estimators(
 
 
 def _is_dummy(estimator: BaseEstimator) -> bool:
-    return isinstance(estimator, (DummyClassifier, DummyRegressor))
+    """Tell whether an estimator always predicts the mean or the shares of classes."""
+    is_dummy = isinstance(estimator, (DummyClassifier, DummyRegressor))
+    return is_dummy and estimator.strategy in ("mean", "prior")
 
 
 def _splits(cv: Any, X: Any, y: Any, groups: NDArray[Any]) -> list[Any]:
     n_subjects = len(np.unique(groups))
     if cv is None:
         cv = min(5, n_subjects)
-    if isinstance(cv, int):
-        check_integer("cv", cv, 2)
+    if isinstance(cv, Integral):
+        cv = check_integer("cv", cv, 2)
         if cv > n_subjects:
             raise ValueError(
                 f"cv must be at most the number of subjects, {n_subjects}, got {cv}"
             )
         cv = GroupKFold(cv)
     splits = [
-        (_rows_of(train), _rows_of(test))
+        (_rows_of(train, len(y)), _rows_of(test, len(y)))
         for train, test in (cv.split(X, y, groups) if hasattr(cv, "split") else cv)
     ]
     if not splits:
@@ -305,9 +388,17 @@ def _splits(cv: Any, X: Any, y: Any, groups: NDArray[Any]) -> list[Any]:
     return splits
 
 
-def _rows_of(part: ArrayLike) -> NDArray[Any]:
+def _rows_of(part: ArrayLike, n_windows: int) -> NDArray[Any]:
     rows = np.asarray(part)
-    return np.flatnonzero(rows) if rows.dtype == bool else rows
+    if rows.dtype == bool:
+        rows = np.flatnonzero(rows)
+    is_rows = rows.ndim == 1 and rows.size and rows.dtype.kind in "iu"
+    if not is_rows or rows.min() < 0 or rows.max() >= n_windows:
+        raise ValueError(
+            f"cv must give numbers of windows from 0 to {n_windows - 1}, at least one"
+            f" on each side, got {part!r}"
+        )
+    return rows
 
 
 def _scorers(scoring: Any, classifies: bool) -> dict[str, Any]:
@@ -331,12 +422,12 @@ def _check_params(
 
 def _collect(
     name: str, results: Mapping[Any, Any], folds: list[Any], n_windows: int
-) -> NDArray[np.float32]:
+) -> Floats:
     """Put folds together; windows in no test fold are nan."""
     mine = {fit: r for fit, r in sorted(results.items()) if fit.estimator == name}
     seeds = list(dict.fromkeys(fit.seed for fit in mine))
     n_columns = next(iter(mine.values()))["y_pred"].shape[1]
-    y_pred = np.full((len(seeds), n_windows, n_columns), np.nan, dtype=np.float32)
+    y_pred = np.full((len(seeds), n_windows, n_columns), np.nan)
     for fit, result in mine.items():
         y_pred[seeds.index(fit.seed), folds[fit.fold]] = result["y_pred"]
         n_wrong = int((~np.isfinite(result["y_pred"]).all(axis=1)).sum())
@@ -351,7 +442,7 @@ def _collect(
 
 def _collect_epochs(
     name: str, results: Mapping[Any, Any], folds: list[Any], n_windows: int
-) -> NDArray[np.float32]:
+) -> Floats:
     """Put folds together, up to the last epoch that all fits have."""
     curves = {fit: r["by_epoch"] for fit, r in results.items() if fit.estimator == name}
     n_epochs = min(map(len, curves.values()))
@@ -404,8 +495,8 @@ class Comparison:
     y: NDArray[Any] = dataclasses.field(repr=False)
     groups: NDArray[Any] = dataclasses.field(repr=False)
     folds: list[NDArray[np.int64]] = dataclasses.field(repr=False)
-    y_pred: dict[str, NDArray[np.float32]] = dataclasses.field(repr=False)
-    y_pred_by_epoch: dict[str, NDArray[np.float32]] = dataclasses.field(repr=False)
+    y_pred: dict[str, Floats] = dataclasses.field(repr=False)
+    y_pred_by_epoch: dict[str, Floats] = dataclasses.field(repr=False)
     fits: pd.DataFrame = dataclasses.field(repr=False)
     settings: dict[str, dict[str, str]] = dataclasses.field(repr=False)
     classes: NDArray[Any] | None
@@ -440,9 +531,13 @@ class Comparison:
         """Subjects in the test folds, sorted."""
         return np.unique(self.groups[self._rows])
 
-    @functools.cached_property
+    @property
     def subject_losses(self) -> pd.DataFrame:
         """Mean loss of each subject (rows) with each estimator (columns)."""
+        return self._subject_losses.copy()
+
+    @functools.cached_property
+    def _subject_losses(self) -> pd.DataFrame:
         return pd.DataFrame(
             {name: self._losses(y_pred) for name, y_pred in self.y_pred.items()},
             index=pd.Index(self.subjects, name="subject"),
@@ -472,7 +567,8 @@ class Comparison:
         parts = self._parts(by)
         rows = []
         for name, y_pred in self.y_pred.items():
-            for seed, one in enumerate(y_pred):
+            seeds = self.fits.loc[self.fits["estimator"] == name, "seed"]
+            for seed, one in zip(np.unique(seeds), y_pred, strict=True):
                 for part, windows in parts.items():
                     scored = {
                         metric: self._score(scorer, one, windows, by != "pooled")
@@ -496,9 +592,9 @@ class Comparison:
     ) -> float:
         if not np.isfinite(y_pred[windows]).all():
             return float("nan")
-        kind = _StoredRegressor if self.classes is None else _StoredClassifier
+        stored = _stored(y_pred, self.classes)
         try:
-            return float(scorer(kind(y_pred, self.classes), windows, self.y[windows]))
+            return float(scorer(stored, windows, self.y[windows]))
         except ValueError:
             # Scorers raise it where they are not defined.
             if may_be_undefined:
@@ -664,7 +760,7 @@ class Comparison:
 
         def pooled(y_pred: Any) -> Any:
             sums = np.add.reduceat(y_pred[..., order, :], starts, axis=-2)
-            return sums / np.float32(counts[:, None])
+            return sums / counts[:, None]
 
         return dataclasses.replace(
             self,
@@ -732,13 +828,19 @@ class Comparison:
                 f" {losses[self.dummy]:.3g}: {worst}",
                 stacklevel=3,
             )
-        if len(self.subjects) < FEWEST:
-            n = len(self.subjects)
+        n, n_rows = len(self.subjects), len(self.paired)
+        smallest = n_rows * smallest_p_value(n)
+        if smallest >= _page.SIGNIFICANT:
             warnings.warn(
-                f"with {n} subjects in the test folds no p-value can be below"
-                f" {2 / 2**n:.2g}",
+                f"with {n} subjects in the test folds and {n_rows} comparisons no"
+                f" corrected p-value can be below {min(smallest, 1):.2g}",
                 stacklevel=3,
             )
+
+
+def _stored(y_pred: Any, classes: NDArray[Any] | None) -> BaseEstimator:
+    kind = _StoredRegressor if classes is None else _StoredClassifier
+    return kind(y_pred, classes)
 
 
 class _StoredRegressor(RegressorMixin, BaseEstimator):
@@ -761,8 +863,7 @@ class _StoredClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = classes
 
     def predict_proba(self, X: Any) -> Any:
-        y_pred = self.y_pred[X].astype(float)
-        return y_pred / y_pred.sum(axis=1, keepdims=True)  # exactly, as float64
+        return self.y_pred[X]
 
     def predict(self, X: Any) -> Any:
         return self.classes_[self.y_pred[X].argmax(axis=1)]

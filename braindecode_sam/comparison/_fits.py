@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
 import os
+import re
 import time
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import joblib
 import numpy as np
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import cross_validate
 from skorch import NeuralNet
+from skorch.callbacks import LoadInitState
 
 from braindecode_sam.callbacks import SeedCallback, WeightSnapshots
 from braindecode_sam.callbacks._fingerprint import described, differences
@@ -25,6 +29,7 @@ from braindecode_sam.callbacks._fingerprint import described, differences
 # What may change between the runs that share a folder.
 _FREE = ("verbose", "n_jobs", "device", "num_workers", "pin_memory", "n_threads")
 SECONDS_BETWEEN_LINES = 5.0
+BLOCK = 256  # windows that are read together
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -40,20 +45,39 @@ class Fit:
 
 
 class Folder:
-    """Where finished fits are kept; each file is complete or absent."""
+    """Where finished fits are kept; each file is complete or absent.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    Parameters
+    ----------
+    path : path-like
+        New, empty, or of an earlier comparison of the same data.
+    data : dict of str to str
+        Digests of what all fits have in common.
+    estimators : dict of str to dict
+        Settings of each estimator.
 
-    def claim(
-        self, data: Mapping[str, str], estimators: Mapping[str, Mapping[str, str]]
+    Raises
+    ------
+    ValueError
+        If the folder holds something else. Nothing in it is changed then.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        data: Mapping[str, str],
+        estimators: Mapping[str, Mapping[str, str]],
     ) -> None:
-        """Write down what the fits belong to; refuse a folder of something else."""
+        self.path = Path(path).expanduser()
+        self.belongs = {
+            name: joblib.hash([sorted(data.items()), sorted(settings.items())])
+            for name, settings in estimators.items()
+        }
         file = self.path / "comparison.json"
         before: dict[str, Any] = {"data": dict(data), "estimators": {}}
         if file.exists():
-            before = json.loads(file.read_text())
-        elif self.path.exists() and any(self.path.iterdir()):
+            before = _read_json(file)
+        elif self.path.is_dir() and any(self.path.iterdir()):
             raise ValueError(
                 f"folder must be empty, new or of an earlier comparison, got"
                 f" {str(self.path)!r}, which holds"
@@ -72,11 +96,14 @@ class Folder:
             )
         before["estimators"] |= estimators
         self.path.mkdir(parents=True, exist_ok=True)
-        _write(file, json.dumps(before, indent=2).encode())
+        part = file.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(before, indent=2))
+        part.replace(file)
 
     def file_of(self, fit: Fit) -> Path:
-        """Path of a fit's file."""
-        name = quote(fit.estimator, safe=" =,()+")
+        """Path of a fit's file, whatever the name of its estimator."""
+        readable = re.sub("[^A-Za-z0-9=.]+", "-", fit.estimator)[:40].strip("-.")
+        name = f"{readable}-{joblib.hash(fit.estimator)[:8]}"
         return self.path / name / f"seed_{fit.seed}_fold_{fit.fold}.npz"
 
     def read(self, fit: Fit) -> dict[str, Any] | None:
@@ -84,8 +111,21 @@ class Folder:
         file = self.file_of(fit)
         if not file.exists():
             return None
-        with np.load(file) as found:
-            return dict(found)
+        try:
+            with file.open("rb") as opened, np.load(opened) as found:
+                result = dict(found)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{str(file)!r} is not a complete fit ({error}); delete it, and it is"
+                " run again"
+            ) from error
+        # Two comparisons may have begun in one new folder at the same time.
+        if result.pop("belongs", None) != self.belongs[fit.estimator]:
+            raise ValueError(
+                f"{str(file)!r} is a fit of other data or settings; delete it, or name"
+                " another folder"
+            )
+        return result
 
     def write(self, fit: Fit, result: Mapping[str, Any]) -> None:
         """Keep a fit."""
@@ -93,14 +133,40 @@ class Folder:
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.part")
         with part.open("wb") as opened:
-            np.savez(opened, **result)
+            np.savez(opened, belongs=self.belongs[fit.estimator], **result)
         part.replace(file)
 
 
-def _write(file: Path, content: bytes) -> None:
-    part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(file)
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{str(file)!r} cannot be read ({error}); name another folder"
+        ) from error
+    return found
+
+
+def digest(values: Any) -> str:
+    """Digest an array's values, however they lie in memory."""
+    found = hashlib.blake2b(repr(np.shape(values)).encode(), digest_size=16)
+    for start in range(0, len(values), BLOCK):
+        block = np.asarray(values[start : start + BLOCK])
+        is_text = block.dtype.kind in "OUS"
+        found.update(repr(block.tolist()).encode() if is_text else block.tobytes())
+    return found.hexdigest()
+
+
+def check_callbacks(name: str, net: NeuralNet) -> None:
+    """Refuse callbacks that keep in a file what belongs to a single fit."""
+    for callback in _callbacks(net):
+        loads = getattr(callback, "load_best", False) and hasattr(callback, "dirname")
+        if loads or isinstance(callback, LoadInitState):
+            raise ValueError(
+                f"{name!r} has the callback {type(callback).__name__}, which loads"
+                " weights from a file that all fits share; expected"
+                " EarlyStopping(load_best=True), which keeps them in memory, or none"
+            )
 
 
 def settings_of(estimator: BaseEstimator) -> dict[str, str]:
@@ -110,7 +176,7 @@ def settings_of(estimator: BaseEstimator) -> dict[str, str]:
         **{
             name: described(value)
             for name, value in estimator.get_params(deep=True).items()
-            if name.rpartition("__")[2] not in _FREE
+            if name.rpartition("__")[2] not in _FREE and "___" not in f"__{name}"
         },
     }
 
@@ -128,7 +194,7 @@ def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
     """
     estimator = clone(estimator)
     for net in nets_in(estimator):
-        _add_callback(net, "seed", SeedCallback(seed, n_threads=1))
+        _add_callback(net, "comparison_seed", SeedCallback(seed, n_threads=1))
         for callback in _callbacks(net):  # one without a name is no parameter
             if isinstance(callback, SeedCallback):
                 callback.random_state = seed
@@ -281,9 +347,10 @@ def _fit(
         of shape (n_epochs, n_test, n_columns).
     """
     estimator = seeded(estimator, fit.seed)
+    nets = nets_in(estimator)
     if by_epoch:
-        for net in nets_in(estimator):
-            _add_callback(net, "snapshots", WeightSnapshots())
+        for net in nets:
+            _add_callback(net, "comparison_snapshots", WeightSnapshots())
     test = split[1]
     cpu = time.process_time()
     try:
@@ -294,16 +361,20 @@ def _fit(
             )  # fmt: skip
         cpu = time.process_time() - cpu
         fitted = found["estimator"][0]
-        y_pred = _predict(fitted, X[test], classes)
+        predict = functools.partial(
+            _predict,
+            fitted,
+            classes=classes,
+            n_outputs=1 if y.ndim == 1 else y.shape[1],
+        )
         result = {
-            "y_pred": y_pred,
+            "y_pred": predict(X[test]),
             "seconds": found["fit_time"][0],
             "cpu_seconds": cpu,
             **_facts_of(fitted),
         }
-        curve = list(_predict_by_epoch(fitted, X[test], classes)) if by_epoch else []
-        if curve:
-            result["by_epoch"] = np.stack(curve)
+        if by_epoch and nets:
+            result["by_epoch"] = _predict_by_epoch(fitted, predict, X[test])
     except Exception as error:
         error.add_note(f"This happened in a fit of {fit}.")
         raise
@@ -315,30 +386,46 @@ def _no_score(estimator: Any, X: Any, y: Any) -> float:
 
 
 def _predict(
-    estimator: Any, X: Any, classes: NDArray[Any] | None
-) -> NDArray[np.float32]:
+    estimator: Any, X: Any, classes: NDArray[Any] | None, n_outputs: int
+) -> NDArray[np.float64]:
     if classes is None:
-        return np.asarray(estimator.predict(X), dtype=np.float32).reshape(len(X), -1)
-    found = np.asarray(estimator.predict_proba(X), dtype=np.float32)
-    if not np.allclose(found.sum(axis=1), 1, atol=1e-3, equal_nan=True):
+        found = np.asarray(estimator.predict(X), dtype=float).reshape(len(X), -1)
+        if found.shape[1] != n_outputs:
+            raise ValueError(
+                f"{type(estimator).__name__} must predict {n_outputs} columns, as many"
+                f" as y has, got {found.shape[1]}"
+            )
+        return found
+    found = np.asarray(estimator.predict_proba(X), dtype=float)
+    known = np.asarray(estimator.classes_)
+    unknown = known[~np.isin(known, classes)]
+    if len(unknown) or found.shape != (len(X), len(known)):
+        raise ValueError(
+            f"{type(estimator).__name__} must give a probability for each of its"
+            f" classes, all among {classes.tolist()}, got {known.tolist()} and"
+            f" probabilities of shape {found.shape}"
+        )
+    sums = found.sum(axis=1, keepdims=True)
+    if not np.allclose(sums, 1, atol=1e-3, equal_nan=True):
         raise ValueError(
             f"predict_proba of {type(estimator).__name__} must return probabilities,"
             f" which sum to 1 for each window, got {found[0]}"
         )
     # A training fold may lack a class, and so does the estimator then.
-    y_pred = np.zeros((len(X), len(classes)), dtype=np.float32)
-    y_pred[:, np.searchsorted(classes, estimator.classes_)] = found
+    y_pred = np.zeros((len(X), len(classes)))
+    y_pred[:, np.searchsorted(classes, known)] = found / sums  # to the last digit
     return y_pred
 
 
-def _predict_by_epoch(
-    estimator: Any, X: Any, classes: NDArray[Any] | None
-) -> Iterator[NDArray[np.float32]]:
-    for net in fitted_nets(estimator):
-        (snapshots,) = (c for _, c in net.callbacks_ if isinstance(c, WeightSnapshots))
-        yield from snapshots.predict_by_epoch(
-            net, lambda X: _predict(estimator, X, classes), X
+def _predict_by_epoch(estimator: Any, predict: Any, X: Any) -> NDArray[np.float64]:
+    nets = fitted_nets(estimator)
+    if len(nets) != 1:
+        raise ValueError(
+            "by_epoch needs estimators that predict with a single net, got"
+            f" {type(estimator).__name__} with {len(nets)}"
         )
+    snapshots = [c for _, c in nets[0].callbacks_ if isinstance(c, WeightSnapshots)]
+    return np.stack(list(snapshots[0].predict_by_epoch(nets[0], predict, X)))
 
 
 def _facts_of(estimator: Any) -> dict[str, int]:
@@ -353,7 +440,7 @@ def _facts_of(estimator: Any) -> dict[str, int]:
 def fitted_nets(estimator: Any) -> list[NeuralNet]:
     """List the nets with which a fitted estimator predicts."""
     if isinstance(estimator, NeuralNet):
-        return [estimator]
+        return [estimator] if getattr(estimator, "initialized_", False) else []
     found = []
     for name, value in vars(estimator).items():
         if name == "steps" or name.endswith("_"):

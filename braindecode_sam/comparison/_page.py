@@ -7,10 +7,12 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import mne
+import numpy as np
 import pandas as pd
 
 LABELS = {
@@ -45,7 +47,12 @@ def sentences(comparison: Any) -> list[str]:
             f" {int(row['n_better'])} of {int(row['n_subjects'])} subjects."
         )
         p = f"p = {row['p_holm']:.2g} after Holm correction"
-        if row["p_holm"] < SIGNIFICANT:
+        if np.isinf(row["smallest_detectable"]):
+            verdict = (
+                f"So few subjects, with {len(comparison.paired)} comparisons, cannot"
+                f" show any difference ({p})."
+            )
+        elif row["p_holm"] < SIGNIFICANT:
             verdict = f"The difference is significant ({p})."
         else:
             verdict = (
@@ -59,6 +66,8 @@ def sentences(comparison: Any) -> list[str]:
 
 def write(comparison: Any, path: str | os.PathLike[str], title: str) -> None:
     """Write the page."""
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"path must end in .html, got {str(path)!r}")
     report = mne.Report(title=title, verbose="error")
 
     def add(heading: str, content: str, section: str | None = None) -> None:

@@ -11,7 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 from braindecode_sam._arguments import check_choice, check_number
-from braindecode_sam.checks import as_columns, check_groups, check_same_length
+from braindecode_sam.checks import (
+    as_columns,
+    as_numbers,
+    check_groups,
+    check_labels,
+    check_same_length,
+    check_targets,
+    has_text,
+)
 
 Floats = NDArray[np.float64]
 Loss = str | Callable[[Any, Any], Any]
@@ -39,7 +47,8 @@ class PairedComparison:
         All subjects.
     smallest_detectable : float
         The absolute difference that a test at level `alpha` would find with a
-        probability of 0.8, given the spread of these subjects' differences.
+        probability of 0.8, given the spread of these subjects' differences. Infinite
+        where so few subjects can show none.
     alpha : float
         Level of the test that `smallest_detectable` refers to.
     subjects : ndarray of shape (n_subjects,)
@@ -143,7 +152,9 @@ def paired_comparison(
     """
     check_same_length(y=y, groups=groups)
     groups = check_groups(groups)
+    check_labels(y) if has_text(y) else check_targets(y)
     y = np.asarray(y)
+    y = as_numbers("y", y) if y.dtype == object and not has_text(y) else y
     both = [
         np.stack([_shaped(name, one, y) for one in _seeds(predicted)])
         for name, predicted in (("a", a), ("b", b))
@@ -204,6 +215,11 @@ def compare_losses(
     )
 
 
+def smallest_p_value(n_subjects: int) -> float:
+    """Smallest p-value of a two-sided sign-flip test."""
+    return float(max(2 / 2**n_subjects, 1 / (N_RESAMPLES + 1)))
+
+
 def bootstrap_interval(
     values: Floats, confidence: float = 0.95, random_state: int = 0
 ) -> tuple[float, float]:
@@ -230,9 +246,12 @@ def smallest_detectable(differences: Floats, alpha: float = 0.05) -> float:
     Returns
     -------
     difference : float
-        Positive, in the unit of `differences`.
+        Positive, in the unit of `differences`; infinite where a sign-flip test of so
+        few subjects cannot reach the level.
     """
     n = len(differences)
+    if smallest_p_value(n) > alpha:
+        return float("inf")
     error = float(np.std(differences, ddof=1)) / np.sqrt(n)
     if not np.isfinite(error):
         return float("nan")
@@ -340,6 +359,12 @@ def _encoded(y: NDArray[Any], y_pred: Floats) -> tuple[NDArray[Any], Floats]:
         raise ValueError(
             f"y has the {len(classes)} labels {classes.tolist()}, but the predictions"
             f" have {y_pred.shape[-1]} columns; expected a probability of each label"
+        )
+    sums = y_pred.sum(axis=-1)
+    if not np.allclose(sums[np.isfinite(sums)], 1, atol=1e-3):
+        raise ValueError(
+            "predictions of labels must be probabilities, which sum to 1 for each"
+            f" window, got the sums {sums.ravel()[:3]}"
         )
     return codes, y_pred
 
