@@ -13,7 +13,8 @@
     correct the p-values for their number (Holm)
 """
 
-from braindecode_sam.comparison._compare import Comparison, compare
+from braindecode_sam.comparison._compare import compare
+from braindecode_sam.comparison._comparison import Comparison
 from braindecode_sam.comparison._statistics import PairedComparison, paired_comparison
 
 __all__ = ["Comparison", "PairedComparison", "compare", "paired_comparison"]
