@@ -182,7 +182,7 @@ def plot_paired_losses(
             ax.axhline(level, color="0.4", ls=":", label=_shown(dummy))
         ax.tick_params(labelleft=i == 0)
     if first is not None:
-        first.set_ylabel(f"{loss} of each subject")
+        first.set_ylabel(f"{loss}\nof each subject")
         if dummy is not None:
             first.legend(fontsize="small", frameon=False)
     ax = figure.add_subplot(grid[-1, :])
@@ -260,7 +260,7 @@ def plot_score_by_epoch(
             )  # fmt: skip
     if dummy is not None:
         ax.axhline(dummy, color="0.4", ls=":", label="dummy predictor")
-    ax.set(xlabel="Epoch", ylabel=f"{loss} of held-out subjects")
+    ax.set(xlabel="Epoch", ylabel=f"{loss}\nof held-out subjects")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(fontsize="small", frameon=False)
     return ax.figure

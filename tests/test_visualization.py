@@ -115,7 +115,7 @@ def test_paired_losses():
         expected = losses[["AdamW", name]].mean()
         np.testing.assert_allclose(mean.get_ydata(), expected)
         assert dummy.get_ydata()[0] == losses["dummy"].mean()
-    assert first.get_ylabel() == "log loss of each subject"
+    assert first.get_ylabel() == "log loss\nof each subject"
     labels = [text.get_text() for text in differences.get_yticklabels()]
     assert labels == ["SAM 1", "SAM 0"]  # the first at the top, no dummy
     circles = [line for line in differences.lines if line.get_marker() == "o"]

@@ -134,13 +134,14 @@ which no such test takes into account.</p>"""
 def _findings(comparison: Any) -> str:
     y = comparison.y
     kind = f"{len(comparison.classes)} classes" if comparison.classes is not None else (
-        f"{1 if y.ndim == 1 else y.shape[1]} target(s)"
+        "one target" if y.ndim == 1 else f"{y.shape[1]} targets"
     )  # fmt: skip
     fits = comparison.fits
+    n_seeds = fits["seed"].nunique()
     facts = (
         f"{len(comparison.subjects)} subjects, {sum(map(len, comparison.folds))}"
         f" windows, {kind}; {len(comparison.folds)} folds,"
-        f" {fits['seed'].nunique()} seeds, {len(fits)} fits in"
+        f" {n_seeds} seed{'s' if n_seeds > 1 else ''}, {len(fits)} fits in"
         f" {fits['cpu_seconds'].sum() / 60:.1f} minutes of processor time."
     )
     items = "".join(f"<li>{html.escape(s)}</li>" for s in comparison.sentences())

@@ -970,7 +970,7 @@ def test_cross_validation_in_workers(tried):
     for first, second in zip(*estimators, strict=True):
         assert_same(state_of(first), state_of(second))
         assert_same(params_of(second), averaged_params(second))
-    tried["folds in loky workers, with the scores of one process"] += 2
+    tried["folds in loky workers"] += 2
 
 
 # Resuming
