@@ -175,7 +175,17 @@ def has_text(values: Any) -> bool:
 
 def as_targets(y: ArrayLike) -> NDArray[Any]:
     """Turn targets into float32, or labels into text of a fixed width."""
-    return as_labels("y", y) if has_text(y) else as_numbers("y", y, np.float32)
+    if has_text(y):
+        return as_labels("y", y)
+    numbers = as_numbers("y", y, None)
+    targets = numbers.astype(np.float32, copy=False)
+    if numbers.dtype.kind in "iu" and (targets.astype(float) != numbers).any():
+        raise ValueError(
+            "y holds integers that float32 cannot tell apart, such as"
+            f" {numbers[targets.astype(float) != numbers][0]}; expected up to 2**24, or"
+            " text labels"
+        )
+    return targets
 
 
 def as_labels(name: str, labels: Any) -> NDArray[np.str_]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import reprlib
+import warnings
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from skorch.callbacks.scoring import ScoringBase
 from skorch.dataset import Dataset
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_numpy
 
-from braindecode_sam._arguments import check_non_negative
+from braindecode_sam._arguments import check_positive
 from braindecode_sam.checks import is_missing_a_column
 from braindecode_sam.optim import SAM
 
@@ -151,6 +152,7 @@ class Regressor(_Conventions, EEGRegressor):
 
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Self:
         """Fit; see :meth:`braindecode.EEGRegressor.fit`. Returns the net."""
+        y = np.asarray(y, dtype=np.float32) if isinstance(y, list) else y
         super().fit(X, y, **fit_params)
         self._note_targets(y)  # only now: braindecode's fit calls partial_fit
         return self
@@ -220,7 +222,8 @@ class Classifier(_Conventions, EEGClassifier):
     A :class:`torch.utils.data.Dataset` carries its own targets, which must be whole
     numbers. Fit it with ``y=None``. Its targets are read once before training, window
     by window if need be; pass `classes` to do without, where `class_weight` is not
-    "balanced".
+    "balanced". Nobody looks then whether they are whole numbers, and braindecode cuts
+    off the rest.
 
     Scikit-learn's ``VotingClassifier``, ``StackingClassifier`` and
     ``cross_val_predict(method="predict_proba")`` number the labels before they pass
@@ -336,7 +339,15 @@ class Classifier(_Conventions, EEGClassifier):
         labels : ndarray of shape (n_windows,)
             Some of ``classes_``.
         """
-        return self.classes_[super().predict_proba(X).argmax(axis=1)]
+        outputs = super().predict_proba(X)
+        wrong = ~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+        if wrong.any():
+            warnings.warn(
+                f"The outputs for {wrong.sum()} of {len(wrong)} windows are not finite,"
+                " so their labels mean nothing; the training may have diverged.",
+                stacklevel=2,
+            )
+        return self.classes_[outputs.argmax(axis=1)]
 
     def predict_proba(self, X: Any) -> NDArray[np.floating]:
         """Predict the probability of each class.
@@ -447,6 +458,8 @@ class Classifier(_Conventions, EEGClassifier):
             labels = found if known is None else known
             _check_several("y", labels)
             _check_known(found, labels)
+            if is_dataset(X) and not is_carried:
+                _check_same_targets(X, targets, labels)
         if is_dataset(X):
             _check_whole_numbers(labels)
         self._weigh(labels, targets, is_new)
@@ -605,6 +618,17 @@ def _read_targets(dataset: Any) -> NDArray[Any]:
         return np.array([np.asarray(dataset[i][1]) for i in range(len(dataset))])
 
 
+def _check_same_targets(dataset: Any, y: Labels, labels: Labels) -> None:
+    """Refuse labels that are not those which a dataset trains with."""
+    targets = _read_targets(dataset)
+    is_unknown = targets.dtype == object and (targets == None).all()  # noqa: E711
+    if not is_unknown and not np.array_equal(targets, _encode(y, labels)):
+        raise ValueError(
+            "y differs from the targets that the Dataset carries, which are those that"
+            " are trained with; pass y=None"
+        )
+
+
 def _check_outputs(y_pred: Any, labels: Labels) -> None:
     is_known = isinstance(y_pred, torch.Tensor) and y_pred.ndim > 1
     if is_known and y_pred.shape[1] != len(labels):
@@ -678,7 +702,8 @@ def _weights_of_dict(
             f" nothing else, got {dict(class_weight)!r}, where {wrong}"
         )
     for label in known:
-        check_non_negative(f"class_weight[{label!r}]", class_weight[label])
+        # With 0, a batch of that class alone would have the loss 0 / 0.
+        check_positive(f"class_weight[{label!r}]", class_weight[label])
     return np.array([class_weight[label] for label in known], dtype=np.float64)
 
 
@@ -703,6 +728,8 @@ def _softmax_of_classes(outputs: torch.Tensor, *, averages: bool) -> torch.Tenso
 
 
 def _are_probabilities(found: NDArray[Any]) -> bool:
+    is_finite = np.isfinite(found).reshape(len(found), -1).all(axis=1)
+    found = found[is_finite]  # what diverged is nan
     return bool((found >= 0).all() and np.allclose(found.sum(axis=1), 1, atol=1e-3))
 
 

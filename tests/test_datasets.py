@@ -788,3 +788,46 @@ def test_to_arrays_uses_the_targets_and_groups_it_is_given(has_metadata):
     np.testing.assert_array_equal(X_2, X)
     np.testing.assert_array_equal(other_y, y[::-1])
     np.testing.assert_array_equal(other_groups, groups)
+
+
+@pytest.mark.parametrize("first_samp", [0, 250])
+@pytest.mark.parametrize("meas_date", [None, 1e9])
+def test_crop_keeps_only_annotations_that_begin_inside(tmp_path, meas_date, first_samp):
+    events = [(2.0, "before"), (3.0, "first"), (9.99, "last"), (10.0, "at the end")]
+    raw = make_raw(events, first_samp=first_samp, meas_date=meas_date)
+    raw.annotations.duration[:] = [4, 1, 3, 0]  # the first one lasts into the part
+    raw.save(tmp_path / "a_raw.fif", verbose="error")
+    parts = [
+        read_recordings(tmp_path / "a_raw.fif", crop=crop).datasets[0].raw
+        for crop in ((3, 10), (10, 20))
+    ]
+    assert [list(part.annotations.description) for part in parts] == [
+        ["first", "last"],
+        ["at the end"],
+    ]
+    for part, expected in zip(parts, ([0, 699], [0]), strict=True):
+        found, _ = mne.events_from_annotations(part, verbose="error")
+        assert (found[:, 0] - part.first_samp).tolist() == expected
+
+
+def test_channels_of_any_kind_of_electrode_are_microvolts(tmp_path):
+    kinds = ["eeg", "ecog", "seeg", "dbs", "bio", "misc"]
+    raw = mne.io.RawArray(np.full((6, 50), 1e-5), mne.create_info(6, 50.0, kinds))
+    raw.save(tmp_path / "a_raw.fif", verbose="error")
+    found = read_recordings(tmp_path / "a_raw.fif").datasets[0].raw.get_data()
+    np.testing.assert_allclose(found[:, 0], [10] * 5 + [1e-5], rtol=1e-6)
+    found = read_recordings(tmp_path / "a_raw.fif", picks="misc").datasets[0].raw
+    np.testing.assert_allclose(found.get_data(), 1e-5, rtol=1e-6)
+
+
+def test_epochs_are_no_subject_windows():
+    info = mne.create_info(2, 100.0, "eeg")
+    epochs = mne.EpochsArray(np.zeros((3, 2, 50)), info, verbose="error")
+    with pytest.raises(TypeError, match="got EpochsArray, which holds volts"):
+        SubjectWindows(epochs, ["a", "a", "b"])
+
+
+def test_integers_that_float32_merges_are_refused():
+    X = np.zeros((3, 1, 9), dtype=np.float32)
+    with pytest.raises(ValueError, match=r"cannot tell apart, such as 16777217;"):
+        to_arrays(X, [16777216, 16777217, 5], ["a", "a", "b"])

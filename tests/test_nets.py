@@ -615,7 +615,6 @@ Y_RARE = np.array(["rare"] * 3 + ["common"] * 13)
     [
         ("balanced", [16 / 2 / 13, 16 / 2 / 3]),
         ({"rare": 4, "common": 0.5}, [0.5, 4.0]),
-        ({"rare": 0, "common": 1}, [1.0, 0.0]),
     ],
 )
 def test_weights_are_those_of_the_loss(class_weight, expected):
@@ -701,14 +700,19 @@ def test_weights_for_the_targets_of_a_dataset():
         ),
         ({"class_weight": {"left": 1}}, ValueError, "where 'right' has no weight"),
         (
+            {"class_weight": {"left": 0, "right": 1}},
+            ValueError,
+            r"class_weight\['left'\] must be .*> 0, got 0",
+        ),
+        (
             {"class_weight": {"left": -1, "right": 1}},
             ValueError,
-            r"class_weight\['left'\] must be a finite number >= 0, got -1",
+            r"class_weight\['left'\] must be a finite number > 0, got -1",
         ),
         (
             {"class_weight": {"left": "1", "right": 1}},
             TypeError,
-            r"class_weight\['left'\] must be a finite number >= 0, got '1'",
+            r"class_weight\['left'\] must be a finite number > 0, got '1'",
         ),
         (
             {"class_weight": "balanced", "criterion": torch.nn.MultiLabelMarginLoss},
@@ -828,3 +832,35 @@ def test_one_class_is_enough_where_all_are_known():
         checked(EEGClassifier).fit(X, one)
     with pytest.raises(ValueError, match="y must hold labels, got nan for window 3"):
         checked(EEGClassifier).fit(X, np.where(np.arange(16) == 3, np.nan, CODES))
+
+
+def test_a_net_that_diverged_says_so():
+    net = make_classifier(**SMALL, **{**SHAPE, "module": "FastEEGNet"})
+    net.fit(X, SIDES)
+    with torch.no_grad():
+        for parameter in net.module_.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.warns(UserWarning, match="outputs for 16 of 16 windows are not finite"):
+        net.predict(X)
+    assert np.isnan(net.predict_proba(X)).all()
+
+
+def test_targets_of_datasets_are_whole_numbers():
+    targets = torch.tensor([0.2, 0.9] * 8)
+    dataset = torch.utils.data.TensorDataset(torch.as_tensor(X), targets)
+    with pytest.raises(ValueError, match="all text or all whole numbers"):
+        make_classifier(**SMALL, **SHAPE).fit(dataset, None)
+
+
+def test_labels_beside_a_dataset_are_those_that_it_carries():
+    dataset = torch.utils.data.TensorDataset(torch.as_tensor(X), torch.as_tensor(CODES))
+    with pytest.raises(ValueError, match="y differs from the targets that the Dataset"):
+        make_classifier(**SMALL, **SHAPE).fit(dataset, 1 - CODES)
+    make_classifier(**SMALL, **SHAPE).fit(dataset, CODES)
+
+
+def test_targets_may_be_a_list():
+    first, second = (
+        make_regressor(**SMALL, **SHAPE, random_state=0).fit(X, y) for y in (Y, list(Y))
+    )
+    np.testing.assert_array_equal(first.predict(X), second.predict(X))

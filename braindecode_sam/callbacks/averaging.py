@@ -105,7 +105,8 @@ class WeightAveraging(Callback):
     Warns
     -----
     UserWarning
-        When training begins, if ``max_epochs`` does not reach `start`.
+        When training begins, if ``max_epochs`` does not reach `start`; when it ends, if
+        it was stopped before.
 
     See Also
     --------
@@ -186,7 +187,8 @@ class WeightAveraging(Callback):
         """Come before the other callbacks."""
         _check_is_alone(net.callbacks_)
         first = self._first_epoch(net.max_epochs)
-        if first >= len(net.history) + net.max_epochs:
+        self.windows_.was_told = first >= len(net.history) + net.max_epochs
+        if self.windows_.was_told:
             warnings.warn(
                 f"Averaging begins in epoch start={self.start!r}, counted from 0, which"
                 f" is not reached with max_epochs={net.max_epochs}: no weights are"
@@ -244,6 +246,13 @@ class WeightAveraging(Callback):
         """Leave the average in the net, also after an interrupt within an epoch."""
         if self.windows_.dataset is not None:
             self._put_in_average(net)
+            is_early = self.averaged_ is None and not self._has_started(net)
+            if is_early and not self.windows_.was_told:
+                warnings.warn(
+                    f"Training ended after {len(net.history)} epochs, before averaging"
+                    f" began with start={self.start!r}: no weights are averaged.",
+                    stacklevel=2,
+                )
         self.windows_.dataset = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -349,6 +358,7 @@ class _Windows:
 
     def __init__(self) -> None:
         self.dataset: Any = None
+        self.was_told = False  # that nothing will be averaged
 
     def inputs(self, net: Any) -> Iterator[tuple[Any]]:
         """Yield the inputs of all whole batches, without augmentation.

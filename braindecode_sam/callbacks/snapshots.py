@@ -59,7 +59,7 @@ class WeightSnapshots(Callback):
         Parameters
         ----------
         net : skorch.NeuralNet
-            The fitted net. Its weights are exchanged meanwhile, and put back.
+            The fitted net. It has its own weights again between the epochs.
         predict : callable
             Called with `X`: ``net.predict``, or a method of a pipeline or
             meta-estimator around the net.
@@ -71,13 +71,14 @@ class WeightSnapshots(Callback):
         y_pred : ndarray
             What `predict` returned, for the first epoch, the second, and so on.
         """
-        final = _weights(net)
-        try:
-            for weights in self.weights_:
+        for weights in self.weights_:
+            final = _weights(net)
+            try:
                 _load(net, weights)
-                yield predict(X)
-        finally:
-            _load(net, final)
+                y_pred = predict(X)
+            finally:
+                _load(net, final)
+            yield y_pred
 
 
 def _weights(net: Any) -> dict[str, Any]:

@@ -190,6 +190,11 @@ class SubjectWindows:
     """
 
     def __init__(self, X: Any, groups: ArrayLike) -> None:
+        if isinstance(X, mne.BaseEpochs):
+            raise TypeError(
+                f"X must be an array, got {type(X).__name__}, which holds volts; pass"
+                " SubjectWindows(to_arrays(epochs, y, groups)[0], groups)"
+            )
         if len(np.shape(X)) != 3:
             raise ValueError(
                 "X must have the shape (n_windows, n_chans, n_times), got"

@@ -55,7 +55,7 @@ def read_recordings(
         ``(tmin, tmax)`` in seconds from the beginning of each recording: the part to
         keep, before any resampling. None as `tmin` is the beginning, as `tmax` the
         end. The sample at `tmax` is left out, so ``(0, 60)`` keeps 60 seconds.
-        Annotations stay at their events; those outside are dropped.
+        Annotations stay at their events; those that begin outside are dropped.
     on_bad : {"raise", "warn"}, default="raise"
         What to do about files that cannot be read, are empty, shorter than their
         header says or than `crop`, or hold values that are not finite in the part
@@ -218,6 +218,10 @@ def _crop(raw: mne.io.BaseRaw, tmin: float | None, tmax: float | None) -> None:
         raise ValueError(
             f"crop from {tmin} s to {tmax} s holds no sample at {sfreq:g} Hz"
         )
+    # MNE would keep the rest of an annotation that began before, and one at the end.
+    # Onsets count from the date of the measurement, or as if there were one.
+    begins = np.round((raw.annotations.onset - raw.first_time) * sfreq)
+    raw.annotations.delete((begins < start) | (begins >= stop))
     # By its last sample: MNE refuses an end that rounding puts behind the recording's.
     raw.crop(start / sfreq, (stop - 1) / sfreq, verbose="error")
 
@@ -229,9 +233,11 @@ def _prepare(
         raw.pick(picks, verbose="error")
     if sfreq is not None and raw.info["sfreq"] != sfreq:
         raw.resample(sfreq, verbose="error")
-    kinds = ("eeg", "eog", "ecg", "emg")
+    kinds = ("eeg", "eog", "ecg", "emg", "seeg", "ecog", "dbs", "bio")
     types = zip(raw.ch_names, raw.get_channel_types(), strict=True)
     volts = [name for name, kind in types if kind in kinds]
+    if not volts:
+        return raw
     return raw.apply_function(
         lambda x: MICROVOLTS * x, picks=volts, channel_wise=False, verbose="error"
     )

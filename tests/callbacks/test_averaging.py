@@ -677,7 +677,11 @@ def test_an_interrupted_training_leaves_the_average(kind, hook):
 
 
 def test_an_interrupt_before_the_start_leaves_the_weights():
-    net = fitted(averaged_net("swa", 0.9, 3, callbacks=[("at", At("second_batch"))]))
+    net = averaged_net("swa", 0.9, 3, callbacks=[("at", At("second_batch"))])
+    with pytest.warns(
+        UserWarning, match="ended after 3 epochs, before averaging began"
+    ):
+        fitted(net)
     assert callback_of(net).averaged_ is None
     assert int(net.module_.norm.num_batches_tracked) == 7
 
@@ -1130,3 +1134,15 @@ def test_decay_counts_batches_where_gradients_are_accumulated():
     steps = recorded(make_net(cls=Accumulating))["step"]
     assert callback_of(net).n_averaged_ == len(steps) == 12
     assert_close(params_of(net), numpy_average("ema", steps, 0.7))
+
+
+def test_a_training_that_stops_before_averaging_is_warned_of():
+    net = EEGRegressor(
+        "FastEEGNet", max_epochs=20, batch_size=8, verbose=0, lr=0.0,
+        train_split=ValidSplit(2),
+        callbacks=[WeightAveraging("swa"), EarlyStopping(patience=1)],
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(16, 3, 64)).astype("f4"), rng.normal(size=16).astype("f4")
+    with pytest.warns(UserWarning, match="epochs, before averaging began"):
+        net.fit(X, y)
