@@ -8,6 +8,7 @@ X, y and subjects in their place.
 """
 
 import argparse
+import textwrap
 
 import matplotlib.pyplot as plt
 import torch
@@ -79,11 +80,13 @@ print(result.to_frame()[["neg_nrmse", "r2", "loss", "loss_low", "loss_high"]].ro
 # difference that is significant after correction for the number of comparisons.
 
 result.plot()
-print(*result.sentences(), sep="\n")
+for sentence in result.sentences():
+    print(textwrap.fill(sentence, 80))
 
 # %%
-# When to stop matters less with SAM, if it does
-# ----------------------------------------------
+# The held-out loss after every epoch
+# -----------------------------------
+# Where one curve stays low for longer, its number of epochs matters less.
 
 result.plot_by_epoch()
 plt.show()

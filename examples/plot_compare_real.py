@@ -14,6 +14,7 @@ and a few epochs keep it under two minutes on two cores; for an answer, raise bo
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -97,7 +98,8 @@ for unit, found in per_unit.items():
 # What it shows
 # -------------
 
-print(*result.sentences(), sep="\n")
+for sentence in result.sentences():
+    print(textwrap.fill(sentence, 80))
 result.plot()
 result.plot_by_epoch()
 plt.show()
