@@ -178,7 +178,7 @@ def as_targets(y: ArrayLike) -> NDArray[Any]:
     if has_text(y):
         return as_labels("y", y)
     numbers = as_numbers("y", y, None)
-    targets = numbers.astype(np.float32, copy=False)
+    targets = as_numbers("y", numbers, np.float32)
     if numbers.dtype.kind in "iu" and (targets.astype(float) != numbers).any():
         raise ValueError(
             "y holds integers that float32 cannot tell apart, such as"
