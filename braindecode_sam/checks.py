@@ -51,10 +51,8 @@ def check_windows(
     _check_shape(X)
     check_same_length(X=X, y=y, groups=groups)
     _check_finite_windows(X)
-    if y is not None and has_text(y):
-        check_labels(y)
-    elif y is not None:
-        check_targets(y)
+    if y is not None:
+        check_numbers_or_labels(y)
     if groups is not None:
         check_groups(groups)
 
@@ -147,17 +145,24 @@ def as_columns(name: str, y: ArrayLike) -> NDArray[np.float64]:
 def check_targets(y: ArrayLike) -> None:
     """Check that targets are finite numbers that vary."""
     columns = as_columns("y", y)
-    wrong = np.flatnonzero(~np.isfinite(columns).all(axis=1))
-    if len(wrong):
-        raise ValueError(
-            f"y must be finite, got {columns[wrong[0]]} for window {wrong[0]}"
-            f" ({len(wrong)} of {len(columns)} windows)"
-        )
+    check_finite_columns("y", columns)
     constant = np.flatnonzero(are_constant(columns))
     if len(constant):
         raise ValueError(
             f"y is constant (output {constant[0]} is {columns[0, constant[0]]} in all"
             f" {len(columns)} windows); expected targets that vary"
+        )
+
+
+def check_finite_columns(
+    name: str, columns: NDArray[np.float64], advice: str = ""
+) -> None:
+    """Check that targets or predictions are finite."""
+    wrong = np.flatnonzero(~np.isfinite(columns).all(axis=1))
+    if len(wrong):
+        raise ValueError(
+            f"{name} must be finite, got {columns[wrong[0]]} for window {wrong[0]}"
+            f" ({len(wrong)} of {len(columns)} windows){advice}"
         )
 
 
@@ -173,11 +178,16 @@ def has_text(values: Any) -> bool:
     return any(isinstance(value, str) for value in objects.flat)
 
 
+def as_numbers_or_labels(name: str, y: ArrayLike) -> NDArray[Any]:
+    """Turn targets into numbers of their own kind, or labels into text."""
+    return as_labels(name, y) if has_text(y) else as_numbers(name, y, None)
+
+
 def as_targets(y: ArrayLike) -> NDArray[Any]:
     """Turn targets into float32, or labels into text of a fixed width."""
-    if has_text(y):
-        return as_labels("y", y)
-    numbers = as_numbers("y", y, None)
+    numbers = as_numbers_or_labels("y", y)
+    if numbers.dtype.kind == "U":
+        return numbers
     targets = as_numbers("y", numbers, np.float32)
     if numbers.dtype.kind in "iu" and (targets.astype(float) != numbers).any():
         raise ValueError(
@@ -212,6 +222,14 @@ def as_labels(name: str, labels: Any) -> NDArray[np.str_]:
     return as_names(name, objects, "a label")
 
 
+def check_numbers_or_labels(y: ArrayLike) -> None:
+    """Check targets, of which text is labels."""
+    if has_text(y):
+        check_labels(y)
+    else:
+        check_targets(y)
+
+
 def check_labels(y: ArrayLike) -> None:
     """Check that text labels every window, and that the labels vary."""
     labels = as_labels("y", y)
@@ -220,6 +238,21 @@ def check_labels(y: ArrayLike) -> None:
             f"y is constant ({str(labels[0])!r} in all {len(labels)} windows); expected"
             " targets that vary"
         )
+
+
+def are_probabilities(y_pred: NDArray[Any], axis: int = -1) -> bool:
+    """Tell whether an axis holds probabilities; what is not finite is left out.
+
+    Parameters
+    ----------
+    y_pred : ndarray
+        What a classifier gives.
+    axis : int, default=-1
+        That of the classes.
+    """
+    y_pred = np.moveaxis(y_pred, axis, -1)
+    finite = y_pred[np.isfinite(y_pred).all(axis=-1)]
+    return bool((finite >= 0).all() and np.allclose(finite.sum(axis=-1), 1, atol=1e-3))
 
 
 def is_missing_a_column(y_pred: Any, y_true: Any) -> bool:

@@ -23,9 +23,9 @@ from torch.utils.data import Dataset, Subset
 from braindecode_sam._arguments import check_choice
 from braindecode_sam.checks import (
     as_columns,
-    as_labels,
     as_names,
-    as_numbers,
+    as_numbers_or_labels,
+    check_finite_columns,
     check_groups,
     check_same_length,
     has_text,
@@ -548,29 +548,64 @@ def pool_by_recording(
     """
     check_same_length(y_true=y_true, y_pred=y_pred, recordings=recordings)
     true, predicted = _targets_to_pool(y_true), _predictions_to_pool(y_pred)
-    names, first, index, counts = np.unique(
-        as_names("recordings", recordings, "a recording"),
-        return_index=True, return_inverse=True, return_counts=True,
-    )  # fmt: skip
-    varies = (true != true[first][index]).reshape(len(true), -1).any(axis=1)
-    if varies.any():
-        row = int(np.flatnonzero(varies)[0])
-        one, other = true[first[index[row]]], true[row]
+    pooled = Recordings(recordings)
+    row = pooled.first_that_varies(true)
+    if row is not None:
+        one, other = true[pooled.first[pooled.index[row]]], true[row]
         raise ValueError(
             "y_true must be the same in all windows of a recording, but that of"
-            f" {names[index[row]].item()!r} varies, {one.tolist()!r} and"
-            f" {other.tolist()!r}"
+            f" {pooled.name_of(row)!r} varies, {one.tolist()!r} and {other.tolist()!r}"
         )
-    sums = np.zeros((len(names), *predicted.shape[1:]))
-    np.add.at(sums, index, predicted)
-    return true[first], (sums.T / counts).T, names
+    return true[pooled.first], pooled.mean(predicted), pooled.names
+
+
+class Recordings:
+    """Which windows belong together.
+
+    Parameters
+    ----------
+    recordings : array-like of shape (n_windows,)
+        Recording of each window.
+
+    Attributes
+    ----------
+    names : ndarray of shape (n_recordings,)
+        Sorted.
+    first : ndarray of int of shape (n_recordings,)
+        The first window of each.
+    index : ndarray of int of shape (n_windows,)
+        Place of each window's recording among the names.
+    """
+
+    def __init__(self, recordings: ArrayLike) -> None:
+        self.names, self.first, self.index, self._counts = np.unique(
+            as_names("recordings", recordings, "a recording"),
+            return_index=True, return_inverse=True, return_counts=True,
+        )  # fmt: skip
+
+    def first_that_varies(self, values: NDArray[Any]) -> int | None:
+        """Find a window whose value is not that of its recording's first window."""
+        varies = values != values[self.first][self.index]
+        rows = np.flatnonzero(varies.reshape(len(values), -1).any(axis=1))
+        return int(rows[0]) if len(rows) else None
+
+    def name_of(self, row: int) -> Any:
+        """Give the recording of a window."""
+        return self.names[self.index[row]].item()
+
+    def mean(self, values: NDArray[np.float64], axis: int = 0) -> NDArray[np.float64]:
+        """Average over the windows of each recording, along an axis."""
+        values = np.moveaxis(values, axis, 0)
+        sums = np.zeros((len(self.names), *values.shape[1:]))
+        np.add.at(sums, self.index, values)
+        return np.moveaxis((sums.T / self._counts).T, 0, axis)
 
 
 def _targets_to_pool(y_true: ArrayLike) -> NDArray[Any]:
-    if has_text(y_true):
-        return as_labels("y_true", y_true)
-    _check_finite("y_true", as_columns("y_true", y_true), "")
-    return as_numbers("y_true", y_true, None)
+    targets = as_numbers_or_labels("y_true", y_true)
+    if targets.dtype.kind != "U":
+        check_finite_columns("y_true", as_columns("y_true", targets))
+    return targets
 
 
 def _predictions_to_pool(y_pred: ArrayLike) -> NDArray[np.float64]:
@@ -580,17 +615,9 @@ def _predictions_to_pool(y_pred: ArrayLike) -> NDArray[np.float64]:
             ' probabilities: out_of_fold_predictions(..., method="predict_proba")'
         )
     columns = as_columns("y_pred", y_pred)
-    _check_finite("y_pred", columns, "; leave out windows that are in no test fold")
+    advice = "; leave out windows that are in no test fold"
+    check_finite_columns("y_pred", columns, advice)
     return columns.reshape(np.shape(y_pred))
-
-
-def _check_finite(name: str, columns: NDArray[np.float64], advice: str) -> None:
-    wrong = np.flatnonzero(~np.isfinite(columns).all(axis=1))
-    if len(wrong):
-        raise ValueError(
-            f"{name} must be finite, got {columns[wrong[0]]} for window {wrong[0]}"
-            f" ({len(wrong)} of {len(columns)} windows){advice}"
-        )
 
 
 def check_disjoint(test_folds: Sequence[ArrayLike]) -> None:

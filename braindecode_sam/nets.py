@@ -26,7 +26,7 @@ from skorch.dataset import Dataset
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_numpy
 
 from braindecode_sam._arguments import check_positive
-from braindecode_sam.checks import is_missing_a_column
+from braindecode_sam.checks import are_probabilities, is_missing_a_column
 from braindecode_sam.optim import SAM
 
 Labels = NDArray[Any]
@@ -370,7 +370,7 @@ class Classifier(_Conventions, EEGClassifier):
             are none themselves; see `predict_nonlinearity`.
         """
         found = super().predict_proba(X)
-        if self.predict_nonlinearity == "auto" and not _are_probabilities(found):
+        if self.predict_nonlinearity == "auto" and not are_probabilities(found, axis=1):
             raise ValueError(
                 "The outputs of the module are not probabilities, got"
                 f" {reprlib.repr(found[0].tolist())} for window 0, and"
@@ -725,12 +725,6 @@ def _softmax_of_classes(outputs: torch.Tensor, *, averages: bool) -> torch.Tenso
     if averages and outputs.ndim == 3:
         outputs = outputs.mean(dim=-1)
     return outputs.softmax(dim=1)
-
-
-def _are_probabilities(found: NDArray[Any]) -> bool:
-    is_finite = np.isfinite(found).reshape(len(found), -1).all(axis=1)
-    found = found[is_finite]  # what diverged is nan
-    return bool((found >= 0).all() and np.allclose(found.sum(axis=1), 1, atol=1e-3))
 
 
 def _name(criterion: Any) -> str:

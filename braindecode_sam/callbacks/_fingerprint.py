@@ -88,7 +88,7 @@ def _described(value: Any, around: tuple[Any, ...]) -> str:
         is_narrow = value.dtype is torch.bfloat16  # which NumPy does not know
         value = (value.float() if is_narrow else value).numpy()
     if isinstance(value, np.ndarray) and value.ndim:
-        return f"shape {tuple(value.shape)}, values {_digest(value, len(value))}"
+        return contents_of(value)
     if isinstance(value, np.ndarray):
         value = value.item()
     plain = (Number, str, bytes, range, slice, torch.dtype, torch.device)
@@ -162,31 +162,52 @@ def data_of(X: Any, y: Any) -> dict[str, str]:
         X = X.get_data(copy=False)
     states = generator_states()  # reading must not draw for the training
     try:
-        digest = _digest(X)
-        if not hasattr(X, "shape") and _digest(X) != digest:
-            digest = "random"
+        found = {"X": contents_of(X, is_whole=False)}
+        if not hasattr(X, "shape") and contents_of(X, is_whole=False) != found["X"]:
+            found["X"] = f"shape {(len(X),)}, values random"
     finally:
         set_generator_states(states)
-    shape = tuple(np.shape(X)) if hasattr(X, "shape") else (len(X),)
-    found = {"X": f"shape {shape}, values {digest}"}
     if hasattr(X, "groups"):
-        found["groups"] = f"values {_digest(np.asarray(X.groups), len(X))}"
+        found["groups"] = f"values {_digest(np.asarray(X.groups), 1)}"
     if y is not None:
-        columns = np.asarray(y).reshape(len(y), -1)  # braindecode's fit adds one
-        digest = _digest(columns, len(columns))
-        found["y"] = f"shape {columns.shape}, values {digest}"
+        found["y"] = contents_of(np.asarray(y).reshape(len(y), -1))  # as braindecode's
     return found
 
 
-def _digest(data: Any, n_looked_at: int = SOME) -> str:
+def contents_of(data: Any, *, is_whole: bool = True) -> str:
+    """Describe windows, targets or subjects by their shape and values.
+
+    Parameters
+    ----------
+    data : array-like or torch.utils.data.Dataset
+        Windows first.
+    is_whole : bool, default=True
+        Look at all of the windows, or at some.
+
+    Returns
+    -------
+    contents : str
+        The same for the same values, however they lie in memory.
+    """
+    shape = tuple(np.shape(data)) if hasattr(data, "shape") else (len(data),)
+    step = 1 if is_whole else max(-(-len(data) // SOME), 1)
+    return f"shape {shape}, values {_digest(data, step)}"
+
+
+def _digest(data: Any, step: int) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    for i in range(0, len(data), max(-(-len(data) // max(n_looked_at, 1)), 1)):
+    for i in range(0, len(data), step):
         item = data[i]
         for part in item[:2] if isinstance(item, tuple) else [item]:
             values = np.asarray(part)
             is_text = values.dtype.kind in "OUS"
             digest.update(repr(part).encode() if is_text else values.tobytes())
     return digest.hexdigest()
+
+
+def callbacks_given(callbacks: Any) -> list[Any]:
+    """List the callbacks that a net was given, without their names."""
+    return [item[1] if isinstance(item, tuple) else item for item in callbacks or []]
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:

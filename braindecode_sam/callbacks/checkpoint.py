@@ -16,7 +16,12 @@ from skorch.callbacks import Callback
 from skorch.history import History
 
 from braindecode_sam._arguments import check_choice, check_integer
-from braindecode_sam.callbacks._fingerprint import data_of, differences, settings_of
+from braindecode_sam.callbacks._fingerprint import (
+    callbacks_given,
+    data_of,
+    differences,
+    settings_of,
+)
 from braindecode_sam.callbacks._generators import (
     generator_states,
     numpy_state,
@@ -242,8 +247,7 @@ class ResumableCheckpoint(Callback):
         write_checkpoint(state, self.f_checkpoint)
 
     def _check_is_among(self, callbacks: list[Any]) -> None:
-        known = [item[1] if isinstance(item, tuple) else item for item in callbacks]
-        if not any(callback is self for callback in known):
+        if not any(callback is self for callback in callbacks_given(callbacks)):
             raise ValueError(
                 "net.callbacks does not hold this ResumableCheckpoint; expected"
                 f" callbacks=[checkpoint, ...], got {callbacks!r}"

@@ -22,14 +22,13 @@ from sklearn.metrics import get_scorer
 from sklearn.model_selection import GroupKFold
 
 from braindecode_sam._arguments import check_choice, check_integer
+from braindecode_sam.callbacks._fingerprint import contents_of
 from braindecode_sam.checks import (
-    as_labels,
     as_numbers,
+    as_numbers_or_labels,
     check_groups,
-    check_labels,
+    check_numbers_or_labels,
     check_same_length,
-    check_targets,
-    has_text,
 )
 from braindecode_sam.comparison import _fits
 from braindecode_sam.comparison._comparison import Comparison, stored
@@ -182,7 +181,7 @@ def compare(
     claimed = None
     if folder is not None:
         data = {"X": X, "y": y, "groups": groups}
-        told = {name: _fits.digest(values) for name, values in data.items()}
+        told = {name: contents_of(values) for name, values in data.items()}
         told["folds"] = joblib.hash([[a.tolist(), b.tolist()] for a, b in splits])
         claimed = _fits.Folder(folder, told, settings)
     fits = [
@@ -220,12 +219,8 @@ def compare(
 
 
 def _check_y(y: ArrayLike, classifies: bool) -> NDArray[Any]:
-    if has_text(y):
-        check_labels(y)
-        return as_labels("y", y)
-    check_targets(y)
-    array = np.asarray(y)
-    return array if classifies and array.dtype != object else as_numbers("y", y)
+    check_numbers_or_labels(y)
+    return as_numbers_or_labels("y", y) if classifies else as_numbers("y", y)
 
 
 def _check_nets(
@@ -329,7 +324,7 @@ def _check_estimators(
                 f" {estimators[DUMMY]!r}; expected another name"
             )
         estimators = {**estimators, DUMMY: dummy}
-    if len(estimators) < 2 or _is_dummy(next(iter(estimators.values()))):
+    if _is_dummy(next(iter(estimators.values()))):
         raise ValueError(
             "the first of the estimators is the reference and cannot be a dummy"
             f" predictor, got {list(estimators)}"

@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 from braindecode_sam._arguments import check_choice
-from braindecode_sam.checks import as_names, check_same_length
+from braindecode_sam.checks import check_same_length
 from braindecode_sam.comparison import _page
 from braindecode_sam.comparison._statistics import (
+    ALPHA,
     Floats,
     Loss,
     PairedComparison,
@@ -29,6 +30,7 @@ from braindecode_sam.comparison._statistics import (
     subject_means,
     window_losses,
 )
+from braindecode_sam.model_selection import Recordings
 from braindecode_sam.visualization import plot_paired_losses, plot_score_by_epoch
 
 
@@ -138,6 +140,15 @@ class Comparison:
             scorer.
         """
         check_choice("by", by, ("pooled", "fold", "subject"))
+        if by not in self._scores:
+            self._scores[by] = self._score_all(by)
+        return self._scores[by].copy()
+
+    @functools.cached_property
+    def _scores(self) -> dict[str, pd.DataFrame]:
+        return {}  # by what they were asked for by: scorers take their time
+
+    def _score_all(self, by: str) -> pd.DataFrame:
         parts = self._parts(by)
         rows = []
         for name, y_pred in self.y_pred.items():
@@ -220,7 +231,7 @@ class Comparison:
                 losses[self.reference],
                 self.subjects,
                 confidence=0.95,
-                alpha=0.05 / len(others),
+                alpha=ALPHA / len(others),
                 random_state=0,
             )
             for name in others
@@ -273,6 +284,10 @@ class Comparison:
             raise ValueError(
                 "there are no predictions by epoch; call compare(..., by_epoch=True)"
             )
+        return self._by_epoch.copy()
+
+    @functools.cached_property
+    def _by_epoch(self) -> pd.DataFrame:
         losses = {
             name: np.stack([self._losses(y_pred[:, e]) for e in range(y_pred.shape[1])])
             for name, y_pred in self.y_pred_by_epoch.items()
@@ -311,38 +326,27 @@ class Comparison:
             If a recording's target, subject or fold varies.
         """
         check_same_length(y=self.y, recordings=recordings)
-        names, first, index = np.unique(
-            as_names("recordings", recordings, "a recording"),
-            return_index=True,
-            return_inverse=True,
-        )
+        pooled = Recordings(recordings)
         fold_of = np.full(len(self.y), -1)
         for i, rows in enumerate(self.folds):
             fold_of[rows] = i
         for what, values in (("target", self.y), ("subject", self.groups),
                              ("fold", fold_of)):  # fmt: skip
-            varies = values != values[first][index]
-            wrong = np.flatnonzero(varies.reshape(len(values), -1).any(axis=1))
-            if len(wrong):
+            row = pooled.first_that_varies(values)
+            if row is not None:
                 raise ValueError(
                     f"recordings must not mix windows, but the {what} of"
-                    f" {names.tolist()[index[wrong[0]]]!r} varies"
+                    f" {pooled.name_of(row)!r} varies"
                 )
-
-        order, counts = np.argsort(index, kind="stable"), np.bincount(index)
-        starts = np.cumsum(counts) - counts
-
-        def pooled(y_pred: Any) -> Any:
-            sums = np.add.reduceat(y_pred[..., order, :], starts, axis=-2)
-            return sums / counts[:, None]
-
+        mean = functools.partial(pooled.mean, axis=-2)
+        fold_of = fold_of[pooled.first]
         return dataclasses.replace(
             self,
-            y=self.y[first],
-            groups=self.groups[first],
-            folds=[np.flatnonzero(fold_of[first] == i) for i in range(len(self.folds))],
-            y_pred={name: pooled(p) for name, p in self.y_pred.items()},
-            y_pred_by_epoch={n: pooled(p) for n, p in self.y_pred_by_epoch.items()},
+            y=self.y[pooled.first],
+            groups=self.groups[pooled.first],
+            folds=[np.flatnonzero(fold_of == i) for i in range(len(self.folds))],
+            y_pred={name: mean(p) for name, p in self.y_pred.items()},
+            y_pred_by_epoch={n: mean(p) for n, p in self.y_pred_by_epoch.items()},
         )
 
     def plot(self) -> Figure:
@@ -404,7 +408,7 @@ class Comparison:
             )
         n, n_rows = len(self.subjects), len(self.paired)
         smallest = n_rows * smallest_p_value(n)
-        if smallest >= _page.SIGNIFICANT:
+        if smallest >= ALPHA:
             warnings.warn(
                 f"with {n} subjects in the test folds and {n_rows} comparisons no"
                 f" corrected p-value can be below {min(smallest, 1):.2g}",

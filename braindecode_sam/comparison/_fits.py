@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import re
@@ -24,12 +23,16 @@ from skorch import NeuralNet
 from skorch.callbacks import LoadInitState
 
 from braindecode_sam.callbacks import SeedCallback, WeightSnapshots
-from braindecode_sam.callbacks._fingerprint import described, differences
+from braindecode_sam.callbacks._fingerprint import (
+    callbacks_given,
+    described,
+    differences,
+)
+from braindecode_sam.checks import are_probabilities
 
 # What may change between the runs that share a folder.
 _FREE = ("verbose", "n_jobs", "device", "num_workers", "pin_memory", "n_threads")
 SECONDS_BETWEEN_LINES = 5.0
-BLOCK = 256  # windows that are read together
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -147,19 +150,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     return found
 
 
-def digest(values: Any) -> str:
-    """Digest an array's values, however they lie in memory."""
-    found = hashlib.blake2b(repr(np.shape(values)).encode(), digest_size=16)
-    for start in range(0, len(values), BLOCK):
-        block = np.asarray(values[start : start + BLOCK])
-        is_text = block.dtype.kind in "OUS"
-        found.update(repr(block.tolist()).encode() if is_text else block.tobytes())
-    return found.hexdigest()
-
-
 def check_callbacks(name: str, net: NeuralNet) -> None:
     """Refuse callbacks that keep in a file what belongs to a single fit."""
-    for callback in _callbacks(net):
+    for callback in callbacks_given(net.callbacks):
         loads = getattr(callback, "load_best", False) and hasattr(callback, "dirname")
         if loads or isinstance(callback, LoadInitState):
             raise ValueError(
@@ -176,6 +169,7 @@ def settings_of(estimator: BaseEstimator) -> dict[str, str]:
         **{
             name: described(value)
             for name, value in estimator.get_params(deep=True).items()
+            # What a net keeps for itself begins with an underscore.
             if name.rpartition("__")[2] not in _FREE and "___" not in f"__{name}"
         },
     }
@@ -195,7 +189,9 @@ def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
     estimator = clone(estimator)
     for net in nets_in(estimator):
         _add_callback(net, "comparison_seed", SeedCallback(seed, n_threads=1))
-        for callback in _callbacks(net):  # one without a name is no parameter
+        for callback in callbacks_given(
+            net.callbacks
+        ):  # one without a name is no parameter
             if isinstance(callback, SeedCallback):
                 callback.random_state = seed
     states = _random_states(estimator)
@@ -218,13 +214,9 @@ def _add_callback(net: NeuralNet, name: str, callback: Any) -> None:
             f"callbacks must be a list or None, to add a {type(callback).__name__}, got"
             f" {net.callbacks!r}"
         )
-    if not any(isinstance(c, type(callback)) for c in _callbacks(net)):
+    if not any(isinstance(c, type(callback)) for c in callbacks_given(net.callbacks)):
         # First: a callback that stops the training keeps those after it from running.
         net.set_params(callbacks=[(name, callback), *(net.callbacks or [])])
-
-
-def _callbacks(net: NeuralNet) -> list[Any]:
-    return [c[1] if isinstance(c, tuple) else c for c in net.callbacks or []]
 
 
 def run(
@@ -405,15 +397,16 @@ def _predict(
             f" classes, all among {classes.tolist()}, got {known.tolist()} and"
             f" probabilities of shape {found.shape}"
         )
-    sums = found.sum(axis=1, keepdims=True)
-    if not np.allclose(sums, 1, atol=1e-3, equal_nan=True):
+    if not are_probabilities(found):
         raise ValueError(
             f"predict_proba of {type(estimator).__name__} must return probabilities,"
             f" which sum to 1 for each window, got {found[0]}"
         )
     # A training fold may lack a class, and so does the estimator then.
     y_pred = np.zeros((len(X), len(classes)))
-    y_pred[:, np.searchsorted(classes, known)] = found / sums  # to the last digit
+    y_pred[:, np.searchsorted(classes, known)] = found / found.sum(
+        axis=1, keepdims=True
+    )
     return y_pred
 
 
@@ -460,9 +453,9 @@ def facts_frame(results: Mapping[Fit, Mapping[str, Any]]) -> pd.DataFrame:
                 "estimator": fit.estimator,
                 "seed": fit.seed,
                 "fold": fit.fold + 1,
-                **{name: result[name].item() if hasattr(result[name], "item")
-                   else result[name] for name in names},
+                # Files hold them as arrays.
+                **{name: np.asarray(result[name]).item() for name in names},
             }
             for fit, result in sorted(results.items())
         ]
-    )  # fmt: skip
+    )

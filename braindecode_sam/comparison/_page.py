@@ -15,6 +15,8 @@ import mne
 import numpy as np
 import pandas as pd
 
+from braindecode_sam.comparison._statistics import ALPHA
+
 LABELS = {
     "nmse": "normalized squared error",
     "squared_error": "squared error",
@@ -24,7 +26,6 @@ LABELS = {
 }
 PACKAGES = ("braindecode_sam", "braindecode", "skorch", "scikit-learn", "torch", "mne",
             "numpy", "scipy")  # fmt: skip
-SIGNIFICANT = 0.05
 
 
 def label(loss: str) -> str:
@@ -52,7 +53,7 @@ def sentences(comparison: Any) -> list[str]:
                 f"So few subjects, with {len(comparison.paired)} comparisons, cannot"
                 f" show any difference ({p})."
             )
-        elif row["p_holm"] < SIGNIFICANT:
+        elif row["p_holm"] < ALPHA:
             verdict = f"The difference is significant ({p})."
         else:
             verdict = (

@@ -12,19 +12,19 @@ from scipy import optimize, stats
 
 from braindecode_sam._arguments import check_choice, check_number
 from braindecode_sam.checks import (
+    are_probabilities,
     as_columns,
-    as_numbers,
+    as_numbers_or_labels,
     check_groups,
-    check_labels,
+    check_numbers_or_labels,
     check_same_length,
-    check_targets,
-    has_text,
 )
 
 Floats = NDArray[np.float64]
 Loss = str | Callable[[Any, Any], Any]
 
 N_RESAMPLES = 9999
+ALPHA = 0.05  # level of the tests
 POWER = 0.8
 
 
@@ -78,7 +78,7 @@ def paired_comparison(
     *,
     loss: Loss | None = None,
     confidence: float = 0.95,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
     random_state: int = 0,
 ) -> PairedComparison:
     r"""Compare two sets of predictions, paired by subject.
@@ -152,9 +152,8 @@ def paired_comparison(
     """
     check_same_length(y=y, groups=groups)
     groups = check_groups(groups)
-    check_labels(y) if has_text(y) else check_targets(y)
-    y = np.asarray(y)
-    y = as_numbers("y", y) if y.dtype == object and not has_text(y) else y
+    check_numbers_or_labels(y)
+    y = as_numbers_or_labels("y", y)
     both = [
         np.stack([_shaped(name, one, y) for one in _seeds(predicted)])
         for name, predicted in (("a", a), ("b", b))
@@ -233,7 +232,7 @@ def bootstrap_interval(
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def smallest_detectable(differences: Floats, alpha: float = 0.05) -> float:
+def smallest_detectable(differences: Floats, alpha: float = ALPHA) -> float:
     """Mean difference that a paired t-test finds four times out of five.
 
     Parameters
@@ -360,11 +359,10 @@ def _encoded(y: NDArray[Any], y_pred: Floats) -> tuple[NDArray[Any], Floats]:
             f"y has the {len(classes)} labels {classes.tolist()}, but the predictions"
             f" have {y_pred.shape[-1]} columns; expected a probability of each label"
         )
-    sums = y_pred.sum(axis=-1)
-    if not np.allclose(sums[np.isfinite(sums)], 1, atol=1e-3):
+    if not are_probabilities(y_pred):
         raise ValueError(
             "predictions of labels must be probabilities, which sum to 1 for each"
-            f" window, got the sums {sums.ravel()[:3]}"
+            f" window, got the sums {y_pred.sum(axis=-1).ravel()[:3]}"
         )
     return codes, y_pred
 
