@@ -9,7 +9,7 @@ rest-or-arithmetic    what a person is doing, 24 people (EEGMAT)
 p300                  target or frequent stimulus, held-out runs of one person
 p300-across-people    the same across five people: nothing to learn, a negative control
 response-times        simulated response times, 24 subjects
-models                five models with AdamW and SAM on the simulated response times
+models                four more models with AdamW and SAM on the simulated response times
 """
 
 import argparse
@@ -66,7 +66,6 @@ SETTINGS = {
 }  # fmt: skip
 FEW = ("AdamW", "SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.2", "EMA", "SAM rho=0.1, EMA")
 MODELS = {
-    "EEGNeX": "FastEEGNeX",
     "EEGNet": "FastEEGNet",
     "CompactCNN": "CompactCNN",
     "Deep4Net": "Deep4Net",
@@ -109,14 +108,14 @@ class Question(NamedTuple):
 
 QUESTIONS = {
     "rest-or-arithmetic": Question(rest_or_arithmetic, SETTINGS, 20),
-    "p300": Question(p300, SETTINGS, 20, "FastEEGNet"),
+    "p300": Question(p300, SETTINGS, 12, "FastEEGNet"),
     "p300-across-people": Question(
         functools.partial(p300, people=(1, 2, 3, 4, 5), groups="subject"),
         {name: SETTINGS[name] for name in ("AdamW", "SAM rho=0.1", "EMA")},
-        20,
+        12,
         "FastEEGNet",
     ),
-    "response-times": Question(response_times, SETTINGS, 30),
+    "response-times": Question(response_times, SETTINGS, 20),
     "models": Question(
         response_times,
         {
@@ -124,7 +123,7 @@ QUESTIONS = {
             for model, module in MODELS.items()
             for name in ("AdamW", "SAM rho=0.1")
         },
-        30,
+        20,
     ),
 }
 
