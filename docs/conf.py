@@ -1,5 +1,6 @@
 """Settings of the documentation; ``make html`` in this folder builds it."""
 
+import configparser
 import os
 import re
 import sys
@@ -27,9 +28,12 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
+    "sphinx.ext.viewcode",
     "numpydoc",
     "matplotlib.sphinxext.plot_directive",
     "myst_parser",
+    "sphinx_copybutton",
+    "sphinx_design",
     "mathml",
     "sphinx_gallery.gen_gallery",
 ]
@@ -101,26 +105,36 @@ sphinx_gallery_conf = {
 # sphinx-gallery keeps functions in its settings, which Sphinx cannot store.
 suppress_warnings = ["config.cache"]
 
+# The address of the repository, as pip and the pages show it.
+SETUP = configparser.ConfigParser()
+SETUP.read(DOCS.parent / "setup.cfg")
+repository_url = SETUP["metadata"]["url"]
+rst_epilog = f".. _repository: {repository_url}"
+
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+viewcode_line_numbers = True
+
 html_theme = "pydata_sphinx_theme"
-html_title = "braindecode_sam"
+html_title = f"braindecode_sam {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {
+    "logo": {"text": "braindecode_sam"},
+    "github_url": repository_url,
     "show_prev_next": False,
     "navigation_with_keys": False,
-    "header_links_before_dropdown": 8,
+    "show_version_warning_banner": False,
+    "header_links_before_dropdown": 6,
     "footer_start": ["copyright"],
-    "footer_end": [],
-    "secondary_sidebar_items": ["page-toc"],
+    "footer_center": ["version"],
+    "footer_end": ["sphinx-version"],
+    "secondary_sidebar_items": {
+        "**": ["page-toc"],
+        "index": [],
+        "gallery/*": [],
+    },
 }
-html_sidebars = {
-    page: []
-    for page in (
-        "index",
-        "study",
-        "variants",
-        "mathematics",
-        "speed",
-        "limits",
-        "changelog",
-    )
-}
+html_context = {"default_mode": "auto"}
+html_sidebars = {"index": [], "gallery/*": [], "installation": []}
 html_show_sourcelink = False

@@ -3,8 +3,6 @@
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
-STYLE = "font-size: 1.2em; margin: 1em 0; text-align: center"
-
 
 def visit_math(self, node):
     """Write a formula within a line."""
@@ -13,9 +11,9 @@ def visit_math(self, node):
 
 
 def visit_displaymath(self, node):
-    """Write a formula of its own."""
+    """Write a displayed formula."""
     formula = tex2mathml(node.astext(), as_block=True)
-    self.body.append(f'<div style="{STYLE}">{formula}</div>')
+    self.body.append(f'<div class="formula">{formula}</div>')
     raise nodes.SkipNode
 
 
