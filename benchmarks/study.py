@@ -1,107 +1,189 @@
-"""Does SAM help? Models, optimizers and seeds on two real tasks and a simulated one.
+"""Does SAM help? One question at a time, through ``braindecode_sam.comparison``.
 
-Cross-validates {mean predictor, ridge on band power, CompactCNN, EEGNet, EEGNeX,
-Deep4Net, SeparableEEGNet} with AdamW and with SAM, and EEGNeX with every optimizer of
-SAM's family and, in the regressions, with other radii, in five folds of subjects. The
-epoch is chosen on subjects that are held out of the training fold; for EEGNeX on rest
-or arithmetic also not at all. FOLDER is PhysioNet's "EEG During Mental Arithmetic
-Tasks" (Zyma et al. 2019, https://doi.org/10.3390/data4010014).
+Trains EEGNeX with AdamW, SAM at several rho, its family, weight averaging and both
+together, on the same folds of held-out subjects and seeds, and scores the held-out
+fold after every epoch. Every finished fit is kept in a folder, so the study can be
+stopped at any time and continues where it was. The questions:
 
-A finished cell is kept in a file and not run again, so the study can be stopped at any
-time and goes on where it was. When all are there, tables and figures are written.
+rest-or-arithmetic    what a person is doing, 24 people (EEGMAT)
+p300                  target or frequent stimulus, held-out runs of one person
+p300-across-people    the same across five people: nothing to learn, a negative control
+response-times        simulated response times, 24 subjects
+models                four more models on the simulated response times
 """
 
 import argparse
-import dataclasses
-import json
+import functools
 import os
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
-from _study_cells import Settings, all_cells, fit_cell, load_tasks
-from _study_report import write_report
-from joblib import Parallel, delayed
+import pandas as pd
+import torch
+from _eegmat import read_subtractions
+from braindecode import EEGClassifier, EEGRegressor
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import EarlyStopping
+
+from braindecode_sam import SAM
+from braindecode_sam.callbacks import WeightAveraging
+from braindecode_sam.comparison import compare
+from braindecode_sam.datasets import (
+    SubjectWindows,
+    simulate_response_times,
+    to_arrays,
+)
+from braindecode_sam.model_selection import SubjectSplit
+from braindecode_sam.optim import (
+    AESAM,
+    GSAM,
+    WSAM,
+    FriendlySAM,
+    LookSAM,
+    MomentumSAM,
+)
 
 RESULTS = Path(__file__).with_name("results") / "study"
+RHO = 0.1
+ADAMW = {"optimizer": torch.optim.AdamW}
+SAM_01 = {"optimizer": SAM, "optimizer__rho": RHO}
+EMA = {"averaging": WeightAveraging("ema")}
+SETTINGS = {
+    "AdamW": ADAMW,
+    **{f"SAM rho={rho}": {"optimizer": SAM, "optimizer__rho": rho}
+       for rho in (0.02, 0.05, 0.1, 0.2)},
+    **{kind.__name__: {"optimizer": kind, "optimizer__rho": RHO}
+       for kind in (GSAM, FriendlySAM, LookSAM, AESAM, MomentumSAM)},
+    **{f"WSAM gamma={gamma}":
+       {"optimizer": WSAM, "optimizer__rho": RHO, "optimizer__gamma": gamma}
+       for gamma in (0.7, 0.9)},
+    "EMA": {**ADAMW, **EMA},
+    "SWA": {**ADAMW, "averaging": WeightAveraging("swa")},
+    "SAM rho=0.1, EMA": {**SAM_01, **EMA},
+}  # fmt: skip
+FEW = ("AdamW", "SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.2", "EMA", "SAM rho=0.1, EMA")
+MODELS = {
+    "EEGNet": "FastEEGNet",
+    "CompactCNN": "CompactCNN",
+    "Deep4Net": "Deep4Net",
+    "SeparableEEGNet": "SeparableEEGNet",
+}
 
 
-def run_cell(cell, task, settings, folder):
-    """Fit a cell and keep it; its file is whole or not there."""
-    result = fit_cell(cell, task, settings)
-    path = folder / cell.file_name
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.savez(file, **result)
-    part.replace(path)
-    return cell, result["seconds"]
+def rest_or_arithmetic(data):
+    """Read EEGMAT: 4 s windows of 19 channels at 125 Hz."""
+    resting, _, who_rests = read_subtractions(data / "eegmat", "Subject*_1.edf", 125.0)
+    busy, _, who = read_subtractions(data / "eegmat", "Subject*_2.edf", 125.0)
+    y = np.repeat([0, 1], [len(resting), len(busy)])
+    return np.concatenate([resting, busy]), y, np.concatenate([who_rests, who])
 
 
-def check_settings(folder, settings):
-    """Refuse to mix cells of different settings."""
-    path, now = folder / "settings.json", dataclasses.asdict(settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    if path.exists() and (before := json.loads(path.read_text())) != now:
-        raise SystemExit(
-            f"{folder} holds cells made with {before}, but now the settings are {now};"
-            " name another folder with --cells, or go back to those settings"
-        )
-    path.write_text(json.dumps(now, indent=2) + "\n")
+def p300(data, people=(1,), groups="recording"):
+    """Read the P300 windows of some people."""
+    with np.load(data / "p300" / "p300.npz") as found:
+        mine = np.isin(found["subject"], people)
+        is_target = (found["y"][mine] == 2).astype(int)
+        return found["X"][mine].astype(np.float32), is_target, found[groups][mine]
 
 
-class Progress:
-    """Print what is done, and how long the rest will take."""
-
-    def __init__(self, cells, folder, n_jobs):
-        self.left = set(cells)
-        self.n_cells = len(cells)
-        self.n_jobs = n_jobs
-        self.start = time.perf_counter()
-        self.seconds = {}
-        for cell in cells:
-            if (folder / cell.file_name).exists():
-                with np.load(folder / cell.file_name) as found:
-                    self.count(cell, float(found["seconds"]))
-
-    def count(self, cell, seconds):
-        """Note that a cell is done."""
-        self.left.discard(cell)
-        self.seconds.setdefault(_kind(cell), []).append(seconds)
-
-    def remaining(self):
-        """Estimate the seconds that are left, from cells of the same kind."""
-        means = {kind: np.mean(values) for kind, values in self.seconds.items()}
-        unknown = np.mean(list(means.values())) if means else np.nan
-        total = sum(means.get(_kind(cell), unknown) for cell in self.left)
-        return total / self.n_jobs
-
-    def show(self, cell, seconds):
-        """Print a line."""
-        n_done = self.n_cells - len(self.left)
-        minutes = self.remaining() / 60
-        print(
-            f"{n_done}/{self.n_cells}, about {minutes:.0f} min left: {cell.task},"
-            f" {cell.model}, {cell.optimizer}, fold {cell.fold + 1}, seed {cell.seed}"
-            f" ({seconds:.1f} s)",
-            flush=True,
-        )
-
-
-def _kind(cell):
-    return cell.task, cell.model, cell.optimizer
-
-
-def run_all(cells, tasks, settings, folder, n_jobs):
-    """Run the cells that are missing, on all cores."""
-    progress = Progress(cells, folder, n_jobs)
-    print(f"{len(progress.left)} of {len(cells)} cells to run, {n_jobs} at a time")
-    missing = sorted(progress.left)
-    jobs = (
-        delayed(run_cell)(cell, tasks[cell.task], settings, folder) for cell in missing
+def response_times(data):
+    """Simulate response times."""
+    epochs = simulate_response_times(
+        24, 12, n_chans=19, n_times=500, sfreq=125.0, random_state=0
     )
-    for cell, seconds in Parallel(n_jobs, return_as="generator_unordered")(jobs):
-        progress.count(cell, seconds)
-        progress.show(cell, seconds)
+    return to_arrays(epochs, target="response_time")
+
+
+class Question(NamedTuple):
+    """Data and settings of a question."""
+
+    read: Callable
+    settings: dict
+    max_epochs: int
+    module: str = "FastEEGNeX"
+
+
+QUESTIONS = {
+    "rest-or-arithmetic": Question(rest_or_arithmetic, SETTINGS, 20),
+    "p300": Question(p300, SETTINGS, 12, "FastEEGNet"),
+    "p300-across-people": Question(
+        functools.partial(p300, people=(1, 2, 3, 4, 5), groups="subject"),
+        {name: SETTINGS[name] for name in ("AdamW", "SAM rho=0.1", "EMA")},
+        12,
+        "FastEEGNet",
+    ),
+    "response-times": Question(response_times, SETTINGS, 20),
+    "models": Question(
+        response_times,
+        {
+            f"{model}, {name}": {**SETTINGS[name], "module": module}
+            for model, module in MODELS.items()
+            for name in ("AdamW", "SAM rho=0.1")
+        },
+        20,
+    ),
+}
+
+
+def make_estimator(question, settings, X, y, max_epochs, chooses_epoch):
+    """Build a net; to choose its epoch it holds out training subjects."""
+    settings = {"module": question.module, **settings}
+    callbacks, split = [], None
+    if "averaging" in settings:
+        callbacks.append(("averaging", settings.pop("averaging")))
+    if chooses_epoch:
+        split = SubjectSplit(0.2)
+        callbacks.append(("stopping", EarlyStopping(patience=5, load_best=True)))
+    classifies = y.dtype.kind == "i"
+    net = (EEGClassifier if classifies else EEGRegressor)(
+        **settings,
+        module__n_chans=X.shape[1],
+        module__n_times=X.shape[2],
+        module__n_outputs=2 if classifies else 1,
+        optimizer__weight_decay=0.01,
+        lr=1e-3,
+        batch_size=32,
+        max_epochs=max_epochs,
+        train_split=split,
+        callbacks=callbacks,
+        verbose=0,
+        **({"classes": [0, 1]} if classifies else {}),
+    )
+    if classifies:
+        return net
+    return TransformedTargetRegressor(net, transformer=StandardScaler())
+
+
+def summarize(result):
+    """Merge scores and comparisons into a table to be read."""
+    scores, paired = result.to_frame(), result.comparisons()
+    classifies = result.classes is not None
+    loss = "Log loss" if classifies else "Squared error over variance"
+    kind, metric, sign = (
+        ("Balanced accuracy", "balanced_accuracy", 1)
+        if classifies
+        else ("NRMSE", "neg_nrmse", -1)
+    )
+    table = pd.DataFrame({loss: scores["loss"].map("{:.3f}".format)})
+    table[f"Difference to {result.reference} [95 % interval]"] = [
+        f"{d:+.3f} [{low:+.3f}, {high:+.3f}]"
+        for d, low, high in paired.reindex(table.index)[
+            ["difference", "ci_low", "ci_high"]
+        ].to_numpy()
+    ]
+    table["Better for"] = paired["n_better"].map(
+        f"{{}} of {len(result.subjects)}".format
+    )
+    table["p (Holm)"] = paired["p_holm"].map("{:.2g}".format)
+    table["Detectable"] = paired["smallest_detectable"].map("{:.3f}".format)
+    table[kind] = (sign * scores[metric]).map("{:.3f}".format)
+    table["CPU s per fit"] = scores["cpu_seconds"].map("{:.0f}".format)
+    table.loc[result.reference, table.columns[1:5]] = "-"
+    return table.rename_axis("Estimator")
 
 
 def main():
@@ -109,37 +191,59 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="EEGMAT's EDF files and table")
+    parser.add_argument("question", choices=QUESTIONS)
+    parser.add_argument("data", type=Path, help="folder with eegmat/ and p300/")
+    parser.add_argument(
+        "--choose-epoch",
+        action="store_true",
+        help="stop early, by the loss on held-out training subjects",
+    )
+    parser.add_argument("--only", nargs="+", help="settings, by their names")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=Settings.max_epochs)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--cells", type=Path, default=Path("build/study"))
+    parser.add_argument("--fits", type=Path, default=Path("build/study"))
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--tasks", nargs="+", help="only these, by their names")
-    parser.add_argument("--models", nargs="+", help="only these, by their names")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
-    args = parser.parse_args()
+    args = parser.parse_args()  # fmt: skip
     # For the workers, or each of them repeats what braindecode's imports warn about.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
-    settings = Settings(max_epochs=args.epochs)
-    check_settings(args.cells, settings)
-    tasks = choose("--tasks", load_tasks(args.folder), args.tasks)
-    cells = all_cells(tasks, args.seeds, settings.n_splits)
-    by_model = {cell.model: None for cell in cells}
-    models = choose("--models", by_model, args.models)
-    cells = [cell for cell in cells if cell.model in models]
-    if (args.tasks or args.models) and args.results == RESULTS:
-        parser.error("a part of the study needs --results, not to replace the whole's")
-    run_all(cells, tasks, settings, args.cells, args.jobs)
-    write_report(cells, tasks, settings, args.cells, args.results, args.resamples)
-
-
-def choose(option, known, names):
-    """Keep what was asked for, everything by default."""
-    unknown = [name for name in names or () if name not in known]
+    question = QUESTIONS[args.question]
+    names = args.only or list(FEW if args.choose_epoch else question.settings)
+    unknown = [name for name in names if name not in question.settings]
     if unknown:
-        raise SystemExit(f"{option} must be among {list(known)}, got {unknown[0]!r}")
-    return {name: known[name] for name in names or known}
+        parser.error(
+            f"--only must be among {list(question.settings)}, got {unknown[0]!r}"
+        )
+    X, y, groups = question.read(args.data)
+    estimators = {
+        name: make_estimator(
+            question, question.settings[name], X, y,
+            args.epochs or question.max_epochs, args.choose_epoch,
+        )
+        for name in names
+    }  # fmt: skip
+    name = args.question + "-chosen" * args.choose_epoch
+    result = compare(
+        estimators, SubjectWindows(X, groups), y, groups, n_seeds=args.seeds,
+        by_epoch=not args.choose_epoch, folder=args.fits / name, n_jobs=args.jobs,
+    )  # fmt: skip
+    args.results.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "scores": result.to_frame(),
+        "comparisons": result.comparisons(),
+        "summary": summarize(result),
+    }
+    figures = {"subjects": result.plot()}
+    if not args.choose_epoch:
+        tables["by_epoch"] = result.by_epoch().set_index("estimator")
+        figures["by_epoch"] = result.plot_by_epoch()
+    for kind, table in tables.items():
+        table.to_csv(args.results / f"{name}_{kind}.csv", float_format="%.4f")
+    for kind, figure in figures.items():
+        figure.savefig(args.results / f"{name}_{kind}.png", dpi=110)
+        plt.close(figure)
+    result.report(args.fits / f"{name}.html", title=name)
+    print(*result.sentences(), sep="\n")
 
 
 if __name__ == "__main__":

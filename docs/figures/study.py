@@ -1,0 +1,78 @@
+"""Draw the study's results from its tables."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "study"
+QUESTIONS = {
+    "rest-or-arithmetic": "Rest or arithmetic\n(EEGNeX, 24 subjects)",
+    "response-times": "Simulated response times\n(EEGNeX, 24 subjects)",
+    "p300": "P300\n(EEGNet, 16 runs of one subject)",
+}
+LOSSES = {"response-times": "Squared error / variance"}  # else the log loss
+CURVES = {
+    "AdamW": "0.45",
+    "SAM rho=0.1": "C0",
+    "EMA": "C2",
+    "SAM rho=0.1, EMA": "C1",
+}
+
+
+def read(question, kind):
+    """Read one of the study's tables."""
+    return pd.read_csv(RESULTS / f"{question}_{kind}.csv")
+
+
+def draw_curves(ax, question, estimators):
+    """Draw the loss on held-out subjects after each epoch."""
+    table = read(question, "by_epoch")
+    for name in estimators:
+        curve = table[table["estimator"] == name]
+        color = CURVES[name]
+        ax.fill_between(
+            curve["epoch"], curve["loss_low"], curve["loss_high"],
+            color=color, alpha=0.12, lw=0,
+        )  # fmt: skip
+        ax.plot(curve["epoch"], curve["loss"], color=color, lw=2, label=name)
+    ax.set(xlabel="Epoch", ylabel=LOSSES.get(question, "Log loss"))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.margins(x=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def by_epoch():
+    """Draw a panel for each question."""
+    figure, axes = plt.subplots(
+        1, len(QUESTIONS), figsize=(11, 3.8), layout="constrained"
+    )
+    for ax, (question, title) in zip(axes, QUESTIONS.items(), strict=True):
+        draw_curves(ax, question, CURVES)
+        ax.set_title(title, fontsize=10)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4
+    )
+
+
+def differences():
+    """Draw every optimizer's difference to AdamW after the last epoch."""
+    tables = {q: read(q, "comparisons").set_index("estimator") for q in QUESTIONS}
+    _, axes = plt.subplots(1, len(QUESTIONS), figsize=(11, 5), layout="constrained")
+    order = list(dict.fromkeys(name for t in tables.values() for name in t.index))
+    order.remove("dummy")
+    for ax, (question, table) in zip(axes, tables.items(), strict=True):
+        rows = table.reindex(order)
+        for y, (_, row) in enumerate(rows.iterrows()):
+            significant = row["p_holm"] < 0.05
+            ax.plot([row["ci_low"], row["ci_high"]], [y, y], color="C0", lw=2)
+            ax.plot(
+                row["difference"], y, "o", color="C0", mfc="C0" if significant else "w"
+            )
+        ax.axvline(0, color="0.6", lw=1, zorder=0)
+        ax.set_yticks(range(len(order)), order if ax is axes[0] else [])
+        ax.invert_yaxis()
+        ax.set_title(QUESTIONS[question], fontsize=10)
+        ax.set_xlabel(f"{LOSSES.get(question, 'Log loss')}, minus AdamW's")
+        ax.spines[["top", "right", "left"]].set_visible(False)
