@@ -509,7 +509,7 @@ def _nothing_changed(net: Any) -> Iterator[None]:
         for norm, momentum in momenta:
             norm.momentum = momentum
         for saved in buffers:
-            saved.put_back()
+            saved.restore()
         vars(net).update(attributes)
         for generator, state in zip(own, states, strict=True):
             generator.set_state(state)

@@ -75,7 +75,7 @@ def test_of_sam_nothing_can_be_removed_and_nothing_joins_a_group():
         del options["rho"]
     with pytest.raises(KeyError, match="interval"):
         options["interval"]
-    with pytest.raises(ValueError, match="interval=2 was set on an optimizer that is"):
+    with pytest.raises(ValueError, match="interval=2 was set on an existing optimizer"):
         options["interval"] = 2
 
 

@@ -410,7 +410,7 @@ def test_a_step_in_its_own_closure_is_refused():
     optimizer = SAM(problem.net.parameters())
     closure = problem.closure(optimizer)
     before = problem.snapshot()
-    with pytest.raises(RuntimeError, match=r"SAM.step was called inside of its own"):
+    with pytest.raises(RuntimeError, match=r"SAM.step was called inside its own"):
         optimizer.step(lambda: optimizer.step(closure))
     assert_same(problem.snapshot(), before)
     problem.train(optimizer, 1)
@@ -516,7 +516,7 @@ def test_a_perturbed_optimizer_refuses_to_be_copied(make_copy):
     optimizer = SAM(problem.net.parameters())
     problem.closure(optimizer)()
     optimizer.first_step()
-    with pytest.raises(RuntimeError, match="copied while its weights are perturbed"):
+    with pytest.raises(RuntimeError, match="copied while its weights were perturbed"):
         COPIES[make_copy](optimizer)
     optimizer.restore()
     COPIES[make_copy](optimizer)

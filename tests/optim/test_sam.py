@@ -142,7 +142,9 @@ def test_perturb_only_leaves_others_out_of_the_norm():
 
 def test_perturb_only_refuses_parameters_of_others():
     optimizer = SAM(small_net().parameters())
-    with pytest.raises(ValueError, match="holds 1 tensors, none of them a parameter"):
+    with pytest.raises(
+        ValueError, match="holds 1 tensors, none of which is a parameter"
+    ):
         optimizer.perturb_only([torch.nn.Parameter(torch.ones(1))])
     assert optimizer.param_groups[0]["perturbed"] is None
 
@@ -389,7 +391,7 @@ def test_refuses_a_group_option_when_added_or_set_later():
     optimizer = SAM(net.parameters())
     with pytest.raises(ValueError, match="rho must be a finite number >= 0, got nan"):
         optimizer.param_groups[0]["rho"] = math.nan
-    with pytest.raises(ValueError, match="interval=3 was set on an optimizer that is"):
+    with pytest.raises(ValueError, match="interval=3 was set on an existing optimizer"):
         optimizer.param_groups[0]["interval"] = 3
     with pytest.raises(TypeError, match="rho is an option of SAM and cannot be"):
         del optimizer.param_groups[0]["rho"]
@@ -403,7 +405,7 @@ def test_both_spellings_of_base_options():
     assert optimizer.param_groups[0]["betas"] == (0.5, 0.6)
     assert optimizer.param_groups[0]["lr"] == 0.5
     with pytest.raises(
-        TypeError, match="lr was given twice: also as base_optimizer__lr"
+        TypeError, match="lr was given twice, also as base_optimizer__lr"
     ):
         SAM(net.parameters(), lr=0.1, base_optimizer__lr=0.2)
 
@@ -548,7 +550,7 @@ def test_an_option_that_neither_has_is_not_the_bases(option, hint):
 
 def test_a_misspelt_option_in_a_group_is_noticed():
     params = list(small_net().parameters())
-    with pytest.warns(UserWarning, match="'roh', which is no option; did you mean"):
+    with pytest.warns(UserWarning, match="'roh', which is not an option; did you mean"):
         optimizer = SAM([{"params": params[:1], "roh": 0.1}])
     with pytest.warns(UserWarning, match="'weight_dcay'.*'weight_decay'"):
         optimizer.add_param_group({"params": params[1:2], "weight_dcay": 0.1})
