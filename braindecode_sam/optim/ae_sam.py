@@ -29,7 +29,7 @@ class AESAM(SAM):
     Parameters
     ----------
     params, base_optimizer
-        As for :class:`SAM`.
+        As for :class:`~braindecode_sam.SAM`.
     lambda_1 : float or None, default=None
         Threshold after `total_steps`, in standard deviations of the squared norm above
         its mean. None keeps the threshold at `lambda_2`. The paper decreases it from 1
@@ -41,12 +41,12 @@ class AESAM(SAM):
     delta : float, default=0.9
         Decay of the moving mean and variance, at least 0 and less than 1.
     **options
-        Options of :class:`SAM` and of the base optimizer.
+        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if an argument is out of its range, or `lambda_1` is given
+        As SAM, and if an argument is out of its range, or `lambda_1` is given
         without `total_steps`.
 
     See Also
@@ -58,7 +58,9 @@ class AESAM(SAM):
     Notes
     -----
     **Update rule.** With the decay :math:`\delta`, and a mean :math:`\mu` and a
-    variance :math:`s` that start at 0, a step is (Algorithm 1 of [1]_)::
+    variance :math:`s` that start at 0, a step is (Algorithm 1 of [1]_)
+
+    .. code-block:: none
 
         g, n = grad L(w), ||g||^2
         mu   = delta mu + (1 - delta) n
@@ -95,7 +97,8 @@ class AESAM(SAM):
     >>> from braindecode_sam.optim import AESAM
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = AESAM(
-    ...     model.parameters(), lr=1e-3, lambda_1=-1, lambda_2=1, total_steps=900)
+    ...     model.parameters(), lr=1e-3,
+    ...     lambda_1=-1, lambda_2=1, total_steps=900)
     """
 
     _group_options: ClassVar[dict[str, Check]] = {

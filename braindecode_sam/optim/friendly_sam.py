@@ -32,20 +32,20 @@ class FriendlySAM(TwoGradientSAM):
     Parameters
     ----------
     params, base_optimizer
-        As for :class:`SAM`.
+        As for :class:`~braindecode_sam.SAM`.
     sigma : float, default=1.0
-        Factor of the moving average that is subtracted. With 0, it is :class:`SAM`. A
+        Factor of the moving average that is subtracted. With 0, it is SAM. A
         parameter group may set its own.
     lmbda : float, default=0.9
         Decay of the moving average, at least 0 and less than 1. A parameter group may
         set its own.
     **options
-        Options of :class:`SAM` and of the base optimizer.
+        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if `sigma` or `lmbda` is out of its range.
+        As :class:`~braindecode_sam.SAM`, and if `sigma` or `lmbda` is out of its range.
 
     See Also
     --------
@@ -64,7 +64,7 @@ class FriendlySAM(TwoGradientSAM):
         m &\leftarrow \lambda m + (1 - \lambda) g \\
         w &\leftarrow B(w, g_p)
 
-    ``adaptive=True`` rescales :math:`d` as :class:`SAM` rescales :math:`g`.
+    ``adaptive=True`` rescales :math:`d` as SAM rescales :math:`g`.
 
     **Published implementations differ.** Algorithm 1 of [1]_ updates :math:`m` before
     it is subtracted, the authors' code afterwards. This implementation follows the
@@ -84,7 +84,8 @@ class FriendlySAM(TwoGradientSAM):
     >>> import torch
     >>> from braindecode_sam.optim import FriendlySAM
     >>> model = torch.nn.Linear(2, 1)
-    >>> optimizer = FriendlySAM(model.parameters(), torch.optim.SGD, lr=0.1)
+    >>> optimizer = FriendlySAM(
+    ...     model.parameters(), torch.optim.SGD, lr=0.1, sigma=0.5)
     """
 
     _group_options: ClassVar[dict[str, Check]] = {

@@ -25,24 +25,24 @@ class GSAM(TwoGradientSAM):
     r"""Surrogate Gap Guided Sharpness-Aware Minimization, with two passes per step.
 
     The surrogate gap, the perturbed minus the clean loss, measures sharpness. GSAM [1]_
-    descends along the perturbed gradient as :class:`SAM` does. It also ascends along
+    descends along the perturbed gradient as SAM does. It also ascends along
     the component of the clean gradient that is orthogonal to it. To first order, this
     raises the clean loss without changing the perturbed one, and so closes the gap.
 
     Parameters
     ----------
     params, base_optimizer
-        As for :class:`SAM`.
+        As for :class:`~braindecode_sam.SAM`.
     alpha : float, default=0.4
-        Weight of the clean gradient's orthogonal component. With 0, it is :class:`SAM`.
+        Weight of the clean gradient's orthogonal component. With 0, it is SAM.
         A parameter group may set its own.
     **options
-        Options of :class:`SAM` and of the base optimizer.
+        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if `alpha` is not a number >= 0.
+        As :class:`~braindecode_sam.SAM`, and if `alpha` is not a number >= 0.
 
     See Also
     --------
@@ -53,7 +53,7 @@ class GSAM(TwoGradientSAM):
     Notes
     -----
     **Update rule.** With :math:`g = \nabla L(w)` and :math:`g_p = \nabla L(w +
-    \epsilon)` as in :class:`SAM`, a step computes (Algorithm 1 of [1]_)
+    \epsilon)` as in SAM, a step computes (Algorithm 1 of [1]_)
 
     .. math::
 
@@ -66,7 +66,7 @@ class GSAM(TwoGradientSAM):
 
     **Clipping.** If gradients are clipped in the closure (skorch's
     ``GradientNormClipping``), each is clipped separately before they are combined.
-    Clipping the clean gradient has an effect here, in contrast to :class:`SAM`.
+    Clipping the clean gradient has an effect here, in contrast to SAM.
 
     References
     ----------
@@ -79,7 +79,8 @@ class GSAM(TwoGradientSAM):
     >>> import torch
     >>> from braindecode_sam.optim import GSAM
     >>> model = torch.nn.Linear(2, 1)
-    >>> optimizer = GSAM(model.parameters(), torch.optim.SGD, lr=0.1, alpha=0.2)
+    >>> optimizer = GSAM(
+    ...     model.parameters(), torch.optim.SGD, lr=0.1, alpha=0.2)
     """
 
     _group_options: ClassVar[dict[str, Check]] = {

@@ -34,18 +34,18 @@ class LookSAM(TwoGradientSAM):
     Parameters
     ----------
     params, base_optimizer
-        As for :class:`SAM`.
+        As for :class:`~braindecode_sam.SAM`.
     interval : int, default=5
         Make a second pass on every `interval`-th step (k), starting with the first.
     alpha : float, default=0.7
         Weight of the reused component. A parameter group may set its own.
     **options
-        Options of :class:`SAM` and of the base optimizer.
+        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if `alpha` is not a number >= 0.
+        As :class:`~braindecode_sam.SAM`, and if `alpha` is not a number >= 0.
 
     See Also
     --------
@@ -56,7 +56,7 @@ class LookSAM(TwoGradientSAM):
     Notes
     -----
     **Update rule** (Algorithm 1 of [1]_), with :math:`g` and :math:`g_p` as in
-    :class:`SAM`. On every k-th step,
+    :class:`~braindecode_sam.SAM`. On every k-th step,
 
     .. math::
 
@@ -91,7 +91,8 @@ class LookSAM(TwoGradientSAM):
     >>> import torch
     >>> from braindecode_sam.optim import LookSAM
     >>> model = torch.nn.Linear(2, 1)
-    >>> optimizer = LookSAM(model.parameters(), torch.optim.SGD, lr=0.1, interval=10)
+    >>> optimizer = LookSAM(
+    ...     model.parameters(), torch.optim.SGD, lr=0.1, interval=10)
     """
 
     _group_options: ClassVar[dict[str, Check]] = {

@@ -25,15 +25,15 @@ class MomentumSAM(SAM):
     Parameters
     ----------
     params, base_optimizer
-        As for :class:`SAM`. The base optimizer must keep a momentum, as SGD and RMSprop
-        do with ``momentum``, and optimizers of the Adam family by default.
+        As for :class:`~braindecode_sam.SAM`. The base optimizer must keep a momentum.
+        SGD and RMSprop do with ``momentum``, the Adam family does by default.
     **options
-        Options of :class:`SAM` and of the base optimizer.
+        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if the base optimizer keeps no momentum, or if each process
+        As SAM, and if the base optimizer keeps no momentum, or if each process
         keeps only a part of it (``ZeroRedundancyOptimizer``).
 
     See Also
@@ -53,7 +53,7 @@ class MomentumSAM(SAM):
         w &\leftarrow B(w, g_p)
 
     :math:`B` also updates :math:`v`. With ``adaptive=True``, it is :math:`\epsilon =
-    - \rho \, T^2 v / \lVert T v \rVert`, with :math:`T` as in :class:`SAM`.
+    - \rho \, T^2 v / \lVert T v \rVert`, with :math:`T` as in SAM.
 
     **Published implementations differ** in two respects. The sign is the paper's:
     :math:`\epsilon` points in the direction of the last steps, as in Nesterov's method.
@@ -103,7 +103,7 @@ class MomentumSAM(SAM):
         Parameters
         ----------
         param_group : dict
-            As for :class:`SAM`.
+            As for :class:`~braindecode_sam.SAM`.
 
         Raises
         ------

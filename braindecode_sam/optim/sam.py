@@ -211,7 +211,8 @@ class SAM(Optimizer):
     >>> from braindecode_sam import SAM
     >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Linear(2, 1)
-    >>> optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
+    >>> optimizer = SAM(
+    ...     model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
     >>> x, y = torch.ones(4, 2), torch.zeros(4, 1)
     >>> def closure():
     ...     optimizer.zero_grad()
@@ -641,7 +642,8 @@ class SAM(Optimizer):
         --------
         >>> import torch
         >>> from braindecode_sam import SAM
-        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
         >>> optimizer = SAM(model.parameters(), lr=1e-3)
         >>> optimizer.perturb_only(model[1].parameters())
         """

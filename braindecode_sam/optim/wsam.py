@@ -28,17 +28,17 @@ class WSAM(TwoGradientSAM):
     Parameters
     ----------
     params, base_optimizer
-        As for :class:`SAM`.
+        As for :class:`~braindecode_sam.SAM`.
     gamma : float, default=0.9
         Weight of the sharpness, at least 0 and less than 1. With 0, it is the base
-        optimizer, with 0.5 it is :class:`SAM`. A parameter group may set its own.
+        optimizer, with 0.5 it is SAM. A parameter group may set its own.
     **options
-        Options of :class:`SAM` and of the base optimizer.
+        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if `gamma` is out of its range.
+        As :class:`~braindecode_sam.SAM`, and if `gamma` is out of its range.
 
     See Also
     --------
@@ -49,7 +49,7 @@ class WSAM(TwoGradientSAM):
     Notes
     -----
     **Update rule.** With :math:`g = \nabla L(w)` and :math:`g_p = \nabla L(w +
-    \epsilon)` as in :class:`SAM`, a step computes
+    \epsilon)` as in :class:`~braindecode_sam.SAM`, a step computes
 
     .. math::
 
@@ -79,7 +79,8 @@ class WSAM(TwoGradientSAM):
     >>> import torch
     >>> from braindecode_sam.optim import WSAM
     >>> model = torch.nn.Linear(2, 1)
-    >>> optimizer = WSAM(model.parameters(), torch.optim.SGD, lr=0.1, gamma=0.8)
+    >>> optimizer = WSAM(
+    ...     model.parameters(), torch.optim.SGD, lr=0.1, gamma=0.8)
     """
 
     _group_options: ClassVar[dict[str, Check]] = {
