@@ -168,7 +168,7 @@ def test_a_file_cut_short_is_refused_with_its_name(kept, tmp_path, tried):
     content = file.read_bytes()
     file.write_bytes(content[: int(kept * len(content))])
     net = make_net(checkpoint, Stop())
-    with pytest.raises(ValueError, match=r"cut\.pt' is not a whole checkpoint"):
+    with pytest.raises(ValueError, match=r"cut\.pt' is not a complete checkpoint"):
         checkpoint.resume(net, X, Y)
     tried["checkpoints cut short"] += 1
 
@@ -194,19 +194,19 @@ def test_the_previous_file_survives_a_failed_write(error, tmp_path, monkeypatch)
 def test_refuses_other_nets(tmp_path):
     checkpoint = ResumableCheckpoint(tmp_path / "run.pt")
     net = make_net(ResumableCheckpoint(tmp_path / "other.pt"), Stop())
-    with pytest.raises(ValueError, match="does not hold this ResumableCheckpoint"):
+    with pytest.raises(ValueError, match="does not contain this ResumableCheckpoint"):
         checkpoint.resume(net, X, Y)
     net = make_net(checkpoint, Stop())
     with pytest.raises(FileNotFoundError, match=r"run\.pt"):
         checkpoint.resume(net, X, Y)
     trained(checkpoint, max_epochs=1)
     net.set_params(module="EEGNeX")
-    with pytest.raises(ValueError, match="The checkpoint's module_ does not fit this"):
+    with pytest.raises(ValueError, match="The checkpoint's module_ does not fit that"):
         checkpoint.resume(net, X, Y, changed="ignore")
     torch.save({"weights": 1}, tmp_path / "run.pt")
-    with pytest.raises(ValueError, match="was written by something else, or by an old"):
+    with pytest.raises(ValueError, match="was written by other software or by an old"):
         checkpoint.resume(net, X, Y)
-    with pytest.raises(FileNotFoundError, match=r"none', which is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"none' is none; got"):
         make_net(ResumableCheckpoint(tmp_path / "none" / "run.pt"), Stop()).initialize()
 
 

@@ -119,7 +119,7 @@ def test_group_radii_stay_without_a_schedule_and_are_not_levelled_by_one():
     net = fitted(SAMCallback(), optimizer__param_groups=groups)
     assert [g["rho"] for g in net.optimizer_.param_groups] == [0.7, 0.1]
     assert net.history[-1]["rho"] == 0.7
-    with pytest.raises(ValueError, match=r"theirs differ: \[0.7, 0.1\]"):
+    with pytest.raises(ValueError, match=r"have different ones: \[0.7, 0.1\]"):
         fitted(SAMCallback(0.2), optimizer__param_groups=groups)
 
 
@@ -236,7 +236,7 @@ def test_history_survives_a_file(tmp_path):
         (
             {"rho": abs, "schedule": "linear"},
             ValueError,
-            "schedule must be left at",
+            "schedule must be 'constant' then",
         ),
     ],
 )
@@ -252,7 +252,7 @@ def test_a_callable_may_not_return_a_bad_radius():
 
 def test_refuses_another_optimizer():
     net = EEGRegressor("EEGNet", optimizer=torch.optim.Adam, callbacks=[SAMCallback()])
-    with pytest.raises(TypeError, match=r"this one's is Adam.*base_optimizer=Adam"):
+    with pytest.raises(TypeError, match=r"is a SAM, got Adam.*base_optimizer=Adam"):
         net.fit(X, Y)
 
 
