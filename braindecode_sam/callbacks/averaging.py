@@ -101,16 +101,16 @@ class WeightAveraging(Callback):
 
         each epoch:
             each batch:
-                w = step(w)                   SAM's base step included
+                w = step(w)
                 if ema: update a
             if swa: update a
-            save w, s                         validation, scores, checkpoints:
+            save w, s
             w = a
             s = statistics of the training windows at a
-            validate
-            restore w, s                      before the next epoch
+            validate, score, write checkpoints
+            restore w, s
 
-    This is Algorithm 1 of [1]_ without its learning rate schedule.
+    For SWA, this is Algorithm 1 of [1]_ without its learning rate schedule.
 
     **Schedules.** SWA was proposed with a constant or cyclical learning rate from
     `start` on. This callback does not change the learning rate. Callbacks that monitor

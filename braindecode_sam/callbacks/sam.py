@@ -83,8 +83,8 @@ class SAMCallback(Callback):
 
     Notes
     -----
-    **Schedules.** In epoch :math:`t` of `max_epochs` :math:`T`, both counted from 0,
-    the progress is :math:`p = (t - t_0) / (T - 1 - t_0)` with :math:`t_0` the
+    **Schedules.** In epoch :math:`t`, counted from 0, of `max_epochs` :math:`T`, the
+    progress is :math:`p = (t - t_0) / (T - 1 - t_0)`, where :math:`t_0` is
     `start_epoch`. A "linear" schedule sets the radius to
 
     .. math:: \rho_t = \rho + (\rho_\mathrm{final} - \rho) \, p
