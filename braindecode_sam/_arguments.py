@@ -1,4 +1,4 @@
-"""Checks of single arguments that several modules share. Knows nothing but Python."""
+"""Checks of single arguments, shared by several modules. Imports nothing but Python."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 def check_choice(name: str, value: Any, accepted: Collection[Any]) -> None:
-    """Refuse a value that is not among those accepted."""
+    """Raise unless the value is among those accepted."""
     if value not in accepted:
         names = ", ".join(map(repr, accepted))
         raise ValueError(f"{name} must be one of {names}, got {value!r}")
 
 
 def check_number(name: str, value: Any) -> None:
-    """Refuse all but finite numbers."""
+    """Raise unless the value is a finite number."""
     if not isinstance(value, Real):
         raise TypeError(f"{name} must be a finite number, got {value!r}")
     if not math.isfinite(value):
@@ -26,18 +26,18 @@ def check_number(name: str, value: Any) -> None:
 def check_non_negative(
     name: str, value: Any, accepted: str = "a finite number >= 0"
 ) -> None:
-    """Refuse all but finite numbers from 0 up."""
-    # SAM checks rho at every step, where asking for an abstract class would be slow.
+    """Raise unless the value is a finite number >= 0."""
+    # SAM checks rho at every step, and isinstance of an abstract class is slow.
     if type(value) is not float and not isinstance(value, Real):
         raise TypeError(f"{name} must be {accepted}, got {value!r}")
-    if not 0 <= value < math.inf:  # type: ignore[operator]  # as it is for Real
+    if not 0 <= value < math.inf:  # type: ignore[operator]  # Real is comparable
         raise ValueError(f"{name} must be {accepted}, got {value!r}")
 
 
 def check_positive(
     name: str, value: Any, accepted: str = "a finite number > 0"
 ) -> None:
-    """Refuse all but finite numbers above 0."""
+    """Raise unless the value is a finite number > 0."""
     check_non_negative(name, value, accepted)
     if not value > 0:
         raise ValueError(f"{name} must be {accepted}, got {value!r}")
@@ -46,7 +46,7 @@ def check_positive(
 def check_integer(
     name: str, value: Any, smallest: int, largest: float = math.inf
 ) -> int:
-    """Refuse all but whole numbers between two; give the number."""
+    """Return the value as int; raise unless it is an integer in [smallest, largest]."""
     upper = "" if largest == math.inf else f" and <= {largest}"
     accepted = f"an integer >= {smallest}{upper}"
     if not isinstance(value, Integral) or isinstance(value, bool):

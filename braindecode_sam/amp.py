@@ -14,19 +14,23 @@ from skorch.hf import AccelerateMixin
 class SAMAccelerateMixin(AccelerateMixin):
     """skorch's ``AccelerateMixin`` for optimizers that call a closure.
 
-    skorch's own steps without one, so that a SAM cannot make its second pass. This one
-    works for other optimizers too.
+    skorch's ``AccelerateMixin`` steps without a closure, so that a SAM cannot make its
+    second pass. This mixin passes the closure. It works for other optimizers too.
 
     Parameters
     ----------
     *args, **kwargs
-        As for ``skorch.hf.AccelerateMixin``, among them ``accelerator``.
+        As for ``skorch.hf.AccelerateMixin``, including ``accelerator``.
 
     Raises
     ------
     ValueError
-        When the net is initialized, if the accelerator accumulates gradients: both
-        passes of a step must see the same windows.
+        When the net is initialized, if the accelerator accumulates gradients. Both
+        passes of a step must use the same windows.
+
+    See Also
+    --------
+    scaled_step : The same for custom training loops with a gradient scaler.
 
     Examples
     --------
@@ -35,10 +39,10 @@ class SAMAccelerateMixin(AccelerateMixin):
     >>> from braindecode_sam import SAM
     >>> from braindecode_sam.amp import SAMAccelerateMixin
     >>> class AcceleratedRegressor(SAMAccelerateMixin, EEGRegressor):
-    ...     '''An EEGRegressor that accelerate places and casts.'''
+    ...     '''An EEGRegressor that runs under accelerate.'''
+    >>> accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     >>> net = AcceleratedRegressor(
-    ...     "FastEEGNeX", optimizer=SAM,
-    ...     accelerator=Accelerator(cpu=True, mixed_precision="bf16"))
+    ...     "FastEEGNeX", optimizer=SAM, accelerator=accelerator)
     """
 
     def _validate_params(self) -> None:
@@ -46,9 +50,9 @@ class SAMAccelerateMixin(AccelerateMixin):
         n_steps = self.accelerator.gradient_accumulation_steps
         if n_steps != 1:
             raise ValueError(
-                "SAM needs the gradients of one batch in both of its passes; expected"
-                f" an Accelerator with gradient_accumulation_steps=1, got {n_steps}."
-                " Raise batch_size instead."
+                "SAM computes both gradients of a step on one batch; expected an"
+                f" Accelerator with gradient_accumulation_steps=1, got {n_steps}."
+                " Increase batch_size instead."
             )
 
     def _step_optimizer(self, step_fn: Callable[[], Any]) -> None:
@@ -59,7 +63,7 @@ class SAMAccelerateMixin(AccelerateMixin):
                 optimizer.step(step_fn)
             else:
                 is_made = scaled_step(optimizer.optimizer, step_fn, scaler)
-                # What accelerate tells learning rate schedulers.
+                # accelerate's learning rate schedulers read it.
                 optimizer._is_overflow = not is_made
 
 
@@ -70,24 +74,29 @@ def scaled_step(
 ) -> bool:
     """Make a step with scaled gradients, for float16.
 
-    ``GradScaler.step`` takes no closure. Here the gradients of every pass are unscaled
-    before the optimizer sees them, and if those of either pass overflow, the step is
-    not made and the scale falls, as in training without SAM.
+    This is for custom training loops with ``torch.amp.GradScaler``, whose ``step``
+    accepts no closure. The gradients of each pass are unscaled before the optimizer
+    uses them. If those of either pass overflow, the step is skipped and the scale
+    decreases, as in training without SAM.
 
     Parameters
     ----------
     optimizer : SAM
-        Or any optimizer that puts back what it did if the closure raises.
+        A SAM, or another optimizer that rolls the step back if the closure raises.
     closure : callable
         Zeroes the gradients, runs forward, calls ``scaler.scale(loss).backward()`` and
-        returns the loss.
+        returns the unscaled loss.
     scaler : torch.amp.GradScaler
-        Its ``update`` is called here.
+        The scaler, whose ``update`` is called by this function.
 
     Returns
     -------
     is_made : bool
-        Whether no gradient has overflown.
+        Whether the step was made, that is, no gradient has overflowed.
+
+    See Also
+    --------
+    SAMAccelerateMixin : The same for skorch nets under accelerate.
 
     Examples
     --------
@@ -95,7 +104,8 @@ def scaled_step(
     >>> from braindecode_sam import SAM
     >>> from braindecode_sam.amp import scaled_step
     >>> model, x = torch.nn.Linear(2, 1), torch.ones(4, 2)
-    >>> optimizer, scaler = SAM(model.parameters()), torch.amp.GradScaler("cpu")
+    >>> optimizer = SAM(model.parameters())
+    >>> scaler = torch.amp.GradScaler("cpu")
     >>> def closure():
     ...     optimizer.zero_grad()
     ...     loss = model(x).square().mean()
@@ -104,7 +114,7 @@ def scaled_step(
     >>> scaled_step(optimizer, closure, scaler)
     True
     """
-    passes: list[Any] = []  # kept until the update: the scaler knows them by their ids
+    passes: list[Any] = []  # kept until the update, as the scaler uses their ids
 
     def unscaled_closure() -> Any:
         loss = closure()
@@ -129,7 +139,7 @@ class _OverflowError(Exception):
 
 
 def _are_finite(groups: list[dict[str, Any]]) -> bool:
-    """Look at all gradients at once: a device is waited for once."""
+    """Whether all gradients are finite. Waits for the device only once."""
     grads = [p.grad for g in groups for p in g["params"] if p.grad is not None]
     values = [g.coalesce().values() if g.is_sparse else g for g in grads]
     largest = torch.nn.utils.get_total_norm(values, norm_type=math.inf)

@@ -1,15 +1,4 @@
-r"""How the loss changes around the weights of a fitted net.
-
-Two questions can be asked of weights w and loss L. How fast does the loss rise along a
-random direction d, :math:`L(w + \alpha d)`? And how much does it rise in the worst
-direction at a distance rho, :math:`L(w + \rho g / \|g\|) - L(w)` with the gradient g of
-L, which is what SAM minimizes? A direction alone tells little, as scaling the weights
-in front of a normalization layer changes the picture and not the function; Li et al.
-therefore give each filter of d the norm of the same filter of w.
-
-Li, Xu, Taylor, Studer, Goldstein: Visualizing the Loss Landscape of Neural Nets,
-NeurIPS 2018 (section 4).
-"""
+"""The loss landscape around the weights of a fitted net."""
 
 from __future__ import annotations
 
@@ -37,23 +26,51 @@ def random_direction(
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized.
+        Initialized net.
     normalization : {"filter", "none"}, default="filter"
-        "filter": every filter (row of a weight along its first axis) gets the norm
-        that the net's own filter has, biases and normalization layers do not move.
-        "none": all parameters move, and the whole direction has the norm 1.
+        "filter" gives every filter (row of a weight along its first axis) the norm of
+        the net's own filter [1]_. Biases and normalization layers do not move. With
+        "none", all parameters move, and the whole direction has the norm 1.
     random_state : int, numpy.random.RandomState or None, default=None
         Seed.
 
     Returns
     -------
     direction : list of torch.Tensor
-        One for each of the module's parameters, in their shapes.
+        Tensors in the shapes of the module's parameters.
 
     Raises
     ------
     ValueError
         If `normalization` is unknown.
+
+    See Also
+    --------
+    loss_along : Evaluate the loss along a direction.
+
+    Notes
+    -----
+    The rise of the loss along a random direction depends on the scale of the weights.
+    In front of a normalization layer, rescaled weights give the same function but a
+    different curve. Filter normalization (section 4 of [1]_) removes this dependence.
+
+    References
+    ----------
+    .. [1] H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein. "Visualizing the Loss
+       Landscape of Neural Nets", NeurIPS 2018.
+       https://doi.org/10.48550/arXiv.1712.09913
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skorch import NeuralNetRegressor
+    >>> from braindecode_sam.landscape import random_direction
+    >>> net = NeuralNetRegressor(
+    ...     torch.nn.Linear, module__in_features=3,
+    ...     module__out_features=2).initialize()
+    >>> weight, bias = random_direction(net, random_state=0)
+    >>> weight.shape, bias
+    (torch.Size([2, 3]), tensor([0., 0.]))
     """
     check_choice("normalization", normalization, NORMALIZATIONS)
     rng = check_random_state(random_state)
@@ -86,30 +103,37 @@ def loss_along(
     Parameters
     ----------
     net : skorch.NeuralNet
-        Fitted. Its weights are put back bit for bit.
+        Fitted net. Its weights are restored bit for bit.
     X : array-like of shape (n_windows, n_chans, n_times)
         EEG.
     y : array-like of shape (n_windows,) or (n_windows, n_outputs)
-        Targets as the net was trained on them.
+        Targets in the form in which the net was trained on them.
     direction : list of torch.Tensor
-        As :func:`random_direction` draws it.
+        Direction, as from :func:`random_direction`.
     steps : iterable of float
         Multiples of `direction` to add to the weights.
 
     Returns
     -------
     losses : list of float
-        The net's own loss, averaged over all windows, in evaluation mode: without
-        dropout, and with the running statistics of BatchNorm.
+        Loss of the net's criterion, averaged over all windows. The module is in
+        evaluation mode, without dropout and with BatchNorm's running statistics.
+
+    See Also
+    --------
+    random_direction : Draw a direction.
+    sharpness : Rise of the loss along its gradient.
 
     Examples
     --------
     >>> import numpy as np, torch
     >>> from skorch import NeuralNetRegressor
     >>> from braindecode_sam.landscape import loss_along
-    >>> net = NeuralNetRegressor(torch.nn.Linear, module__in_features=1,
+    >>> net = NeuralNetRegressor(
+    ...     torch.nn.Linear, module__in_features=1,
     ...     module__out_features=1, module__bias=False).initialize()
-    >>> with torch.no_grad(): _ = net.module_.weight.fill_(2.0)
+    >>> with torch.no_grad():
+    ...     _ = net.module_.weight.fill_(2.0)
     >>> X = y = np.ones((4, 1), dtype=np.float32)
     >>> loss_along(net, X, y, [torch.ones(1, 1)], [-1, 0, 1])
     [0.0, 1.0, 4.0]
@@ -122,33 +146,64 @@ def loss_along(
 
 
 def sharpness(net: Any, X: Any, y: Any, rho: float = 0.05) -> float:
-    r"""Rise of the loss within a step of length rho along its gradient.
+    r"""Return the rise of the loss at the distance rho along its gradient.
 
-    .. math:: L(w + \rho g / \|g\|) - L(w)
-
-    Foret et al., ICLR 2021, eq. 2, over all of `X` at once and in evaluation mode,
-    while ``SAMCallback`` records it of each training batch.
+    This is the sharpness that SAM minimizes (eq. 2 of [1]_), here over all windows and
+    in evaluation mode.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Fitted. Its weights are put back bit for bit.
+        Fitted net. Its weights are restored bit for bit.
     X : array-like of shape (n_windows, n_chans, n_times)
         EEG.
     y : array-like of shape (n_windows,) or (n_windows, n_outputs)
-        Targets as the net was trained on them.
+        Targets in the form in which the net was trained on them.
     rho : float, default=0.05
-        Length of the step, in the units of the weights. Frozen weights stay.
+        Distance, in the units of the weights. Frozen weights do not move.
 
     Returns
     -------
     sharpness : float
-        In the units of the loss. 0 where the gradient is.
+        Rise in the units of the loss. It is 0 if the gradient is 0.
 
     Raises
     ------
-    ValueError
-        If `rho` is negative.
+    TypeError, ValueError
+        If `rho` is not a finite number >= 0.
+
+    See Also
+    --------
+    braindecode_sam.SAMCallback : Record the sharpness of training batches.
+    loss_along : Evaluate the loss along any direction.
+
+    Notes
+    -----
+    For a loss :math:`L` with the gradient :math:`g` at the weights :math:`w`, it is
+
+    .. math::
+
+        L\left(w + \rho \, \frac{g}{\lVert g \rVert}\right) - L(w)
+
+    References
+    ----------
+    .. [1] P. Foret, A. Kleiner, H. Mobahi, B. Neyshabur. "Sharpness-Aware Minimization
+       for Efficiently Improving Generalization", ICLR 2021.
+       https://doi.org/10.48550/arXiv.2010.01412
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skorch import NeuralNetRegressor
+    >>> from braindecode_sam.landscape import sharpness
+    >>> net = NeuralNetRegressor(
+    ...     torch.nn.Linear, module__in_features=1,
+    ...     module__out_features=1, module__bias=False).initialize()
+    >>> with torch.no_grad():
+    ...     _ = net.module_.weight.fill_(2.0)
+    >>> X = y = np.ones((4, 1), dtype=np.float32)
+    >>> sharpness(net, X, y, rho=1.0)
+    3.0
     """
     check_non_negative("rho", rho)
     gradient = _gradient(net, X, y)
@@ -162,7 +217,7 @@ def sharpness(net: Any, X: Any, y: Any, rho: float = 0.05) -> float:
 def perturbed_weights(
     net: Any, direction: list[torch.Tensor], step: float
 ) -> Iterator[None]:
-    """Add a multiple of a direction to a net's weights, for as long as this is open."""
+    """Add a multiple of a direction to a net's weights within the context."""
     params = list(net.module_.parameters())
     kept = [p.detach().clone() for p in params]
     try:
@@ -177,12 +232,14 @@ def perturbed_weights(
 
 
 def _losses(net: Any, X: Any, y: Any) -> Iterator[tuple[torch.Tensor, int]]:
-    """Give the loss of each batch, in evaluation mode, and its number of windows."""
-    net.module_.eval()  # skorch sets the mode before each of its own steps
+    """Yield the loss of each batch in evaluation mode, and its number of windows."""
+    net.module_.eval()  # skorch sets the mode before each training step
     for Xi, yi in net.get_iterator(net.get_dataset(X, y), training=False):
         predicted = net.infer(Xi)
         if predicted.numel() == yi.numel():
-            yi = yi.reshape(predicted.shape)  # as EEGRegressor.fit makes a column of it
+            yi = yi.reshape(
+                predicted.shape
+            )  # EEGRegressor.fit reshapes it in the same way
         yield net.get_loss(predicted, yi, X=Xi, training=False), len(yi)
 
 
@@ -200,7 +257,7 @@ def _gradient(net: Any, X: Any, y: Any) -> list[torch.Tensor]:
     sums = [t for t, p in zip(total, params, strict=True) if p.requires_grad]
     with torch.enable_grad():
         for loss, size in _losses(net, X, y):
-            if not loss.requires_grad:  # all that it depends on is frozen
+            if not loss.requires_grad:  # it depends only on frozen weights
                 continue
             parts = torch.autograd.grad(size * loss, trainable, allow_unused=True)
             for sum_, part in zip(sums, parts, strict=True):

@@ -1,4 +1,4 @@
-"""SAM under the real accelerate, and with a gradient scaler."""
+"""SAM under accelerate, and with a gradient scaler."""
 
 import numpy as np
 import pytest
@@ -21,11 +21,11 @@ Y = RNG.normal(size=24).astype(np.float32)
 
 
 class Regressor(SAMAccelerateMixin, EEGRegressor):
-    """As in the documentation."""
+    """The class of the documentation."""
 
 
 class Classifier(SAMAccelerateMixin, EEGClassifier):
-    """Likewise."""
+    """The same for classification."""
 
 
 def make_net(cls=Regressor, optimizer=SAM, mixed_precision="no", **options):
@@ -41,7 +41,7 @@ def make_net(cls=Regressor, optimizer=SAM, mixed_precision="no", **options):
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator():
-    """The state of accelerate is global: a second precision would be refused."""
+    """Reset accelerate's global state, which refuses a second precision."""
     yield
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -87,7 +87,7 @@ def test_refuses_accumulation_of_gradients():
         fit(make_net(accumulate=2))
 
 
-def test_skorchs_own_mixin_says_what_to_use():
+def test_the_error_under_skorchs_mixin_names_the_alternative():
     class Other(AccelerateMixin, EEGRegressor):
         pass
 
@@ -95,7 +95,7 @@ def test_skorchs_own_mixin_says_what_to_use():
         fit(make_net(Other))
 
 
-# float16: accelerate takes it on GPUs only, torch's scaler works anywhere
+# float16: accelerate supports it only on GPUs, torch's scaler on any device
 
 
 def scaled(problem, optimizer, scaler, factor=1.0):
@@ -127,7 +127,7 @@ def test_a_power_of_two_as_scale_changes_nothing(cls):
 
 
 @pytest.mark.parametrize("cls", FAMILY)
-def test_a_step_that_overflows_is_not_made_and_the_scale_falls(cls):
+def test_a_step_that_overflows_is_skipped_and_the_scale_decreases(cls):
     problem = Problem()
     optimizer = cls(problem.net.parameters(), lr=0.01)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -141,7 +141,7 @@ def test_a_step_that_overflows_is_not_made_and_the_scale_falls(cls):
 
 
 class Reading(TorchDispatchMode):
-    """Count the values that are read, for each of which a host waits for its device."""
+    """Count the values that the host reads, each of which is a device sync."""
 
     count = 0
 
@@ -150,7 +150,7 @@ class Reading(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_scaled_step_waits_once_a_pass(monkeypatch):
+def test_a_scaled_step_waits_once_per_pass(monkeypatch):
     pretend_accelerator(monkeypatch)
     problem = Problem()
     optimizer = SAM(problem.net.parameters(), torch.optim.SGD, lr=0.01)
@@ -162,7 +162,7 @@ def test_a_scaled_step_waits_once_a_pass(monkeypatch):
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 3e38])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_one_value_in_many_decides_whether_gradients_are_finite(value, sparse):
+def test_one_value_decides_whether_gradients_are_finite(value, sparse):
     params = [torch.nn.Parameter(torch.ones(5, 3)) for _ in range(3)]
     for p in params:
         p.grad = torch.full((5, 3), 3e38)  # the square of which is not finite
@@ -193,7 +193,7 @@ def test_the_mixin_with_a_scaler(cls):
     assert not net.accelerator.optimizer_step_was_skipped
 
 
-def test_the_mixin_tells_schedulers_of_steps_that_were_not_made():
+def test_the_mixin_informs_schedulers_of_skipped_steps():
     schedule = LRScheduler(
         torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5, step_every="batch"
     )

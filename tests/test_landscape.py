@@ -1,4 +1,4 @@
-"""Loss along directions, against a linear model whose loss is known in closed form."""
+"""Loss along directions, against a linear model with a loss in closed form."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_sharpness_of_a_flat_loss_is_zero():
     assert sharpness(net, X, np.zeros_like(Y)) == 0.0
 
 
-def test_sharpness_with_frozen_weights_goes_along_the_others():
+def test_sharpness_with_frozen_weights_moves_the_others():
     def frozen_but(name):
         net = EEGRegressor(
             "FastEEGNet", module__n_chans=4, module__n_times=150, module__n_outputs=1,
@@ -114,7 +114,7 @@ def test_plain_directions_have_length_one_and_follow_the_seed():
     assert not torch.equal(one[0], other[0])
 
 
-def test_weights_and_statistics_are_put_back():
+def test_weights_and_statistics_are_restored():
     X, y = windows(), np.arange(6, dtype=np.float32)
     net = eeg_net()
     net.fit(X, y)
@@ -128,7 +128,7 @@ def test_weights_and_statistics_are_put_back():
     )
 
 
-def test_weights_are_put_back_after_an_error():
+def test_weights_are_restored_after_an_error():
     net = linear_net()
     before = state(net)
 
@@ -143,7 +143,7 @@ def test_weights_are_put_back_after_an_error():
 
 
 @pytest.mark.parametrize("as_column", [True, False])
-def test_targets_may_be_flat(as_column):
+def test_targets_may_have_no_column(as_column):
     X, y = windows(), np.arange(6, dtype=np.float32)
     net = eeg_net()
     net.fit(X, y)

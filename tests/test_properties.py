@@ -1,4 +1,4 @@
-"""Arbitrary input: an answer that holds, or an error that names the argument."""
+"""Arbitrary input gives a correct result, or an error that names the argument."""
 
 import math
 import string
@@ -31,7 +31,7 @@ from braindecode_sam.metrics import pearson_correlation
 from braindecode_sam.model_selection import SubjectSplit
 from tests.conftest import TRIED
 
-# Arbitrary numbers have any scale.
+# Numbers of any scale.
 pytestmark = pytest.mark.filterwarnings("ignore:X has a standard deviation")
 
 quick = settings(
@@ -59,7 +59,7 @@ def strided(draw, shape=shapes, dtypes=tuple(REAL + OTHER)):
 
 
 def windows_of(n):
-    """Float windows, mostly fit for use."""
+    """Float windows, most of which are valid."""
     shape = st.tuples(st.just(n), st.integers(1, 3), st.integers(1, 4))
     return strided(shape, REAL)
 
@@ -84,7 +84,7 @@ targets_of_any_kind = st.one_of(
 
 
 def answer(function, *names, error_types=(ValueError, TypeError)):
-    """The answer, or None where the input was refused by name."""
+    """Return the result, or None if the input was refused by name."""
     TRIED["inputs tried"] += 1
     try:
         return function()
@@ -108,7 +108,7 @@ def test_to_arrays(X, y, groups):
 
 
 def assert_same_content(found, X, y, groups):
-    """What arrays came out is what went in, in float32."""
+    """The arrays hold the input in float32."""
     assert found[0].dtype == np.float32
     assert len(found[0]) == len(found[1]) == len(found[2]) > 0
     np.testing.assert_array_equal(found[0], np.asarray(X).astype(np.float32))
@@ -130,7 +130,7 @@ def assert_same_content(found, X, y, groups):
 
 @quick
 @given(data=st.data(), n=st.integers(2, 6))
-def test_to_arrays_accepts_what_is_fit(data, n):
+def test_to_arrays_accepts_valid_input(data, n):
     X = data.draw(hnp.arrays("f8", (n, 2, 3), elements=st.floats(-1e3, 1e3)))
     y = data.draw(st.permutations(range(n)))
     groups = data.draw(
@@ -268,7 +268,7 @@ def test_metrics_of_anything(y_true, y_pred):
     shape=st.tuples(st.integers(2, 8), st.integers(1, 3)),
     scale=st.floats(1e-3, 1e3),
 )
-def test_metrics_hold_to_their_formulas(data, shape, scale):
+def test_metrics_match_their_formulas(data, shape, scale):
     elements = st.floats(-100, 100).map(lambda value: round(value, 3))
     y, p = (data.draw(hnp.arrays("f8", shape, elements=elements)) for _ in range(2))
     if (np.ptp(y, axis=0) == 0).any():
@@ -278,7 +278,7 @@ def test_metrics_hold_to_their_formulas(data, shape, scale):
     error = normalized_root_mean_squared_error(y, p)
     by_hand = np.sqrt(((y - p) ** 2).mean(0)) / y.std(0)
     assert error == pytest.approx(by_hand.mean())
-    # Neither units nor offsets matter, and the mean predictor scores 1.
+    # Units and offsets do not matter, and the mean predictor scores 1.
     moved = normalized_root_mean_squared_error(scale * y + 1, scale * p + 1)
     assert moved == pytest.approx(error, rel=1e-6, abs=1e-6)
     mean = np.broadcast_to(y.mean(0), y.shape)
@@ -344,7 +344,7 @@ def test_device_strings(device):
         torch.zeros(1, device=found)
 
 
-# Windows out of recordings
+# Windows of recordings
 
 
 def recording(n_seconds=6.0, stimuli=(1.0, 3.0), responses=(1.5, 3.4)):
@@ -362,7 +362,7 @@ def recording(n_seconds=6.0, stimuli=(1.0, 3.0), responses=(1.5, 3.4)):
     onsets=st.lists(st.floats(0, 9), max_size=5),
     responses=st.lists(st.floats(0, 9), max_size=5),
 )
-def test_response_times_pair_each_stimulus_with_what_follows(onsets, responses):
+def test_response_times_pair_each_stimulus_with_the_next_response(onsets, responses):
     onsets, responses = np.sort(onsets), np.sort(responses)
     times = response_times(onsets, responses)
     assert len(times) == len(onsets)

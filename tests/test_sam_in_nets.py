@@ -1,4 +1,4 @@
-"""SAM as the optimizer of real nets: promise 4, and what users of skorch do."""
+"""SAM as the optimizer of skorch nets: promise 4, and common uses."""
 
 import copy
 import itertools
@@ -37,7 +37,7 @@ def make_net(module="EEGNeX", optimizer=SAM, **options):
 
 
 def fit(net, data):
-    """Fit from one seed; return the module's state and the RNG's."""
+    """Fit from one seed. Return the states of the module and the generator."""
     torch.manual_seed(7)
     net.fit(*data[:2])
     return net.module_.state_dict(), torch.get_rng_state()
@@ -66,7 +66,7 @@ def test_4_rho_0_and_the_base_alone_are_bit_identical(module, base_name, data):
 @pytest.mark.parametrize("module", MODELS)
 @pytest.mark.parametrize("base_name", BASES)
 def test_4_at_lr_0_sam_moves_nothing_but_what_one_pass_moves(module, base_name, data):
-    """With fixed weights both see the same nets, so all buffers must agree."""
+    """With fixed weights, both use the same models, so all buffers must agree."""
     base, options = base_options(base_name, "optimizer__")
     options |= {"lr": 0.0, "optimizer__weight_decay": 0.0}
     plain = fit(make_net(module, base, **options), data)
@@ -85,13 +85,13 @@ def test_4_the_family_at_rho_0_is_the_base_alone(cls, data):
 
 
 def test_4_both_passes_draw_the_same_masks(data):
-    """At a rho too small to move float32 weights, both passes are the same."""
+    """With a rho too small to change float32 weights, both passes are the same."""
     net = make_net(optimizer__rho=1e-30, max_epochs=1)
     net.fit(*data[:2])
     assert net.optimizer_.last_loss == net.optimizer_.last_perturbed_loss
 
 
-# What users do
+# Common uses
 
 
 @pytest.mark.slow
@@ -121,7 +121,7 @@ def test_cross_validate_as_in_the_readme(data):
 
 
 @pytest.mark.parametrize("cls", FAMILY)
-def test_the_family_in_cross_validate_with_what_goes_with_it(cls, data):
+def test_the_family_in_cross_validate_with_its_options(cls, data):
     X, y, subjects = data
     one_cycle = torch.optim.lr_scheduler.OneCycleLR
     callbacks = [
@@ -176,19 +176,19 @@ def test_options_reach_optimizer_and_base(data):
     assert [g["rho"] for g in net.optimizer_.param_groups] == [0.2, 0.2]
 
 
-def test_clone_and_pickle_go_on_alike(data):
+def test_clone_and_pickle_train_the_same(data):
     net = make_net()
     fit(net, data)
     resumed = pickle.loads(pickle.dumps(clone(net)))
     assert_same(fit(net, data)[0], fit(resumed, data)[0])
 
 
-# Max-norm parametrizations cannot be pickled (section 5 of the design), so a *fitted*
-# EEGNet or EEGNeX cannot be; ShallowFBCSPNet has none.
+# Max-norm parametrizations cannot be pickled, so a *fitted* EEGNet or EEGNeX cannot be
+# pickled either. ShallowFBCSPNet has none.
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))]
 )
-def test_a_fitted_net_is_copied_and_goes_on_alike(data, copied):
+def test_a_copy_of_a_fitted_net_trains_the_same(data, copied):
     net = make_net("ShallowFBCSPNet")
     net.fit(*data[:2])
     other = copied(net)
@@ -210,7 +210,7 @@ def test_save_and_load_params_resume(data, tmp_path):
     net.save_params(**files)
     other = make_net(optimizer__interval=2)
     other.set_params(module__n_chans=4, module__n_times=500, module__n_outputs=1)
-    other.signal_args_set_ = True  # or partial_fit would build a new module
+    other.signal_args_set_ = True  # otherwise partial_fit would build a new module
     other.initialize().load_params(**files)
     for one in (net, other):
         torch.manual_seed(3)
@@ -220,7 +220,7 @@ def test_save_and_load_params_resume(data, tmp_path):
 
 
 def test_an_interrupted_fit_leaves_clean_weights(data):
-    """skorch swallows KeyboardInterrupt and calls the fit a success."""
+    """skorch catches KeyboardInterrupt, and the fit counts as a success."""
     net = make_net(optimizer__rho=50.0, max_epochs=3, lr=0.0)
     net.set_params(optimizer__weight_decay=0.0)
     calls = []
@@ -244,7 +244,9 @@ def test_an_interrupted_fit_leaves_clean_weights(data):
 @pytest.mark.parametrize("cls", FAMILY)
 @pytest.mark.parametrize("where", ["first pass", "second pass"])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_partial_fit_goes_on_after_a_fault(cls, where, error, data, tried, monkeypatch):
+def test_partial_fit_continues_after_a_fault(
+    cls, where, error, data, tried, monkeypatch
+):
     X, y = data[0], data[1][:, None]
     net = make_net("FastEEGNet", cls, max_epochs=1)
     net.fit(X, y)
@@ -260,7 +262,7 @@ def test_partial_fit_goes_on_after_a_fault(cls, where, error, data, tried, monke
     if where == "second pass" and makes_one_pass:
         pytest.skip("it need not make a second pass here")
     if error is KeyboardInterrupt:
-        net.partial_fit(X, y)  # skorch swallows it
+        net.partial_fit(X, y)  # skorch catches it
     else:
         with pytest.raises(error, match=where):
             net.partial_fit(X, y)
@@ -335,7 +337,7 @@ def test_compiled_module(data, compile_):
 
     compiled = compile_(other)
     with torch.no_grad():
-        compiled(x)  # dynamo itself counts a batch while it traces
+        compiled(x)  # dynamo counts a batch while it traces
     other.load_state_dict(plain.state_dict())
     train(plain)
     train(compiled)

@@ -1,4 +1,4 @@
-"""What a training belongs to: a net's settings and its data, as short texts."""
+"""Short texts that describe the settings and the data of a training."""
 
 from __future__ import annotations
 
@@ -20,58 +20,59 @@ from braindecode_sam.callbacks._generators import (
     set_generator_states,
 )
 
-# What may be different when a training goes on.
-_FREE = (
+# Settings that may be different when a training resumes.
+_MAY_CHANGE = (
     "callbacks", "max_epochs", "verbose", "device", "warm_start", "compile*",
     "*__num_workers", "*__pin_memory*", "*__prefetch_factor", "*__persistent_workers",
     "callbacks__*__f_*", "callbacks__*__every", "callbacks__*__sink",
     "callbacks__*__n_threads", "callbacks__print_log*", "callbacks__epoch_timer*",
 )  # fmt: skip
-SOME = 32  # windows that are looked at
-DEPTH = 8  # to which objects within objects are looked at
+N_SAMPLED = 32  # windows of which the digest is computed
+MAX_DEPTH = 8  # of objects within objects
 
 
 def settings_of(net: Any) -> dict[str, str]:
-    """Describe the parameters that a training depends on.
+    """Describe the parameters on which a training depends.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        With its callbacks initialized.
+        Net with initialized callbacks.
 
     Returns
     -------
     settings : dict of str to str
-        Parameters as ``get_params`` names them, described as by :func:`described`.
+        Parameters by their names in ``get_params``, as described by :func:`described`.
     """
     params = {
         **{f"callbacks__{name}": type(c).__name__ for name, c in net.callbacks_},
         **{
             name: value
             for name, value in net.get_params().items()
-            # A callback's own parameters are there too.
+            # The parameters of callbacks are separate items.
             if not isinstance(value, Callback) and not name.startswith("_")
         },
     }
     return {
         name: described(value)
         for name, value in params.items()
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _FREE)
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _MAY_CHANGE)
     }
 
 
 def described(value: Any) -> str:
     """Describe an object by a text that is the same in every process.
 
-    Functions are told by their names, and those that cannot be imported by their code
-    as well; objects by their class and attributes, but for learned and private ones.
+    Functions are described by their names, and also by their code if they cannot be
+    imported. Objects are described by their class and attributes, without those that
+    are learned or private.
     """
     return _described(value, ())
 
 
 def _described(value: Any, around: tuple[Any, ...]) -> str:
-    if any(value is outer for outer in around) or len(around) > DEPTH:
-        return type(value).__qualname__  # it holds itself, or much else
+    if any(value is outer for outer in around) or len(around) > MAX_DEPTH:
+        return type(value).__qualname__  # recursive or deeply nested
     inside = functools.partial(_described, around=(*around, value))
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
@@ -85,7 +86,7 @@ def _described(value: Any, around: tuple[Any, ...]) -> str:
         value = value.to_numpy()
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
-        is_narrow = value.dtype is torch.bfloat16  # which NumPy does not know
+        is_narrow = value.dtype is torch.bfloat16  # which NumPy does not have
         value = (value.float() if is_narrow else value).numpy()
     if isinstance(value, np.ndarray) and value.ndim:
         return contents_of(value)
@@ -105,10 +106,10 @@ def _described(value: Any, around: tuple[Any, ...]) -> str:
 
 
 def _function(value: Any, inside: Any) -> str:
-    told = f"{value.__module__}.{value.__qualname__}"
+    text = f"{value.__module__}.{value.__qualname__}"
     owner = getattr(value, "__self__", None)
     if owner is not None and not isinstance(owner, (type, ModuleType)):
-        told += f" of {inside(owner)}"
+        text += f" of {inside(owner)}"
     code = getattr(value, "__code__", None)
     if code is not None and (
         "<" in value.__qualname__ or value.__module__ == "__main__"
@@ -116,12 +117,12 @@ def _function(value: Any, inside: Any) -> str:
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
         digest = hashlib.blake2b(digest_size=8)
         digest.update(code.co_code + repr((_constants(code), code.co_names)).encode())
-        told += f" {digest.hexdigest()}{inside([*cells, value.__defaults__])}"
-    return told
+        text += f" {digest.hexdigest()}{inside([*cells, value.__defaults__])}"
+    return text
 
 
 def _constants(code: CodeType) -> list[str]:
-    """Constants of a function, and of those that are defined in it."""
+    """Return the constants of a function and of functions defined in it."""
     return [
         f"{c.co_code!r}{_constants(c)}" if isinstance(c, CodeType)
         else repr(sorted(map(repr, c)) if isinstance(c, frozenset) else c)
@@ -143,24 +144,24 @@ def _object(value: Any, inside: Any) -> str:
 
 
 def data_of(X: Any, y: Any) -> dict[str, str]:
-    """Describe data by their sizes and by some of their values.
+    """Describe data by their shapes and a digest of some of their values.
 
     Parameters
     ----------
     X : array-like, mne.Epochs or torch.utils.data.Dataset
-        Windows, of which some are looked at. Of datasets whose windows differ from time
-        to time, as with random transforms, only the number is told.
+        Windows, of which a sample is digested. A dataset whose windows are random, as
+        with random transforms, is described only by its number of windows.
     y : array-like or None
         Targets.
 
     Returns
     -------
     data : dict of str to str
-        A text each.
+        A text for ``X``, ``y`` and ``groups``, where present.
     """
     if hasattr(X, "get_data"):  # MNE's
         X = X.get_data(copy=False)
-    states = generator_states()  # reading must not draw for the training
+    states = generator_states()  # random transforms draw from them
     try:
         found = {"X": contents_of(X, is_whole=False)}
         if not hasattr(X, "shape") and contents_of(X, is_whole=False) != found["X"]:
@@ -170,7 +171,7 @@ def data_of(X: Any, y: Any) -> dict[str, str]:
     if hasattr(X, "groups"):
         found["groups"] = f"values {_digest(np.asarray(X.groups), 1)}"
     if y is not None:
-        found["y"] = contents_of(np.asarray(y).reshape(len(y), -1))  # as braindecode's
+        found["y"] = contents_of(np.asarray(y).reshape(len(y), -1))  # as in braindecode
     return found
 
 
@@ -180,17 +181,17 @@ def contents_of(data: Any, *, is_whole: bool = True) -> str:
     Parameters
     ----------
     data : array-like or torch.utils.data.Dataset
-        Windows first.
+        Data whose first axis are the windows.
     is_whole : bool, default=True
-        Look at all of the windows, or at some.
+        Digest all windows, or a sample of them.
 
     Returns
     -------
     contents : str
-        The same for the same values, however they lie in memory.
+        The same text for the same values, regardless of the memory layout.
     """
     shape = tuple(np.shape(data)) if hasattr(data, "shape") else (len(data),)
-    step = 1 if is_whole else max(-(-len(data) // SOME), 1)
+    step = 1 if is_whole else max(-(-len(data) // N_SAMPLED), 1)
     return f"shape {shape}, values {_digest(data, step)}"
 
 
@@ -206,17 +207,17 @@ def _digest(data: Any, step: int) -> str:
 
 
 def callbacks_given(callbacks: Any) -> list[Any]:
-    """List the callbacks that a net was given, without their names."""
+    """Return the callbacks that were passed to a net, without their names."""
     return [item[1] if isinstance(item, tuple) else item for item in callbacks or []]
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """Tell what is not as it was.
+    """Describe what has changed.
 
     Returns
     -------
     changes : dict of str to str
-        Names, and what they were and are.
+        Names, with the values before and now.
     """
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return {

@@ -1,4 +1,4 @@
-"""The states of all random number generators that a net may draw from."""
+"""States of all random number generators from which a net may draw."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 
 
 def own_generators(net: Any) -> list[tuple[Any, Any]]:
-    """Find the generators that a net's parameters keep, say in its augmentations.
+    """Find the generators within a net's parameters, for instance in augmentations.
 
-    braindecode's transforms keep NumPy's global generator or, once scikit-learn has
+    braindecode's transforms hold NumPy's global generator or, after scikit-learn has
     cloned the net, a copy of it.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        With its parameters.
+        The net whose parameters are searched.
 
     Returns
     -------
     places : list of tuple
-        Containers and keys, so that ``container[key]`` is a RandomState or a
-        torch.Generator; the same one may be in several places.
+        Containers and keys, such that ``container[key]`` is a RandomState or a
+        torch.Generator. The same generator may be in several places.
     """
     places: list[tuple[Any, Any]] = []
     _find_generators(net.get_params(deep=False), set(), places)
@@ -45,12 +45,12 @@ def _find_generators(node: Any, seen: set[int], places: list[tuple[Any, Any]]) -
 
 
 def generator_states() -> dict[str, Any]:
-    """Read torch's generators, on all devices in use, NumPy's and Python's.
+    """Return the states of torch's generators on all devices, NumPy's and Python's.
 
     Returns
     -------
     states : dict
-        Of tensors and builtins.
+        States that consist of tensors and builtins.
     """
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {
@@ -62,23 +62,23 @@ def generator_states() -> dict[str, Any]:
 
 
 def set_generator_states(states: dict[str, Any]) -> None:
-    """Set what :func:`generator_states` gave."""
+    """Restore states that :func:`generator_states` returned."""
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
-    elif torch.cuda.is_initialized():  # since then; as if initialized only now
+    elif torch.cuda.is_initialized():  # initialized since then: seed it anew
         torch.cuda.manual_seed_all(torch.initial_seed())
     set_numpy_state(np.random.mtrand._rand, states["numpy"])
     random.setstate(states["python"])
 
 
 def numpy_state(generator: Any) -> list[Any]:
-    """Give the state of a RandomState in tensors and builtins."""
+    """Return the state of a RandomState as tensors and builtins."""
     name, key, *rest = generator.get_state()
     return [name, torch.as_tensor(key.astype(np.int64)), *rest]
 
 
 def set_numpy_state(generator: np.random.RandomState, state: list[Any]) -> None:
-    """Set what :func:`numpy_state` gave."""
+    """Restore a state that :func:`numpy_state` returned."""
     name, key, *rest = state
     generator.set_state((name, key.numpy().astype(np.uint32), *rest))

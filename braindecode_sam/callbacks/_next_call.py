@@ -1,4 +1,4 @@
-"""Run something around the next call of a net's method."""
+"""Wrap the next call of a net's method."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def wrap_next_call(net: Any, name: str, wrapper: Any) -> Any:
-    """Have the next call of a net's method made by ``wrapper(net, method, ...)``.
+    """Replace the next call of a net's method by ``wrapper(net, method, ...)``.
 
-    skorch has no hook that runs when a fit raises.
+    A wrapper can clean up if a fit raises. skorch has no hook for that.
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -1,33 +1,4 @@
-r"""A callback that averages the weights of a training: SWA and EMA.
-
-With weights w, their average a, the number n of weights in it, and the statistics s of
-BatchNorm, a training from epoch `start` on is::
-
-    each epoch:
-        each batch:
-            w = step(w)                             SAM's base step included
-            ema: average(w)
-        swa: average(w)
-        keep w, s                                   validation, scores, checkpoints
-        w = a
-        s = statistics of the training windows at a
-        validate
-        w, s = kept                                 before the next epoch
-
-    average(w):
-        n = 0:  a = w
-        ema:    a = decay a + (1 - decay) w
-        swa:    a = (n a + w) / (n + 1)
-        n = n + 1
-
-Averaged weights need statistics of their own: those of w belong to other activations,
-and their average is not the statistics at the average. One pass without gradients over
-the training windows gives them. This pass leaves everything else as it is, the random
-number generators too, so that w takes the way that it takes without this callback.
-
-Izmailov, Podoprikhin, Garipov, Vetrov, Wilson: Averaging Weights Leads to Wider Optima
-and Better Generalization, UAI 2018 (Algorithm 1, without its learning rate schedule).
-"""
+"""A callback that averages the weights of a training (SWA and EMA)."""
 
 from __future__ import annotations
 
@@ -61,22 +32,22 @@ STARTS = {"ema": 0.0, "swa": 0.75}  # by kind, where `start` is None
 
 
 class WeightAveraging(Callback):
-    """Average the weights of a training, and validate and predict with the average.
+    r"""Average the weights of a training, and validate and predict with the average.
 
     From the first validation on, the net holds the averaged weights wherever it is
     used: in the validation, in the scores and checkpoints of other callbacks, and after
-    training. The training itself goes on from its own weights. Its losses, its random
+    training. The training itself continues from its own weights. Its losses, its random
     numbers and the state of the optimizer are those of a training without this
     callback.
 
     Parameters
     ----------
     kind : {"ema", "swa"}, default="ema"
-        "ema", the exponential moving average, is updated after every batch. "swa",
-        stochastic weight averaging, is the equal average of the weights after each
-        epoch.
+        "ema", the exponential moving average [2]_ [3]_, is updated after every batch.
+        "swa", stochastic weight averaging [1]_, is the equal average of the weights
+        after each epoch.
     decay : float, default=0.99
-        Share of the average that an update keeps, at least 0 and less than 1; for "ema"
+        Share of the average that an update keeps, at least 0 and less than 1, for "ema"
         only. The average reaches back over about ``1 / (1 - decay)`` batches. 0.99 fits
         trainings of some hundred batches, which are usual for EEG. With 0.999 the first
         weights would keep a share of 61 % after 500 batches.
@@ -84,7 +55,7 @@ class WeightAveraging(Callback):
         Where averaging begins. An integer is an epoch, counted from 0. A float is a
         fraction of ``net.max_epochs``, at least 0 and less than 1, and is rounded to
         whole epochs. None is 0.0 for "ema", which forgets the first weights, and 0.75
-        for "swa", which does not. Until then the net is as without this callback.
+        for "swa", which does not. Until then, the callback changes nothing.
 
     Attributes
     ----------
@@ -93,8 +64,8 @@ class WeightAveraging(Callback):
     n_averaged_ : int
         Number of weights in it: batches for "ema", epochs for "swa".
     training_ : dict of str to torch.Tensor, or None
-        While the net holds the average, the weights and BatchNorm's statistics that
-        training goes on from.
+        While the net holds the average, the weights and BatchNorm statistics from which
+        training continues.
 
     Raises
     ------
@@ -105,49 +76,83 @@ class WeightAveraging(Callback):
     Warns
     -----
     UserWarning
-        When training begins, if ``max_epochs`` does not reach `start`; when it ends, if
-        it was stopped before.
+        When training begins, if ``max_epochs`` does not reach `start`. When training
+        ends, if it was stopped before `start`.
 
     See Also
     --------
-    torch.optim.swa_utils.AveragedModel : torch's own, which copies the module.
+    torch.optim.swa_utils.AveragedModel : The class of torch, which copies the module.
 
     Notes
     -----
-    *Schedules.* SWA was proposed with a constant or cyclical learning rate from `start`
-    on. This callback leaves the learning rate alone. Callbacks that follow the
-    validation loss, such as ``EarlyStopping``, follow that of the average.
+    **Algorithm.** With weights :math:`w`, their average :math:`a`, and the number
+    :math:`n` of weights in it, the update is
 
-    *BatchNorm.* The statistics are those of the training windows as they are, without
-    augmentation, in batches of the size that the net validates with. One forward pass
-    over the training windows for each epoch computes them. The windows are in the same
-    random order each time: in the order of the data, a batch would often hold one
-    subject, whose windows vary less than all do. A last, smaller batch is left out.
-    Dropout is active, as in training. Layers that stay in evaluation mode keep their
-    statistics. Modules without BatchNorm need no pass.
+    .. math::
 
-    *Scores of training batches*, such as ``train_loss``, are of the training's own
-    weights.
+        a &\leftarrow \mathrm{decay} \cdot a + (1 - \mathrm{decay}) \, w
+            \quad \text{(EMA)} \\
+        a &\leftarrow \frac{n \, a + w}{n + 1} \quad \text{(SWA)}
 
-    *Interrupts.* If training is interrupted within an epoch, the net holds the average
-    so far. For "swa" that is the average over whole epochs. If training fails, the net
-    holds either the training's weights or the average, and never a mixture.
+    The first update sets :math:`a = w`. With BatchNorm's statistics :math:`s`, a
+    training from epoch `start` on is
 
-    *More training.* ``partial_fit``, and ``fit`` with ``warm_start=True``, go on from
-    the training's own weights, and from the average so far. If the net was given other
-    weights in between, by ``load_params`` or by ``EarlyStopping(load_best=True)``,
-    training goes on from those and averaging begins anew. So it does after
+    .. code-block:: none
+
+        each epoch:
+            each batch:
+                w = step(w)
+                if ema: update a
+            if swa: update a
+            save w, s
+            w = a
+            s = statistics of the training windows at a
+            validate, score, write checkpoints
+            restore w, s
+
+    For SWA, this is Algorithm 1 of [1]_ without its learning rate schedule.
+
+    **Schedules.** SWA was proposed with a constant or cyclical learning rate from
+    `start` on. This callback does not change the learning rate. Callbacks that monitor
+    the validation loss, such as ``EarlyStopping``, monitor that of the average.
+
+    **BatchNorm.** The running statistics at :math:`w` do not fit the averaged weights,
+    since they are of other activations. The same holds for their average. The callback
+    therefore computes new statistics in one forward pass over the training windows per
+    epoch. The pass uses windows without augmentation and the batch size of the
+    validation. It leaves everything else unchanged, including the random number
+    generators. The windows are in a fixed random order. In the order of the data, a
+    batch would often hold a single subject, whose windows vary less than those of all
+    subjects. A last, smaller batch is left out. Dropout is active, as in training.
+    Layers that stay in evaluation mode keep their statistics. Modules without BatchNorm
+    need no pass.
+
+    **Scores of training batches**, such as ``train_loss``, are those of the training's
+    own weights.
+
+    **Interrupts.** If training is interrupted within an epoch, the net holds the
+    current average. For "swa" that is the average over whole epochs. If training fails,
+    the net holds either the training's weights or the average, and never a mixture.
+
+    **More training.** ``partial_fit``, and ``fit`` with ``warm_start=True``, continue
+    from the training's own weights and from the current average. If the net was given
+    other weights in between, by ``load_params`` or ``EarlyStopping(load_best=True)``,
+    training continues from those and averaging starts again. It also starts again after
     ``set_params`` of any callback, which initializes all callbacks.
 
-    *Gradient accumulation.* Where a net steps once in several batches, `decay` counts
+    **Gradient accumulation.** If a net steps once in several batches, `decay` refers to
     the batches.
 
     References
     ----------
-    SWA: Izmailov et al., 2018, https://doi.org/10.48550/arXiv.1803.05407. EMA: Polyak
-    and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992,
-    https://doi.org/10.1137/0330046; Tarvainen and Valpola, Mean Teachers Are Better
-    Role Models, 2017, https://doi.org/10.48550/arXiv.1703.01780.
+    .. [1] P. Izmailov, D. Podoprikhin, T. Garipov, D. Vetrov, A. G. Wilson. "Averaging
+       Weights Leads to Wider Optima and Better Generalization", UAI 2018.
+       https://doi.org/10.48550/arXiv.1803.05407
+    .. [2] B. T. Polyak, A. B. Juditsky. "Acceleration of Stochastic Approximation by
+       Averaging", SIAM Journal on Control and Optimization 30(4), 1992.
+       https://doi.org/10.1137/0330046
+    .. [3] A. Tarvainen, H. Valpola. "Mean Teachers Are Better Role Models", NeurIPS
+       2017. https://doi.org/10.48550/arXiv.1703.01780
 
     Examples
     --------
@@ -155,10 +160,12 @@ class WeightAveraging(Callback):
     >>> from braindecode import EEGRegressor
     >>> from braindecode_sam import SAM
     >>> from braindecode_sam.callbacks import WeightAveraging
-    >>> X, y = np.random.randn(8, 4, 100).astype("float32"), np.arange(8, dtype="f4")
+    >>> X = np.random.randn(8, 4, 100).astype("float32")
+    >>> y = np.arange(8, dtype="float32")
     >>> net = EEGRegressor(
-    ...     "FastEEGNeX", optimizer=SAM, max_epochs=4, batch_size=4, verbose=0,
-    ...     train_split=None, callbacks=[("swa", WeightAveraging("swa", start=1))])
+    ...     "FastEEGNeX", optimizer=SAM, max_epochs=4, batch_size=4,
+    ...     verbose=0, train_split=None,
+    ...     callbacks=[("swa", WeightAveraging("swa", start=1))])
     >>> _ = net.fit(X, y)
     >>> dict(net.callbacks_)["swa"].n_averaged_
     3
@@ -171,31 +178,31 @@ class WeightAveraging(Callback):
         self.decay = decay
         self.start = start
         self.windows_ = _Windows()
-        self._begin_anew()
+        self._reset()
 
     def initialize(self) -> Self:
-        """Check the parameters and forget earlier trainings."""
+        """Check the parameters, and discard earlier averages."""
         check_choice("kind", self.kind, tuple(STARTS))
         _check_decay(self.decay)
         _check_start(self.start)
-        self._begin_anew()
+        self._reset()
         return self
 
     def on_train_begin(
         self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
     ) -> None:
-        """Come before the other callbacks."""
+        """Become the first callback."""
         _check_is_alone(net.callbacks_)
         first = self._first_epoch(net.max_epochs)
-        self.windows_.was_told = first >= len(net.history) + net.max_epochs
-        if self.windows_.was_told:
+        self.windows_.has_warned = first >= len(net.history) + net.max_epochs
+        if self.windows_.has_warned:
             warnings.warn(
                 f"Averaging begins in epoch start={self.start!r}, counted from 0, which"
-                f" is not reached with max_epochs={net.max_epochs}: no weights are"
+                f" is not reached with max_epochs={net.max_epochs}. No weights are"
                 " averaged.",
                 stacklevel=2,
             )
-        # A new list, as skorch is going through the present one.
+        # A new list, as skorch is iterating over the current one.
         net.callbacks_ = sorted(net.callbacks_, key=lambda named: named[1] is not self)
         self.windows_.dataset = None
 
@@ -206,19 +213,19 @@ class WeightAveraging(Callback):
         dataset_valid: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Go back to the training's own weights."""
+        """Restore the training's own weights."""
         if self.windows_.dataset is None:  # this is the first epoch of a training
-            self._begin_anew_if_replaced(net)
-        self._put_back_training(net)
+            self._reset_if_replaced(net)
+        self._restore_training(net)
         self.windows_.dataset = dataset_train
 
     def on_batch_begin(
         self, net: Any, batch: Any = None, training: bool | None = None, **kwargs: Any
     ) -> None:
-        """Put in the average before the first batch of the validation."""
+        """Load the average before the first batch of the validation."""
         if training:
-            # A ResumableCheckpoint sets these attributes only after on_epoch_begin.
-            self._put_back_training(net)
+            # ResumableCheckpoint restores these attributes after on_epoch_begin.
+            self._restore_training(net)
             self._add_unfrozen(net)
         elif self.windows_.dataset is not None:
             self._end_steps(net)
@@ -226,7 +233,7 @@ class WeightAveraging(Callback):
     def on_batch_end(
         self, net: Any, batch: Any = None, training: bool | None = None, **kwargs: Any
     ) -> None:
-        """Update the moving average; the optimizer has made its step."""
+        """Update the moving average, after the optimizer's step."""
         if training and self.kind == "ema" and self._has_started(net):
             self._update(net)
 
@@ -237,36 +244,36 @@ class WeightAveraging(Callback):
         dataset_valid: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Put in the average, if there was no validation."""
+        """Load the average, if there was no validation."""
         self._end_steps(net)
 
     def on_train_end(
         self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
     ) -> None:
-        """Leave the average in the net, also after an interrupt within an epoch."""
+        """Leave the average in the net, even after an interrupt within an epoch."""
         if self.windows_.dataset is not None:
-            self._put_in_average(net)
+            self._load_average(net)
             is_early = self.averaged_ is None and not self._has_started(net)
-            if is_early and not self.windows_.was_told:
+            if is_early and not self.windows_.has_warned:
                 warnings.warn(
                     f"Training ended after {len(net.history)} epochs, before averaging"
-                    f" began with start={self.start!r}: no weights are averaged.",
+                    f" began with start={self.start!r}. No weights are averaged.",
                     stacklevel=2,
                 )
         self.windows_.dataset = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # skorch looks after the devices of modules and optimizers, not of callbacks.
+        # skorch maps the devices of modules and optimizers, but not of callbacks.
         on_cpu = {"averaged_": _cpu(self.averaged_), "training_": _cpu(self.training_)}
         return {**self.__dict__, **on_cpu, "windows_": _Windows()}
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         self.averaged_: dict[str, Tensor] | None = None
         self.n_averaged_ = 0
         self.training_: dict[str, Tensor] | None = None
 
-    def _begin_anew_if_replaced(self, net: Any) -> None:
-        """Forget the average that was left in the net, if it is no longer there."""
+    def _reset_if_replaced(self, net: Any) -> None:
+        """Reset if the net no longer holds the average that was left in it."""
         if self.training_ is None or self.averaged_ is None:
             return
         params = _params(net)
@@ -275,7 +282,7 @@ class WeightAveraging(Callback):
             for name, average in self.averaged_.items()
         )
         if not is_there:
-            self._begin_anew()
+            self._reset()
 
     def _first_epoch(self, max_epochs: int) -> int:
         start = STARTS[self.kind] if self.start is None else self.start
@@ -287,11 +294,11 @@ class WeightAveraging(Callback):
         return len(net.history) - 1 >= self._first_epoch(net.max_epochs)
 
     def _end_steps(self, net: Any) -> None:
-        """Go over from an epoch's steps to what is done with the average."""
+        """Finish the steps of an epoch, and load the average."""
         if self.training_ is None and self._has_started(net):
             if self.kind == "swa":
                 self._update(net)
-            self._put_in_average(net)
+            self._load_average(net)
 
     @torch.no_grad()
     def _update(self, net: Any) -> None:
@@ -300,7 +307,7 @@ class WeightAveraging(Callback):
             if self.averaged_ is None:
                 self.averaged_ = _copies(_trainable(params))
             else:
-                # A checkpoint is read to the CPU.
+                # After a checkpoint was read, the average is on the CPU.
                 averaged = {
                     n: a.to(params[n].device) for n, a in self.averaged_.items()
                 }
@@ -314,15 +321,15 @@ class WeightAveraging(Callback):
         return get_ema_multi_avg_fn(self.decay) if is_ema else get_swa_multi_avg_fn()
 
     def _add_unfrozen(self, net: Any) -> None:
-        """Begin averages of parameters that were frozen so far, and did not change."""
+        """Begin averages of parameters that were frozen until now."""
         if self.averaged_ is not None:
             params = _trainable(_params(net))
             new = {n: p for n, p in params.items() if n not in self.averaged_}
             self.averaged_ |= _copies(new)
 
     @torch.no_grad()
-    def _put_in_average(self, net: Any) -> None:
-        """Exchange the training's weights and statistics for those of the average."""
+    def _load_average(self, net: Any) -> None:
+        """Replace the training's weights and statistics by those of the average."""
         if self.training_ is not None or self.averaged_ is None:
             return
         params, statistics = _params(net), _statistics(net)
@@ -334,36 +341,36 @@ class WeightAveraging(Callback):
                     params[name].copy_(average)
                 if statistics:
                     _estimate_statistics(net, self.windows_, sigint.call)
-            except BaseException:  # an interrupt, too, must not leave a mixture
-                self._put_back_training(net)
+            except BaseException:  # not even an interrupt may leave a mixture
+                self._restore_training(net)
                 raise
 
     @torch.no_grad()
-    def _put_back_training(self, net: Any) -> None:
+    def _restore_training(self, net: Any) -> None:
         if self.training_ is None:
             return
         tensors = _params(net) | _statistics(net)
         with DeferSigint():
             for name, value in self.training_.items():
-                # In place: optimizers hold these tensors.
+                # In place, as optimizers hold these tensors.
                 tensors[name].copy_(value)
             self.training_ = None
 
 
 class _Windows:
-    """The windows of the training that is running.
+    """The training windows of the current fit.
 
-    An object, so that a ResumableCheckpoint does not take them for a state to keep.
+    They are in an object of a class so that ResumableCheckpoint does not save them.
     """
 
     def __init__(self) -> None:
         self.dataset: Any = None
-        self.was_told = False  # that nothing will be averaged
+        self.has_warned = False  # that no weights will be averaged
 
     def inputs(self, net: Any) -> Iterator[tuple[Any]]:
         """Yield the inputs of all whole batches, without augmentation.
 
-        They are in an order that is random, but the same each time.
+        They are in a fixed random order.
         """
         dataset = self.dataset
         if not isinstance(dataset, torch.utils.data.IterableDataset):
@@ -387,14 +394,14 @@ def _check_decay(decay: Any) -> None:
 def _check_start(start: Any) -> None:
     if start is None:
         return
-    told = (
+    message = (
         "start must be an epoch, an integer >= 0, or a fraction of max_epochs, a float"
         f" >= 0 and < 1, or None; got {start!r}"
     )
     if not isinstance(start, Real) or isinstance(start, bool):
-        raise TypeError(told)
+        raise TypeError(message)
     if not (float(start) >= 0 and (float(start) < 1 or isinstance(start, Integral))):
-        raise ValueError(told)
+        raise ValueError(message)
 
 
 def _check_is_alone(callbacks: list[tuple[str, Any]]) -> None:
@@ -402,8 +409,8 @@ def _check_is_alone(callbacks: list[tuple[str, Any]]) -> None:
     if len(names) > 1:
         raise ValueError(
             f"The net has {len(names)} WeightAveraging callbacks:"
-            f" {', '.join(map(repr, names))}. Expected one, as one would take the"
-            " other's average for the weights that training goes on from."
+            f" {', '.join(map(repr, names))}. Expected one, since each would treat the"
+            " other's average as the weights of the training."
         )
 
 
@@ -413,7 +420,7 @@ def _modules(net: Any, names: list[str]) -> dict[str, torch.nn.Module]:
 
 
 def _params(net: Any) -> dict[str, Tensor]:
-    """Name the parameters of a net; one that is shared has one name."""
+    """Return the parameters of a net by name. A shared parameter has one name."""
     seen: dict[Tensor, str] = {}
     for part, module in _modules(net, [*net._modules, *net._criteria]).items():
         for name, param in module.named_parameters():
@@ -435,7 +442,7 @@ def _norm_layers(net: Any) -> dict[str, _BatchNorm]:
 
 
 def _statistics(net: Any) -> dict[str, Tensor]:
-    """Name the running statistics of a net's BatchNorm layers, and their counts."""
+    """Return the running statistics and batch counts of BatchNorm layers by name."""
     return {
         f"{place}.{name}": buffer
         for place, layer in _norm_layers(net).items()
@@ -455,14 +462,14 @@ def _cpu(tensors: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
 
 
 def _estimate_statistics(net: Any, windows: _Windows, call: Any) -> None:
-    """Set BatchNorm's statistics; `call` calls what may be interrupted."""
-    with _nothing_changed(net):
+    """Set BatchNorm's statistics. `call` runs functions that may be interrupted."""
+    with _everything_restored(net):
         inference = _Inference(net).train()
         call(lambda: update_bn(windows.inputs(net), inference))
         found = {
             place: _copies(dict(layer.named_buffers(recurse=False)))
             for place, layer in _norm_layers(net).items()
-            if layer.num_batches_tracked  # else the pass did not reach it
+            if layer.num_batches_tracked  # otherwise the pass did not reach it
         }
     for place, layer in _norm_layers(net).items():
         for name, value in found.get(place, {}).items():
@@ -470,7 +477,7 @@ def _estimate_statistics(net: Any, windows: _Windows, call: Any) -> None:
 
 
 class _Inference(torch.nn.Module):
-    """All modules of a net as one, which is called as the net calls them."""
+    """All modules of a net as one module that calls ``net.infer``."""
 
     def __init__(self, net: Any) -> None:
         super().__init__()
@@ -483,20 +490,20 @@ class _Inference(torch.nn.Module):
     def modules(self, remove_duplicate: bool = True) -> Iterator[torch.nn.Module]:
         """Yield the modules that are in training mode.
 
-        torch's update_bn would reset the statistics of a layer that stays in evaluation
-        mode, and no batch would bring them back.
+        torch's update_bn would reset the statistics of layers that stay in evaluation
+        mode, and no batch would update them again.
         """
         return (m for m in super().modules(remove_duplicate) if m.training)
 
 
 @contextlib.contextmanager
-def _nothing_changed(net: Any) -> Iterator[None]:
-    """Put back all that a pass changes, also if it fails."""
+def _everything_restored(net: Any) -> Iterator[None]:
+    """Restore everything that a pass changes, even if it fails."""
     modules = _modules(net, net._modules).values()
     modes = [(layer, layer.training) for part in modules for layer in part.modules()]
     momenta = [(layer, layer.momentum) for layer in _norm_layers(net).values()]
     buffers = [BufferCache().saved(module, set()) for module in modules]
-    # On the net, braindecode's iterators note which windows they gave last.
+    # braindecode's iterators store the indices of the last windows on the net.
     attributes = dict(vars(net))
     own = [container[key] for container, key in own_generators(net)]
     states = [generator.get_state() for generator in own]
@@ -509,7 +516,7 @@ def _nothing_changed(net: Any) -> Iterator[None]:
         for norm, momentum in momenta:
             norm.momentum = momentum
         for saved in buffers:
-            saved.put_back()
+            saved.restore()
         vars(net).update(attributes)
         for generator, state in zip(own, states, strict=True):
             generator.set_state(state)

@@ -1,4 +1,4 @@
-"""Checkpoints from which an interrupted training goes on bit for bit."""
+"""A callback that writes checkpoints from which training resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -33,40 +33,56 @@ from braindecode_sam.callbacks._next_call import wrap_next_call
 
 
 class ResumableCheckpoint(Callback):
-    """Write all that a training needs to go on, at the beginning of its epochs.
+    """Write everything that a training needs to resume bit for bit, after each epoch.
 
-    skorch's ``Checkpoint`` writes module, criterion, optimizer and history, each into a
-    file of its own. What it lacks is here: the random number generators, also those
-    that augmentations keep, and what learning rate schedulers, early stopping and other
-    callbacks have come to; and all is in one file that is written beside and then
-    renamed, so that there always is a whole one. It knows the settings and the data
-    that it belongs to.
+    skorch's ``Checkpoint`` writes module, criterion, optimizer and history to separate
+    files. This callback writes one file, atomically: a new file replaces the previous
+    one only when it is complete. The file also holds the states of the random number
+    generators, including those within augmentations, and the state of learning rate
+    schedulers, early stopping and other callbacks. It records the settings and the data
+    of the training, so that :meth:`resume` can detect changes.
 
     Parameters
     ----------
     f_checkpoint : str or path-like, default="checkpoint.pt"
-        Where to write. Nets that are cloned, as in ``cross_validate``, write to the
-        same file, so set it for each.
+        File to write. Set it for each net, since cloned nets, as in ``cross_validate``,
+        write to the same file.
     every : int, default=1
-        Write at every how many epochs; at the end of training in any case.
+        Write every `every` epochs, and always at the end of training.
+
+    See Also
+    --------
+    braindecode_sam.callbacks.SeedCallback : Make trainings reproducible.
+
+    Notes
+    -----
+    The state of a callback consists of its attributes whose names end with an
+    underscore, as scikit-learn names what is learned. They must be plain values or
+    tensors, or have a ``state_dict``.
+
+    Files are read with ``torch.load(..., weights_only=True)``.
 
     Examples
     --------
-    Run the script a second time, after it was killed, and it goes on:
+    If this script is killed and runs again, it resumes the training:
 
     >>> import os, tempfile
     >>> import numpy as np
     >>> from braindecode import EEGRegressor
     >>> from braindecode_sam import SAM
     >>> from braindecode_sam.callbacks import ResumableCheckpoint
-    >>> X, y = np.random.randn(8, 4, 100).astype("float32"), np.arange(8, dtype="f4")
+    >>> X = np.random.randn(8, 4, 100).astype("float32")
+    >>> y = np.arange(8, dtype="float32")
     >>> file = os.path.join(tempfile.mkdtemp(), "run.pt")
     >>> def script():
     ...     checkpoint = ResumableCheckpoint(file)
     ...     net = EEGRegressor(
-    ...         "FastEEGNeX", optimizer=SAM, max_epochs=2, batch_size=4, verbose=0,
-    ...         train_split=None, callbacks=[checkpoint])
-    ...     checkpoint.resume(net, X, y) if checkpoint.exists() else net.fit(X, y)
+    ...         "FastEEGNeX", optimizer=SAM, max_epochs=2, batch_size=4,
+    ...         verbose=0, train_split=None, callbacks=[checkpoint])
+    ...     if checkpoint.exists():
+    ...         checkpoint.resume(net, X, y)
+    ...     else:
+    ...         net.fit(X, y)
     ...     return len(net.history)
     >>> script(), script()
     (2, 2)
@@ -84,18 +100,18 @@ class ResumableCheckpoint(Callback):
         self.changed_ = "raise"
 
     def initialize(self) -> Self:
-        """Check the parameters; skorch calls this with the net's own initialize."""
+        """Check the parameters. skorch calls this when it initializes the net."""
         check_integer("every", self.every, 1)
         folder = Path(self.f_checkpoint).parent
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"f_checkpoint is to be written to {str(folder)!r}, which is no folder;"
-                f" got {str(self.f_checkpoint)!r}"
+                f"f_checkpoint must be in an existing folder, but {str(folder)!r} is"
+                f" none; got {str(self.f_checkpoint)!r}"
             )
         return self
 
     def exists(self) -> bool:
-        """Tell whether there is a checkpoint to resume from."""
+        """Return whether the checkpoint exists."""
         return Path(self.f_checkpoint).exists()
 
     def resume(
@@ -107,41 +123,42 @@ class ResumableCheckpoint(Callback):
         changed: str = "raise",
         **fit_params: Any,
     ) -> Any:
-        """Fit a net for the epochs that are left.
+        """Fit a net for the remaining epochs.
 
-        A training that had come to its end goes on if ``max_epochs`` is larger now; for
-        the same random numbers as in one go, put this callback before a SeedCallback,
-        which sets the generators back at the end.
+        A completed training continues if ``max_epochs`` is now larger. To draw the same
+        random numbers as in a single run, list this callback before a
+        :class:`SeedCallback`, which restores the generators at the end of training.
 
         Parameters
         ----------
         net : skorch.NeuralNet
-            With the parameters it had, and with this callback among its callbacks.
+            Net with the same parameters as before, and with this callback.
         X, y
-            What it was fitted to.
+            The training data as before.
         changed : {"raise", "ignore"}, default="raise"
-            What to do if a setting of the net, its callbacks included, or the data are
-            not what they were. "ignore" goes on with what there is now: changed options
-            of the optimizer are those of now, another optimizer, another base or other
-            parameter groups begin anew, and so does a callback that is new under its
-            name. ``max_epochs``, ``device``, ``verbose`` and the like may be different
-            in any case. Functions that can be imported are compared by name,
-            and not by code.
+            What to do if the data or a setting of the net or its callbacks have
+            changed. "ignore" continues with the current ones. Then changed options of
+            the optimizer take effect. The state of the optimizer is discarded if it,
+            its base optimizer or its parameter groups are different. The state of a
+            callback is discarded if another one has its name. ``max_epochs``,
+            ``device``, ``verbose`` and other settings that do not influence the result
+            may always change. Functions that can be imported are compared by name, not
+            by code.
         **fit_params
-            Likewise.
+            Parameters of ``fit``, as before.
 
         Returns
         -------
         net : skorch.NeuralNet
-            Bit for bit as if its training had not been interrupted.
+            The net, fitted bit for bit as if its training had not been interrupted.
 
         Raises
         ------
         FileNotFoundError
             If there is no checkpoint.
         ValueError
-            If the checkpoint is cut short, the net has other parts or does not have
-            this callback, or settings or data have changed.
+            If the checkpoint is truncated, the net has other modules or lacks this
+            callback, or settings or data have changed.
         """
         check_choice("changed", changed, ("raise", "ignore"))
         self._check_is_among(net.callbacks or [])
@@ -157,7 +174,7 @@ class ResumableCheckpoint(Callback):
     def on_train_begin(
         self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
     ) -> None:
-        """Note where the generators are, or put all where it was."""
+        """Record the states of the generators, or restore the checkpoint."""
         state = self.resumed_
         self.belongs_ = {"settings": settings_of(net), "data": data_of(X, y)}
         self.options_ = _options(net)
@@ -167,7 +184,7 @@ class ResumableCheckpoint(Callback):
             _set_parts(net, state, (*net._modules, *net._criteria))
             net.history = History(state["history"])
             _set_all_generators(net, state["began"])
-            # Schedulers begin with the groups as they are, and change them.
+            # Schedulers start from the current groups, and change them.
             self._set_optimizers(net, state)
             wrap_next_call(net, "notify", self._begin_epochs)
         self.began_ = _all_generators(net)
@@ -179,7 +196,7 @@ class ResumableCheckpoint(Callback):
         dataset_valid: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Write; here, all callbacks are done with the epoch before."""
+        """Write, now that all callbacks have completed the last epoch."""
         n_epochs = len(net.history) - 1
         state = self.resumed_
         if state is not None:
@@ -194,10 +211,10 @@ class ResumableCheckpoint(Callback):
     ) -> None:
         """Write, unless training was interrupted within an epoch."""
         n_epochs = len(net.history)
-        if self.resumed_ is not None:  # there was nothing left to do
+        if self.resumed_ is not None:  # no epochs were left
             self._set_optimizers(net, self.resumed_)
             _set_callbacks(net, self.resumed_["callbacks"])
-        # skorch's EpochTimer is the first to be done with an epoch.
+        # skorch's EpochTimer, the first callback, adds "dur" to complete epochs.
         elif n_epochs and "dur" in net.history[-1]:
             self._write(net, n_epochs, stopped=n_epochs < net.max_epochs)
 
@@ -214,18 +231,18 @@ class ResumableCheckpoint(Callback):
         _load_optimizers(net, state, self._changes(state), self.options_ or [])
 
     def _changes(self, state: dict[str, Any]) -> dict[str, str]:
-        """Compare settings and data with the checkpoint's."""
+        """Compare settings and data with those of the checkpoint."""
         now: Any = self.belongs_
         changes = {
             **differences(state["belongs"]["settings"], now["settings"]),
             **differences(state["belongs"]["data"], now["data"]),
         }
         if changes and self.changed_ == "raise":
-            told = "; ".join(f"{name} {change}" for name, change in changes.items())
+            listed = "; ".join(f"{name} {change}" for name, change in changes.items())
             raise ValueError(
-                f"{str(self.f_checkpoint)!r} is of another training: {told}. Expected"
-                " the settings and data that it was written with, or"
-                " resume(..., changed='ignore') to go on with those of now."
+                f"{str(self.f_checkpoint)!r} is of another training: {listed}. Expected"
+                " the settings and data with which it was written, or"
+                " resume(..., changed='ignore') to continue with the current ones."
             )
         return changes
 
@@ -249,33 +266,33 @@ class ResumableCheckpoint(Callback):
     def _check_is_among(self, callbacks: list[Any]) -> None:
         if not any(callback is self for callback in callbacks_given(callbacks)):
             raise ValueError(
-                "net.callbacks does not hold this ResumableCheckpoint; expected"
+                "net.callbacks does not contain this ResumableCheckpoint; expected"
                 f" callbacks=[checkpoint, ...], got {callbacks!r}"
             )
 
 
 def write_checkpoint(state: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write beside, then rename, so that a whole file is there at any time."""
+    """Write a file atomically: to a temporary file, which is then renamed."""
     path = Path(path)
-    beside = path.with_name(path.name + ".part")
+    partial = path.with_name(path.name + ".part")
     try:
-        with open(beside, "wb") as file:
+        with open(partial, "wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(partial, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what :func:`write_checkpoint` wrote.
+    """Read a file that :func:`write_checkpoint` wrote.
 
     Raises
     ------
     ValueError
-        If the file is cut short or no such file at all.
+        If the file is truncated, or is not a checkpoint.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -283,18 +300,18 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"{str(path)!r} is not a whole checkpoint: was it cut short while it was"
-            " copied? Expected a file written by ResumableCheckpoint."
+            f"{str(path)!r} is not a complete checkpoint. It may have been truncated"
+            " while it was copied. Expected a file written by ResumableCheckpoint."
         ) from error
     if not (isinstance(state, dict) and "belongs" in state):
         raise ValueError(
-            f"{str(path)!r} was written by something else, or by an older version;"
+            f"{str(path)!r} was written by other software or by an older version;"
             " expected a file written by this version's ResumableCheckpoint"
         )
     return state
 
 
-NO_OPTIONS = {"n_steps", "initial_lr"}  # of a parameter group: they are counted
+NO_OPTIONS = {"n_steps", "initial_lr"}  # entries of a group that users do not set
 
 
 def _part_names(net: Any) -> list[str]:
@@ -302,7 +319,7 @@ def _part_names(net: Any) -> list[str]:
 
 
 def _options(net: Any) -> list[dict[str, Any]]:
-    """Give the plain options of the optimizer's parameter groups."""
+    """Return the plain options of the optimizer's parameter groups."""
     return [
         {k: _plain(v) for k, v in group.items() if k != "params" and _is_plain(v)}
         for group in net.optimizer_.param_groups
@@ -313,8 +330,8 @@ def _check_parts(net: Any, state: dict[str, Any]) -> None:
     names = _part_names(net)
     if names != list(state["parts"]):
         raise ValueError(
-            f"The checkpoint is of a net with {list(state['parts'])}, this one has"
-            f" {names}; expected the net that wrote it."
+            f"The checkpoint is of a net with {list(state['parts'])}, but this net has"
+            f" {names}; expected the same parts."
         )
 
 
@@ -324,7 +341,7 @@ def _set_parts(net: Any, state: dict[str, Any], names: Iterable[str]) -> None:
             getattr(net, name).load_state_dict(state["parts"][name])
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(
-                f"The checkpoint's {name} does not fit this net's: {error}"
+                f"The checkpoint's {name} does not fit that of this net: {error}"
             ) from error
 
 
@@ -340,7 +357,7 @@ def _load_optimizers(
         or "optimizer__base_optimizer" in changes
         or len(before) != len(options)
     ):
-        return  # it begins anew
+        return  # the new optimizer starts without a state
     _set_parts(net, state, net._optimizers)
     if any(n == "lr" or n.startswith("optimizer__") for n in changes):
         groups = zip(net.optimizer_.param_groups, before, options, strict=True)
@@ -350,8 +367,8 @@ def _load_optimizers(
                     group[option] = now[option]
 
 
-# What callbacks have come to: attributes with a trailing underscore, as scikit-learn
-# names what is learned.
+# States of callbacks: attributes with a trailing underscore, as scikit-learn names what
+# is learned.
 
 
 def _fitted(callback: Any) -> dict[str, Any]:
@@ -369,7 +386,7 @@ def _set_callbacks(net: Any, states: dict[str, dict[str, Any]]) -> None:
     for name, callback in net.callbacks_:
         fitted = dict(states.get(name, {}))
         if fitted.pop("class", None) != type(callback).__name__:
-            continue  # it is new, and begins anew
+            continue  # a new callback starts without a state
         for attribute, state in fitted.items():
             if "state_dict" in state:
                 getattr(callback, attribute).load_state_dict(state["state_dict"])
@@ -386,7 +403,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Turn NumPy's scalars into Python's, and leave out of dicts what is not plain."""
+    """Convert NumPy's scalars to Python's, and drop dict items that are not plain."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items() if _is_plain(item)}
     if isinstance(value, (list, tuple)):
@@ -394,7 +411,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-# Random numbers: the global generators, and those that parts of a net keep.
+# Random numbers: the global generators, and those within a net's parameters.
 
 
 def _all_generators(net: Any) -> dict[str, Any]:
@@ -407,7 +424,7 @@ def _all_generators(net: Any) -> dict[str, Any]:
 
 def _set_all_generators(net: Any, states: dict[str, Any]) -> None:
     own = _own(net)
-    if len(own) == len(states["own"]):  # else the augmentation is another one
+    if len(own) == len(states["own"]):  # otherwise the augmentation is another one
         for generator, state in zip(own, states["own"], strict=True):
             if isinstance(generator, np.random.RandomState):
                 set_numpy_state(generator, state)

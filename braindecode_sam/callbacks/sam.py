@@ -1,4 +1,4 @@
-"""A skorch callback that schedules SAM's radius and records what SAM measures."""
+"""A callback that schedules SAM's radius and records the sharpness."""
 
 from __future__ import annotations
 
@@ -37,56 +37,90 @@ RECORDED = ("sharpness", "rho", "grad_norm")
 
 
 class SAMCallback(Callback):
-    """Schedule rho by epoch, choose what is perturbed, and record the sharpness.
+    r"""Schedule rho by epoch, choose what is perturbed, and record the sharpness.
 
-    Writes for every training batch, and averaged for every epoch so that
-    ``PrintLog`` shows them: ``sharpness``, the loss at w + epsilon minus the loss at
-    w; ``rho``; and ``grad_norm``, the norm that scaled epsilon. The first and the
-    last are nan in a batch whose step was not perturbed.
+    The callback writes three quantities to the history, for every training batch and
+    as an average for every epoch, where ``PrintLog`` shows them. ``sharpness`` is the
+    loss at w + epsilon minus the loss at w. ``rho`` is the radius. ``grad_norm`` is the
+    norm that scaled epsilon. ``sharpness`` and ``grad_norm`` are nan in batches whose
+    step was not perturbed.
 
     Parameters
     ----------
     rho : float, callable or None, default=None
-        Radius in the first epoch from `start_epoch` on; None takes the optimizer's
-        own. A callable gets the epoch, counted from 0, and returns the radius. It
-        is set in all parameter groups.
+        Radius from `start_epoch` on, or at the beginning of a schedule. None takes the
+        optimizer's own. A callable gets the epoch, counted from 0, and returns the
+        radius. The radius is set in all parameter groups.
     schedule : {"constant", "linear", "cosine"}, default="constant"
-        How rho gets from `rho` to `final_rho` in the last of ``net.max_epochs``.
+        How the radius changes from `rho` to `final_rho`, which it reaches in the last
+        of ``net.max_epochs``.
     final_rho : float, default=0.0
-        Radius at the end of a "linear" or "cosine" schedule.
+        Radius in the last epoch of a "linear" or "cosine" schedule.
     start_epoch : int, default=0
-        Before this epoch rho is 0 and a step costs one pass: late-phase SAM.
+        First epoch with a perturbation. Before it, rho is 0 and a step takes one pass
+        (late-phase SAM [1]_).
     perturb : {"all", "norm"} or None, default=None
-        Perturb all parameters, or those of normalization layers only (SAM-ON). None
-        leaves the optimizer as it is: all, or what its ``perturb_only`` was given.
+        "all" perturbs all parameters. "norm" perturbs only those of normalization
+        layers (SAM-ON [2]_). None leaves the choice to the optimizer, which perturbs
+        all parameters unless its ``perturb_only`` was called.
 
     Raises
     ------
     TypeError
-        When training starts, if the net's optimizer is not a SAM or `rho` is
-        neither a number nor a callable.
+        When training starts, if the net's optimizer is not a SAM, or `rho` is neither a
+        number nor a callable.
     ValueError
-        When training starts, if an option is unknown or out of its range, if there
-        are no normalization layers to perturb, if the parameter groups' own radii
-        differ and a schedule would level them, or if a pattern of
+        When training starts, if an option is unknown or out of its range, if there are
+        no normalization layers to perturb, if the parameter groups have different
+        radii that a schedule would overwrite, or if a pattern of
         ``optimizer__param_groups`` matches no parameter.
+
+    See Also
+    --------
+    braindecode_sam.SAM : The optimizer.
+    braindecode_sam.visualization.plot_history : Plot the recorded quantities.
+    braindecode_sam.landscape.sharpness : Sharpness of a fitted net on all windows.
+
+    Notes
+    -----
+    **Schedules.** In epoch :math:`t`, counted from 0, of `max_epochs` :math:`T`, the
+    progress is :math:`p = (t - t_0) / (T - 1 - t_0)`, where :math:`t_0` is
+    `start_epoch`. A "linear" schedule sets the radius to
+
+    .. math:: \rho_t = \rho + (\rho_\mathrm{final} - \rho) \, p
+
+    and a "cosine" schedule to
+
+    .. math::
+
+        \rho_t = \rho_\mathrm{final}
+            + \frac{\rho - \rho_\mathrm{final}}{2} \left(1 + \cos(\pi p)\right)
+
+    After epoch :math:`T - 1`, as in ``partial_fit``, the radius stays at
+    :math:`\rho_\mathrm{final}`.
 
     References
     ----------
-    Late phase: Zhou et al., Sharpness-Aware Minimization Efficiently Selects Flatter
-    Minima Late in Training, 2024. Normalization layers: Mueller et al., Normalization
-    Layers Are All That Sharpness-Aware Minimization Needs, NeurIPS 2023.
+    .. [1] Z. Zhou, M. Wang, Y. Mao, B. Li, J. Yan. "Sharpness-Aware Minimization
+       Efficiently Selects Flatter Minima Late in Training", ICLR 2025.
+       https://doi.org/10.48550/arXiv.2410.10373
+    .. [2] M. Mueller, T. Vlaar, D. Rolnick, M. Hein. "Normalization Layers Are All That
+       Sharpness-Aware Minimization Needs", NeurIPS 2023.
+       https://doi.org/10.48550/arXiv.2306.04226
 
     Examples
     --------
     >>> from braindecode import EEGRegressor
     >>> from braindecode_sam import SAM, SAMCallback
+    >>> callback = SAMCallback(schedule="cosine", start_epoch=10)
     >>> net = EEGRegressor(
-    ...     "EEGNeX", optimizer=SAM, optimizer__rho=0.05, max_epochs=30,
-    ...     callbacks=[("sam", SAMCallback(schedule="cosine", start_epoch=10))],
-    ... )
-    >>> net.set_params(callbacks__sam__perturb="norm").get_params()[
-    ...     "callbacks__sam__perturb"]
+    ...     "EEGNeX", optimizer=SAM, optimizer__rho=0.05,
+    ...     max_epochs=30, callbacks=[("sam", callback)])
+
+    Its parameters can be searched over by their names in the net:
+
+    >>> net = net.set_params(callbacks__sam__perturb="norm")
+    >>> net.get_params()["callbacks__sam__perturb"]
     'norm'
     """
 
@@ -108,7 +142,7 @@ class SAMCallback(Callback):
     def on_train_begin(
         self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
     ) -> None:
-        """Check the options, and tell the optimizer what to perturb."""
+        """Check the options, and choose what the optimizer perturbs."""
         self._check_options()
         optimizer = _sam_of(net)
         _check_patterns(net)
@@ -135,7 +169,7 @@ class SAMCallback(Callback):
     def on_batch_end(
         self, net: Any, batch: Any = None, training: bool | None = None, **kwargs: Any
     ) -> None:
-        """Record what the step measured."""
+        """Record sharpness, rho and gradient norm of the step."""
         if training:
             _warn_of_a_missing_column(net, batch, kwargs.get("y_pred"))
             for name, value in zip(RECORDED, _measured(_sam_of(net)), strict=True):
@@ -148,11 +182,11 @@ class SAMCallback(Callback):
         dataset_valid: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Average over the batches, weighted by their sizes as skorch's losses are."""
+        """Average over the batches, weighted by their sizes as in skorch's losses."""
         batches = [b for b in net.history[-1]["batches"] if RECORDED[0] in b]
         if not batches:
             warnings.warn(
-                f"No batch was trained on in epoch {len(net.history)}: there are fewer"
+                f"No batch was trained on in epoch {len(net.history)}. There are fewer"
                 f" windows than batch_size={net.batch_size}, and the last, smaller"
                 " batch is dropped (iterator_train__drop_last=True).",
                 stacklevel=2,
@@ -186,18 +220,18 @@ class SAMCallback(Callback):
             check_non_negative("rho", self.rho, "a number >= 0, a callable or None")
         if callable(self.rho) and self.schedule != "constant":
             raise ValueError(
-                "a callable rho already defines the schedule; schedule must be left at"
-                f" 'constant', got {self.schedule!r}"
+                "a callable rho already defines the schedule; schedule must be"
+                f" 'constant' then, got {self.schedule!r}"
             )
 
 
 def _sam_of(net: Any) -> SAM:
-    optimizer = getattr(net.optimizer_, "optimizer", net.optimizer_)  # accelerate's
+    optimizer = getattr(net.optimizer_, "optimizer", net.optimizer_)  # of accelerate
     if not isinstance(optimizer, SAM):
         name = type(optimizer).__name__
         raise TypeError(
-            f"SAMCallback needs a net whose optimizer is a SAM, this one's is {name}."
-            f" Pass optimizer=SAM and, to keep {name} as the base,"
+            f"SAMCallback needs a net whose optimizer is a SAM, got {name}."
+            f" Pass optimizer=SAM and, to keep {name} as the base optimizer,"
             f" optimizer__base_optimizer={name}."
         )
     return optimizer
@@ -205,26 +239,27 @@ def _sam_of(net: Any) -> SAM:
 
 def _warn_of_a_missing_column(net: Any, batch: Any, y_pred: Any) -> None:
     is_first = len(net.history) == len(net.history[-1]["batches"]) == 1
-    is_compared_so = type(net).get_loss is NeuralNetRegressor.get_loss
-    if is_first and is_compared_so and is_missing_a_column(y_pred, batch[1]):
+    is_broadcast = type(net).get_loss is NeuralNetRegressor.get_loss
+    if is_first and is_broadcast and is_missing_a_column(y_pred, batch[1]):
         warnings.warn(
             f"The targets of a batch have the shape {tuple(batch[1].shape)}, its"
-            f" predictions {tuple(y_pred.shape)}: the loss compares each target with"
-            " every prediction. Give the targets a column, y[:, None].",
+            f" predictions {tuple(y_pred.shape)}. The loss broadcasts them and compares"
+            " each target with every prediction. Pass targets with a column,"
+            " y[:, None].",
             stacklevel=2,
         )
 
 
 def _check_patterns(net: Any) -> None:
-    """Refuse patterns that skorch would leave out without a word."""
+    """Raise if a pattern matches no parameter. skorch would ignore it silently."""
     names = [name for name, _ in net.get_all_learnable_params()]
     for pattern, options in net.get_params_for("optimizer").get("param_groups") or []:
         if not fnmatch.filter(names, pattern):
             raise ValueError(
-                f"optimizer__param_groups has {pattern!r} for {options!r}, which"
-                f" matches none of {len(names)} parameters; expected patterns of names"
-                f" such as {names[0]!r}. A weight with a parametrization, say a"
-                " max-norm, is called '*.parametrizations.weight.original'."
+                f"optimizer__param_groups has the pattern {pattern!r} for {options!r},"
+                f" which matches none of {len(names)} parameters; expected patterns of"
+                f" names such as {names[0]!r}. A weight with a parametrization, for"
+                " instance a max-norm, is named '*.parametrizations.weight.original'."
             )
 
 
@@ -232,9 +267,10 @@ def _check_equal_radii(optimizer: SAM) -> None:
     radii = [group["rho"] for group in optimizer.param_groups]
     if len(set(radii)) > 1:
         raise ValueError(
-            f"SAMCallback sets one rho for all parameter groups, but theirs differ:"
-            f" {radii}. Leave rho=None, schedule='constant' and start_epoch=0 to keep"
-            " them, or give all groups the same rho."
+            "SAMCallback sets one rho for all parameter groups, but the groups have"
+            f" different ones: {radii}. To keep them, leave rho=None,"
+            " schedule='constant' and start_epoch=0. Otherwise give all groups the same"
+            " rho."
         )
 
 
@@ -251,7 +287,7 @@ def _norm_parameters(net: Any) -> list[torch.nn.Parameter]:
     if not params:
         raise ValueError(
             "perturb='norm' perturbs normalization layers, but the net has none with"
-            " parameters. Use perturb='all'."
+            " parameters; expected perturb='all'"
         )
     return params
 

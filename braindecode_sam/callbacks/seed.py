@@ -1,4 +1,4 @@
-"""A ``random_state`` for nets, which have none."""
+"""A callback that gives skorch nets a random_state."""
 
 from __future__ import annotations
 
@@ -26,45 +26,46 @@ from braindecode_sam.callbacks._next_call import wrap_next_call
 class SeedCallback(Callback):
     """Seed weight initialization, shuffling, augmentation and dropout.
 
-    A net with this callback draws from random number generators of its own: torch's,
-    NumPy's global one and Python's are seeded while ``fit`` builds the module and the
-    criterion and while it trains, and put back to their previous state in between and
-    afterwards, also if something raises. Every ``fit`` of the net and of its clones
-    draws the same numbers. With a fixed number of threads, ``cross_validate`` returns
-    the same scores to the last bit in one process, in joblib's workers and on a
-    cluster.
+    The callback seeds torch's, NumPy's and Python's global random number generators
+    while ``fit`` builds the module and the criterion, and while it trains. In between
+    and afterwards, it restores their previous states, even if an error is raised. Every
+    ``fit`` of the net and of its clones draws the same numbers. With a fixed number of
+    threads, ``cross_validate`` returns the same scores, bit for bit, in one process, in
+    joblib's workers and on a cluster.
 
     Parameters
     ----------
     random_state : int, default=0
         Seed, at most 2**32 - 1.
     n_threads : int or None, default=None
-        Number of threads that torch computes with while the net is built, trained and
-        used for predictions. Sums over threads depend on it in the last bits. None
-        leaves it as it is.
+        Number of threads that torch uses while the net is built, trained and used for
+        predictions. Rounding errors of sums depend on it. None leaves it unchanged.
 
     Raises
     ------
     TypeError, ValueError
-        When the net is initialized, if one of these is not such a number.
+        When the net is initialized, if a parameter is out of its range.
+
+    See Also
+    --------
+    braindecode_sam.callbacks.ResumableCheckpoint : Save and restore generators.
 
     Notes
     -----
     ``partial_fit`` and ``set_params`` on an initialized net do not seed. Generators
     that the net's augmentations hold are replaced by seeded ones when training begins.
     With joblib's threading backend, nets that train at the same time share the
-    generators, and nothing can be promised.
+    generators, so that results are not reproducible.
 
     Examples
     --------
     >>> from braindecode import EEGRegressor
     >>> from braindecode_sam import SAM
     >>> from braindecode_sam.callbacks import SeedCallback
-    >>> net = EEGRegressor(
-    ...     "EEGNeX", optimizer=SAM, callbacks=[("seed", SeedCallback(0, n_threads=1))]
-    ... )
-    >>> net.set_params(callbacks__seed__random_state=1).get_params()[
-    ...     "callbacks__seed__random_state"]
+    >>> seed = SeedCallback(0, n_threads=1)
+    >>> net = EEGRegressor("EEGNeX", optimizer=SAM, callbacks=[("seed", seed)])
+    >>> net = net.set_params(callbacks__seed__random_state=1)
+    >>> net.get_params()["callbacks__seed__random_state"]
     1
     """
 
@@ -74,7 +75,7 @@ class SeedCallback(Callback):
         self.stream_: _Stream | None = None
 
     def initialize(self) -> Self:
-        """Arrange that the net that is being initialized is seeded."""
+        """Check the parameters, and seed the net that is being initialized."""
         check_integer("random_state", self.random_state, 0, 2**32 - 1)
         if self.n_threads is not None:
             check_integer("n_threads", self.n_threads, 1)
@@ -90,12 +91,12 @@ class SeedCallback(Callback):
         self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
     ) -> None:
         """Seed the generators that the net's augmentations and loaders hold."""
-        if self.stream_ is not None:  # else this is a partial_fit
+        if self.stream_ is not None:  # otherwise this is a partial_fit
             places = own_generators(net)
             sequence = np.random.SeedSequence(self.random_state)
             seeds = map(int, sequence.generate_state(len(places)))
             for (container, key), seed in zip(places, seeds, strict=True):
-                # Not in place: it may be NumPy's global one, or shared.
+                # Not in place, as it may be NumPy's global one or shared.
                 is_numpy = isinstance(container[key], np.random.RandomState)
                 kind = np.random.RandomState if is_numpy else _torch_generator
                 container[key] = kind(seed)
@@ -104,13 +105,13 @@ class SeedCallback(Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "stream_": None}
 
-    # What skorch calls next, inside of the contexts that it needs.
+    # Wrappers of the methods that skorch calls next.
 
     def _build_module(
         self, net: Any, method: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> None:
-        # Last of the callbacks: on_train_begin wraps what is called right after it, and
-        # the others' on_train_end still find the net's own generators.
+        # Make it the last callback. Its on_train_begin wraps the method that is called
+        # right after it, and on_train_end of the others finds the seeded generators.
         net.callbacks_.sort(key=lambda named: named[1] is self)
         self._seeded(net, method, *args, **kwargs)
         if self.n_threads is not None:
@@ -136,10 +137,10 @@ class SeedCallback(Callback):
                 stack.enter_context(self.stream_)
                 self.stream_ = None
             result = method(*args, **kwargs)
-            until_the_end = stack.pop_all()
+            until_train_end = stack.pop_all()
 
         def end(net: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            with until_the_end:
+            with until_train_end:
                 return method(*args, **kwargs)
 
         wrap_next_call(net, "notify", end)  # of on_train_end
@@ -147,7 +148,7 @@ class SeedCallback(Callback):
 
 
 class _Stream:
-    """States of all generators that are entered and left, from a seed on."""
+    """Context in which all generators continue from a seed."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -205,7 +206,7 @@ def _torch_generator(seed: int) -> torch.Generator:
 def _net_being_initialized() -> Any:
     """Find the net whose ``initialize`` is running.
 
-    skorch initializes callbacks before modules, and does not tell them of which net.
+    skorch initializes callbacks before modules, without a reference to the net.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None:

@@ -1,4 +1,4 @@
-"""Keep the weights of every epoch, to look at them after training."""
+"""A callback that keeps the weights of every epoch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from skorch.callbacks import Callback
 class WeightSnapshots(Callback):
     """Keep a copy of the weights and buffers after each epoch.
 
-    A score of the test fold after each epoch must not steer the training. This callback
-    never sees the test fold: it keeps what the net would predict with, and
-    :meth:`predict_by_epoch` asks later. List it before callbacks that stop the
-    training, such as ``EarlyStopping``: those after them do not see the last epoch.
+    Scores of the test fold after each epoch must not influence the training. This
+    callback does not use the test fold. It keeps the weights of each epoch, with which
+    :meth:`predict_by_epoch` predicts after training. List it before callbacks that stop
+    the training, such as ``EarlyStopping``, since later callbacks do not see the last
+    epoch.
 
     Attributes
     ----------
     weights_ : list of dict
         For each epoch, the ``state_dict`` of each module by its name, on the CPU.
+
+    See Also
+    --------
+    braindecode_sam.visualization.plot_score_by_epoch : Plot scores by epoch.
 
     Examples
     --------
@@ -39,7 +44,7 @@ class WeightSnapshots(Callback):
     """
 
     def initialize(self) -> Self:
-        """Forget earlier trainings."""
+        """Discard the weights of earlier trainings."""
         self.weights_: list[dict[str, Any]] = []
         return self
 
@@ -59,17 +64,17 @@ class WeightSnapshots(Callback):
         Parameters
         ----------
         net : skorch.NeuralNet
-            The fitted net. It has its own weights again between the epochs.
+            The fitted net. Its final weights are restored after each prediction.
         predict : callable
-            Called with `X`: ``net.predict``, or a method of a pipeline or
-            meta-estimator around the net.
+            Called with `X`. It is ``net.predict``, or a method of a pipeline or
+            meta-estimator that contains the net.
         X : array-like of shape (n_windows, n_chans, n_times)
             EEG.
 
         Yields
         ------
         y_pred : ndarray
-            What `predict` returned, for the first epoch, the second, and so on.
+            Result of `predict` with the weights of each epoch, in order.
         """
         for weights in self.weights_:
             final = _weights(net)

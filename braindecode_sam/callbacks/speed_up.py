@@ -1,4 +1,4 @@
-"""A callback that speeds up a net's module."""
+"""A callback that applies speed_up to a net's module."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from braindecode_sam.models.speed_up import WaitingConv2d
 
 
 class SpeedUp(Callback):
-    """Speed up a net's module when training begins.
+    """Apply speed_up to a net's module when training begins.
 
-    For nets that build their modules by name. Weights, optimizer and history are not
-    touched, and a net that is only initialized predicts with the stock layers: the
-    same numbers, up to rounding.
+    This is for nets that build their module by name. Weights, optimizer and history
+    stay the same. A net that is only initialized predicts with the original layers,
+    which give the same numbers up to rounding.
 
     Parameters
     ----------
     verbose : bool, default=False
-        Print what got faster, as :func:`braindecode_sam.speed_up` does.
+        Print which layers run faster, as :func:`braindecode_sam.speed_up` does.
 
     See Also
     --------
-    braindecode_sam.speed_up : What it calls.
-    braindecode_sam.unspeed : Takes it back.
+    braindecode_sam.speed_up : The function that it calls.
+    braindecode_sam.unspeed : Restore the original layers.
 
     Examples
     --------
@@ -36,7 +36,8 @@ class SpeedUp(Callback):
     ...     "CTNet", callbacks=[SpeedUp()], max_epochs=1, batch_size=4, verbose=0,
     ...     train_split=None, module__sfreq=100, classes=[0, 1])
     >>> X = np.random.default_rng(0).normal(size=(8, 4, 200)).astype("float32")
-    >>> type(net.fit(X, np.tile([0, 1], 4)).module_.cnn.eegnet_module[0]).__name__
+    >>> net = net.fit(X, np.tile([0, 1], 4))
+    >>> type(net.module_.cnn.eegnet_module[0]).__name__
     'WaitingConv2d'
     """
 
@@ -46,7 +47,7 @@ class SpeedUp(Callback):
     def on_train_begin(
         self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
     ) -> None:
-        """Speed up all modules of the net that are not sped up already."""
+        """Speed up the modules of the net, unless they already are."""
         for name in net._modules:
             module = getattr(net, name + "_")
             if not any(isinstance(layer, WaitingConv2d) for layer in module.modules()):

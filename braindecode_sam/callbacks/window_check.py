@@ -1,4 +1,4 @@
-"""A callback that checks the data before a net trains on them."""
+"""A callback that checks the training data."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ from braindecode_sam.checks import (
     check_windows,
 )
 
-SOME = 16  # windows of a dataset, to look at their scale
+N_SCALED = 16  # windows of a dataset whose scale is checked
 
 
 class WindowCheck(Callback):
-    """Check the data that a net is given, before it trains on them.
+    """Check the data before a net trains on them.
 
-    Runs :func:`check_windows`, and holds the windows to the module's ``n_chans``,
-    ``n_times`` and ``n_outputs`` where the net's parameters set them; of a classifier,
-    ``n_outputs`` is held to the number of classes, and its labels may be text. Warns of
-    windows whose unit is probably not microvolts. For datasets every window is read
-    once.
+    The callback runs :func:`~braindecode_sam.checks.check_windows`. If the net's
+    parameters set the module's ``n_chans``, ``n_times`` and ``n_outputs``, it compares
+    them with the data. For a classifier, ``n_outputs`` is compared with the number of
+    classes, and labels may be strings. It warns if the unit of the windows is probably
+    not microvolts. Every window of a dataset is read once.
+
+    See Also
+    --------
+    braindecode_sam.checks.check_windows : Check windows without a net.
 
     Examples
     --------
@@ -48,12 +52,12 @@ class WindowCheck(Callback):
         Raises
         ------
         ValueError
-            If they are not fit to be trained on, or contradict the module.
+            If the net cannot be trained on the data, or they do not match the module.
         """
         if isinstance(X, (torch.utils.data.Dataset, SliceDataset)):
             X, y = _read_dataset(X, y)
         else:
-            # As braindecode's nets take them.
+            # braindecode's nets convert MNE's epochs in the same way.
             X = X.get_data(units="uV") if isinstance(X, mne.BaseEpochs) else X
             check_windows(X)
             check_same_length(X=X, y=y)
@@ -78,21 +82,21 @@ class WindowCheck(Callback):
         Raises
         ------
         ValueError
-            If there are fewer windows than in a batch, and such a batch is dropped.
+            If there are fewer windows than in a batch, and smaller batches are dropped.
         """
         loader = net.get_iterator(dataset_train, training=True)
         loader = getattr(loader, "loader", loader)
         if getattr(loader, "drop_last", False) and len(loader) == 0:
             raise ValueError(
                 f"The net trains on {len(dataset_train)} windows, fewer than"
-                f" batch_size={net.batch_size}, and drops the last, smaller batch:"
-                " nothing would be trained. Pass a smaller batch_size, or"
+                f" batch_size={net.batch_size}, and drops the last, smaller batch, so"
+                " that no batch is left. Pass a smaller batch_size, or"
                 " iterator_train__drop_last=False."
             )
 
 
 def _check_labels(net: Any, y: Any) -> None:
-    """Check that labels are known, and that there are several."""
+    """Check that no label is missing, and that there are at least two classes."""
     labels = np.asarray(y)
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         wrong = np.argwhere(~np.isfinite(labels))[0]
@@ -103,12 +107,12 @@ def _check_labels(net: Any, y: Any) -> None:
     if len(found) < 2 and _fixed_classes(net) is None:
         raise ValueError(
             f"y is constant ({found.tolist()} in all {len(labels)} windows); expected"
-            " labels of two classes or more, or classes=[...] with all labels"
+            " labels of at least two classes, or classes=[...] with all labels"
         )
 
 
 def _fixed_classes(net: Any) -> Any:
-    """Labels that a net knows before it looks at y; None where there are none."""
+    """Labels that a net has before it sees y, or None."""
     if isinstance(net, NeuralNetBinaryClassifier):
         return None
     if type(net).classes_ is not NeuralNetClassifier.classes_:
@@ -117,7 +121,7 @@ def _fixed_classes(net: Any) -> Any:
 
 
 def _check_against_module(net: Any, X_shape: tuple[int, ...], y: Any) -> None:
-    """Compare the data with the module's parameters, as far as those are set."""
+    """Compare the data with those parameters of the module that are set."""
     given = net.get_params_for("module")
     found = {"n_chans": X_shape[1], "n_times": X_shape[2]}
     found["n_outputs"] = _n_outputs(net, y, given.get("n_outputs"))
@@ -127,17 +131,17 @@ def _check_against_module(net: Any, X_shape: tuple[int, ...], y: Any) -> None:
             raise ValueError(
                 f"The data have {name}={value}, but the net is configured for"
                 f" module__{name}={expected} (X has the shape {tuple(X_shape)}, y"
-                f" {np.shape(y)}). Give it such data or pass module__{name}={value}."
+                f" {np.shape(y)}). Pass other data or module__{name}={value}."
             )
 
 
 def _n_outputs(net: Any, y: Any, expected: int | None) -> int:
-    """Count the outputs that the targets need."""
+    """Return the number of outputs that the targets need."""
     if isinstance(net, NeuralNetClassifier):
         classes = _fixed_classes(net)
         if classes is not None:
             return len(classes)
-        # A stock classifier's targets are places, of which the data may lack some.
+        # The targets of skorch's classifiers are indices, and some may be absent.
         return max(len(np.unique(y)), expected or 0)
     shape = np.shape(y)
     return shape[1] if len(shape) > 1 else 1
@@ -146,16 +150,16 @@ def _n_outputs(net: Any, y: Any, expected: int | None) -> int:
 def _check_column(net: NeuralNetRegressor, y_shape: tuple[int, ...]) -> None:
     if len(y_shape) == 1 and type(net).get_loss is NeuralNetRegressor.get_loss:
         raise ValueError(
-            f"The targets have the shape {y_shape} where the net predicts {y_shape[0]}"
-            " rows of one column, so its loss would compare each target with every"
-            " prediction. Give targets of the shape (n_windows, 1); of a windows"
+            f"The targets have the shape {y_shape}, but the net's predictions have the"
+            f" shape ({y_shape[0]}, 1). The loss would compare each target with every"
+            " prediction. Pass targets of the shape (n_windows, 1). For a windows"
             " dataset, set target_transform=lambda y: np.atleast_1d(np.float32(y))."
         )
 
 
 def _read_dataset(dataset: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Read all windows once, check them; return some of them, and all targets."""
-    step = -(-len(dataset) // SOME)
+    """Read and check all windows once. Return some of them, and all targets."""
+    step = -(-len(dataset) // N_SCALED)
     windows, targets = [], []
     for i in range(len(dataset)):
         item = dataset[i]

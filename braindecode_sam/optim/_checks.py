@@ -18,14 +18,14 @@ from torch.optim import Optimizer
 from braindecode_sam._arguments import check_non_negative
 from braindecode_sam.optim._options import BASE_PREFIX
 
-# Called with name and value; raises what the user is to read.
+# Called with name and value. It raises the error that users see.
 Check = Callable[[str, Any], object]
 Checks = Mapping[str, Check | None]
 BaseOptimizer = Callable[..., Optimizer]
 
 
 def as_builtin(value: Any) -> Any:
-    """Turn NumPy's numbers into Python's: torch refuses to load the former."""
+    """Convert NumPy's numbers to Python's. torch refuses to load the former."""
     if isinstance(value, (list, tuple)):
         return type(value)(as_builtin(v) for v in value)
     is_numpy_number = isinstance(value, Number) and hasattr(value, "item")
@@ -33,7 +33,7 @@ def as_builtin(value: Any) -> Any:
 
 
 def check_params(params: Iterable[Any]) -> Iterable[Any]:
-    """Refuse an empty list, groups that hold no parameter, and shards; give a list."""
+    """Return the parameters as a list; raise if there are none."""
     if isinstance(params, Tensor):
         return params  # torch's own error is clear
     params = list(params)
@@ -52,7 +52,7 @@ def _holds(group: Mapping[str, Any]) -> bool:
 
 
 def check_base_optimizer(base: BaseOptimizer) -> None:
-    """Refuse what is not an optimizer's class, or needs a closure itself."""
+    """Raise unless `base` is a class of optimizers that step without a closure."""
     cls = base.func if isinstance(base, functools.partial) else base
     if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
         raise TypeError(
@@ -71,7 +71,7 @@ def check_base_optimizer(base: BaseOptimizer) -> None:
 def check_base_options(
     name: str, own: Iterable[str], base: BaseOptimizer, options: Iterable[str]
 ) -> None:
-    """Refuse options that neither a SAM nor its base optimizer has."""
+    """Raise if neither a SAM nor its base optimizer has one of the options."""
     cls: Any = base.func if isinstance(base, functools.partial) else base
     parameters = inspect.signature(cls).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -87,13 +87,13 @@ def check_base_options(
 
 
 def warn_of_misspelt(group: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Warn of keys of a group that look like an option; torch takes any."""
+    """Warn of keys of a group that resemble an option. torch accepts any key."""
     known = list(known)
     for name in group:
         hint = _hint(name, known) if name not in known and name != "params" else ""
         if hint:
             warnings.warn(
-                f"a parameter group has {name!r}, which is no option{hint}",
+                f"a parameter group has {name!r}, which is not an option{hint}",
                 stacklevel=3,
             )
 
@@ -104,19 +104,19 @@ def _hint(option: str, known: Iterable[str]) -> str:
 
 
 def check_not_in_shards(base: Optimizer, params: Iterable[Tensor]) -> None:
-    """Refuse parameters of which each process sees its part as if it were the whole.
+    """Raise if each process holds a shard of the parameters without knowing it.
 
-    The norm would be that of the part, and a part would be perturbed where the other
-    processes compute with the unperturbed one.
+    The norm would be that of the shard, and each process would combine its perturbed
+    shard with the unperturbed shards of the others.
     """
     frame = sys._getframe() if _zero_redundancy() is not None else None
     while frame is not None:
-        # Nothing but its constructor's frame tells whose local optimizer this is.
+        # Only the constructor's frame shows whose local optimizer this is.
         if is_zero_redundancy(frame.f_locals.get("self")):
             raise ValueError(
                 "SAM cannot be the optimizer_class of a ZeroRedundancyOptimizer: each"
-                " process would perturb its own shard only. Put it the other way"
-                " round, SAM(params, ZeroRedundancyOptimizer,"
+                " process would perturb only its own shard. Use it as the base"
+                " optimizer instead: SAM(params, ZeroRedundancyOptimizer,"
                 " optimizer_class=torch.optim.AdamW, lr=...)."
             )
         frame = frame.f_back
@@ -137,25 +137,25 @@ def check_not_in_shards(base: Optimizer, params: Iterable[Tensor]) -> None:
 
 
 def is_zero_redundancy(optimizer: object) -> bool:
-    """Whether each process keeps the state of a part of the parameters only."""
+    """Whether each process keeps the state of only a part of the parameters."""
     cls = _zero_redundancy()
     return cls is not None and isinstance(optimizer, cls)
 
 
 def _zero_redundancy() -> Any:
-    # Slow to import, and imported already if there is one.
+    # The module is slow to import. If there is an instance, it is imported already.
     module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
     return getattr(module, "ZeroRedundancyOptimizer", None)
 
 
 def check_bool(name: str, value: object) -> None:
-    """Refuse all but True and False."""
+    """Raise unless the value is True or False."""
     if value not in (True, False):
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_positions(name: str, value: object) -> None:
-    """Refuse all but None and lists of whole numbers."""
+    """Raise unless the value is None or a list of integers."""
     if value is not None and not (
         isinstance(value, list) and all(isinstance(i, Integral) for i in value)
     ):
@@ -166,7 +166,7 @@ def check_positions(name: str, value: object) -> None:
 
 
 def check_below_one(name: str, value: Any) -> None:
-    """Refuse all but numbers from 0 to less than 1."""
+    """Raise unless the value is a number from 0 to less than 1."""
     expected = "a number >= 0 and < 1"
     check_non_negative(name, value, expected)
     if value >= 1:

@@ -1,9 +1,9 @@
-"""Weights to come back to, and the way to w + epsilon.
+"""Perturbation and restoration of the weights.
 
 The parameters of one group that share a device, a dtype and a sharding form a
-:class:`FlatGroup`. Their weights are kept in one flat tensor that is used again in the
-next step, the only memory that a SAM needs beside its base optimizer's. Everything else
-is ``torch._foreach_*`` on the gradients themselves.
+:class:`FlatGroup`. A copy of their weights is kept in one flat tensor, which is reused
+in the next step. It is the only memory that a SAM needs in addition to its base
+optimizer's. All other operations are ``torch._foreach_*`` on the gradients.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from braindecode_sam.optim._options import Options
 
 Tensors = list[Tensor]
 
-# Elements of a group whose norm is taken of a copy, on a CPU.
+# Largest number of elements of a group whose norm is computed from a copy, on a CPU.
 LARGEST_COPY = 2**16
 
 
@@ -31,14 +31,14 @@ class FlatGroup:
     Parameters
     ----------
     options : Options
-        The optimizer's parameter group; its options are read at every step.
+        The optimizer's parameter group. Its options are read at every step.
     params : list of torch.Tensor
-        Some parameters of that group, with gradients.
+        Parameters of that group that have gradients.
 
     Attributes
     ----------
     params : list of torch.Tensor
-        The same.
+        Those parameters.
     """
 
     def __init__(self, options: Options, params: list[Tensor]) -> None:
@@ -50,7 +50,7 @@ class FlatGroup:
             p.numel() for p in params
         ) <= LARGEST_COPY
 
-    # Tensors as arithmetic takes them: dense, real and local.
+    # Tensors in the form that the arithmetic needs: dense, real and local.
 
     def plain(self, tensors: Tensors) -> Tensors:
         """View tensors like the parameters as real tensors of this process."""
@@ -61,10 +61,10 @@ class FlatGroup:
         return self.plain(self.params)
 
     def gradients(self) -> Tensors:
-        """Return the gradients, dense, real and local; zeros for a missing one."""
+        """Return the gradients, dense, real and local, with zeros for missing ones."""
         return self.plain([dense_gradient(p) for p in self.params])
 
-    # Sums over all elements, those of other processes included.
+    # Sums over all elements, including those of other processes.
 
     def inner(self, first: Tensors, second: Tensors) -> Tensor:
         """Return the inner product of two lists of tensors, a scalar."""
@@ -77,7 +77,7 @@ class FlatGroup:
 
     def norm(self, tensors: Tensors) -> Tensor:
         """Return the Euclidean norm of a list of tensors, a scalar."""
-        if self._is_small:  # one norm of a copy takes less than many small norms
+        if self._is_small:  # faster than many small norms
             flat = torch.cat([t.reshape(-1) for t in tensors])
             return torch.linalg.vector_norm(flat)
         half = tensors[0].dtype in (torch.float16, torch.bfloat16)
@@ -92,7 +92,7 @@ class FlatGroup:
         param: Any = self.params[0]
         if not _is_sharded(param):
             return total
-        # Takes a second to import, and is there already if there is a DTensor.
+        # The module takes a second to import. With a DTensor, it is imported already.
         from torch.distributed.tensor import DTensor, Partial, Replicate
 
         placements = [
@@ -101,7 +101,7 @@ class FlatGroup:
         joint = DTensor.from_local(total, param.device_mesh, placements)
         return cast(Tensor, joint.full_tensor())
 
-    # Copies, whose memory is kept.
+    # Copies. Their memory is reused.
 
     @functools.cached_property
     def _saved(self) -> Tensors:
@@ -110,7 +110,7 @@ class FlatGroup:
         return views(flat, weights)
 
     def save(self) -> None:
-        """Copy the weights, bit for bit."""
+        """Copy the weights."""
         torch._foreach_copy_(self._saved, self.weights())
 
     def restore(self) -> None:
@@ -119,13 +119,13 @@ class FlatGroup:
 
     @functools.cached_property
     def flat_clean(self) -> Tensor:
-        """The gradients that `save_gradients` copied, flat; zeros before that."""
+        """Flat copy of the gradients made by `save_gradients`. Zeros before that."""
         weights = self.weights()
         return weights[0].new_zeros(sum(w.numel() for w in weights))
 
     @functools.cached_property
     def clean(self) -> Tensors:
-        """The same in the shapes of the weights."""
+        """Views of `flat_clean` in the shapes of the weights."""
         return views(self.flat_clean, self.weights())
 
     def save_gradients(self) -> None:
@@ -135,7 +135,7 @@ class FlatGroup:
     # The perturbation.
 
     def magnitude(self) -> Tensors:
-        """Return ASAM's T: |w| + eta for weights, 1 for biases."""
+        """Return T of ASAM, which is |w| + eta for weights and 1 for biases."""
         flat = torch.cat([w.reshape(-1) for w in self.weights()]).abs_()
         pieces = views(flat.add_(self.options["eta"]), self.weights())
         for piece, is_weight in zip(pieces, self._are_weights, strict=True):
@@ -153,38 +153,38 @@ class FlatGroup:
         return ["bias" not in names[p].split(".") for p in self.params]
 
     def perturb(self, direction: Tensors, norm: Tensor) -> None:
-        """Add rho / norm times the direction, or nothing if that is not finite.
+        """Add rho / norm times the direction, or nothing if the result is not finite.
 
         Parameters
         ----------
         direction : sequence of torch.Tensor
             In the shapes of the weights.
         norm : torch.Tensor
-            A scalar on any device.
+            A scalar, on any device.
         """
         rho = self.options["rho"]
         weights = self.weights()
         if self.options.base.get("maximize"):
-            rho = -rho  # the neighbourhood's worst objective is its smallest
+            rho = -rho  # the worst objective is then the smallest
         if may_read(norm) and may_read(weights[0]):
             size = float(norm)
             largest = torch.finfo(weights[0].dtype).max
             if math.isfinite(size) and abs(rho) < size * largest:
                 torch._foreach_add_(weights, direction, alpha=rho / size)
             return
-        # Asking for the norm's value would make the host wait for the accelerator.
+        # Reading the norm would make the host wait for the accelerator.
         epsilon = torch.cat([d.reshape(-1) for d in direction])
         epsilon.mul_((rho / norm).to(epsilon.device))
         epsilon.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         torch._foreach_add_(weights, views(epsilon, weights))
 
 
-_KIND = operator.attrgetter("dtype", "device", "shape")
-_SHARDING = operator.attrgetter("device_mesh", "placements")
+_metadata = operator.attrgetter("dtype", "device", "shape")
+_sharding = operator.attrgetter("device_mesh", "placements")
 
 
 class FlatGroups:
-    """Parameters of an optimizer, split anew only when they change.
+    """Parameters of an optimizer in flat groups, rebuilt only when they change.
 
     Attributes
     ----------
@@ -197,10 +197,10 @@ class FlatGroups:
         self._layout: list[Any] = []
 
     def update(self, chosen: Sequence[tuple[Options, list[Tensor]]]) -> None:
-        """Fit them to some parameters of each of the optimizer's groups."""
-        # A module's .to() changes its parameters in place.
+        """Rebuild the groups if the given parameters of the optimizer have changed."""
+        # module.to() changes parameters in place, so their ids do not suffice.
         layout = [
-            (id(group), list(map(id, params)), list(map(_KIND, params)))
+            (id(group), list(map(id, params)), list(map(_metadata, params)))
             for group, params in chosen
         ]
         if layout != self._layout:
@@ -209,16 +209,16 @@ class FlatGroups:
 
 
 def chosen_params(group: Options) -> list[Tensor]:
-    """Return what ``perturb_only`` chose of a group."""
+    """Return the parameters of a group that ``perturb_only`` has chosen."""
     params, positions = group.base["params"], group.own["perturbed"]
     return params if positions is None else [params[i] for i in positions]
 
 
 def with_gradient(params: Iterable[Tensor]) -> list[Tensor]:
-    """Leave out parameters without a gradient: there is nowhere to go.
+    """Return the parameters that have a gradient.
 
-    Those are frozen weights, whatever their dtype or layout, lazy ones that no forward
-    has reached, and integers.
+    The others are frozen weights of any dtype or layout, lazy parameters that no
+    forward has reached, and integers.
     """
     return [p for p in params if p.grad is not None]
 
@@ -227,18 +227,18 @@ def flat_groups(options: Options, params: Iterable[Tensor]) -> list[FlatGroup]:
     """Split parameters of one group by device, dtype and sharding."""
     alike: dict[Hashable, list[Tensor]] = {}
     for p in params:
-        sharding = _SHARDING(p) if _is_sharded(p) else None
+        sharding = _sharding(p) if _is_sharded(p) else None
         alike.setdefault((p.device, p.dtype, sharding), []).append(p)
     return [FlatGroup(options, some) for some in alike.values()]
 
 
 def joint_norm(norms: Sequence[Tensor]) -> Tensor:
-    """Return the Euclidean norm of all tensors together, from the norm of each part.
+    """Return the Euclidean norm of a vector from the norms of its parts.
 
     Parameters
     ----------
     norms : sequence of torch.Tensor
-        Scalars, perhaps on several devices.
+        Scalars, possibly on several devices.
 
     Returns
     -------
@@ -251,12 +251,12 @@ def joint_norm(norms: Sequence[Tensor]) -> Tensor:
 
 
 def gather(scalars: Sequence[Tensor]) -> list[Tensor]:
-    """Bring scalars to the device of the first."""
+    """Move scalars to the device of the first."""
     return [scalar.to(scalars[0].device) for scalar in scalars]
 
 
 def dense_gradient(param: Tensor) -> Tensor:
-    """Return the gradient of a parameter as a dense tensor, zeros if there is none."""
+    """Return the gradient of a parameter as a dense tensor, or zeros if it has none."""
     grad = param.grad
     if grad is None:
         return torch.zeros_like(param)
@@ -264,13 +264,13 @@ def dense_gradient(param: Tensor) -> Tensor:
 
 
 def views(flat: Tensor, like: Tensors) -> Tensors:
-    """Cut a flat tensor into pieces of the shapes of some tensors."""
+    """Split a flat tensor into views in the shapes of some tensors."""
     pieces = flat.split([t.numel() for t in like])
     return [piece.view(t.shape) for piece, t in zip(pieces, like, strict=True)]
 
 
 def may_read(tensor: Tensor) -> bool:
-    """Whether the host can read a value without waiting for a device."""
+    """Whether the host can read the tensor without waiting for a device."""
     return tensor.is_cpu
 
 

@@ -1,4 +1,4 @@
-"""One view of the options of a SAM and of its base optimizer."""
+"""Parameter groups that show the options of a SAM and of its base optimizer."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 BASE_PREFIX = "base_optimizer__"
-# How state_dict spells an option of SAM whose name the base optimizer uses too.
+# Prefix in state_dict for an option of SAM whose name the base optimizer uses too.
 SAVED_PREFIX = "sam__"
 
 
 if TYPE_CHECKING:
     _Options = dict[str, Any]
 else:
-    # Nothing is in the dict itself, but torch asks for one.
+    # The dict itself stays empty, but torch checks for one.
     class _Options(MutableMapping, dict):
         pass
 
@@ -21,9 +21,9 @@ else:
 class Options(_Options):
     """A parameter group, or the defaults, of a SAM.
 
-    A name that both use, such as Adadelta's ``rho``, is SAM's. Any option of the base
-    optimizer can be spelled with the prefix ``base_optimizer__``. Nothing is stored
-    here: the base's part is the very dict that the base optimizer reads.
+    A name that both use, such as Adadelta's ``rho``, refers to SAM's option. Any option
+    of the base optimizer can be written with the prefix ``base_optimizer__``. The group
+    is a view: `base` is the dict that the base optimizer reads.
 
     Parameters
     ----------
@@ -32,8 +32,8 @@ class Options(_Options):
     base : dict
         Group or defaults of the base optimizer.
     checks : mapping of str to callable
-        Called with name and value when an option of SAM is set. A name that is not in
-        `own` belongs to the whole optimizer and cannot be set in a group.
+        Each is called with name and value when an option of SAM is set. A name that is
+        not in `own` belongs to the whole optimizer and cannot be set in a group.
 
     Examples
     --------
@@ -64,9 +64,9 @@ class Options(_Options):
         if name in self.checks:
             if name not in self.own:
                 raise ValueError(
-                    f"{name}={value!r} was set on an optimizer that is built already;"
-                    f" expected {name} among the arguments of its class. With skorch,"
-                    f" set optimizer__{name} before initialize, or on"
+                    f"{name}={value!r} was set on an existing optimizer, but {name} can"
+                    " only be given to its constructor. With skorch, set"
+                    f" optimizer__{name} before initialize, or on"
                     " sklearn.base.clone(net)."
                 )
             self._check(name, value)
@@ -87,7 +87,7 @@ class Options(_Options):
     def __len__(self) -> int:
         return len(self.own) + len(self.base)
 
-    # What dict would do with its own, empty table.
+    # Methods that dict would apply to its own, empty table.
 
     def __repr__(self) -> str:
         return repr(dict(self))
@@ -114,18 +114,18 @@ class Options(_Options):
     def __reduce__(self) -> tuple[Any, ...]:
         return Options, (self.own, self.base, self.checks)
 
-    # What is saved: the base's options as the base alone would save them.
+    # Saving. The base's options are saved as the base alone would save them.
 
     def saved(self) -> dict[str, Any]:
-        """Return the items under the names of a ``state_dict``."""
+        """Return the items under their names in a ``state_dict``."""
         own = {self._saved_name(name): value for name, value in self.own.items()}
         return {**own, **self.base}
 
     def load(self, saved: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Split saved items into SAM's options and the base's.
 
-        Options of SAM that are missing, as in a state of the base optimizer alone,
-        are those of this group.
+        If options of SAM are missing, as in a state of the base optimizer alone, those
+        of this group are used.
         """
         names = {name: self._saved_name(name) for name in self.own}
         own = {k: saved.get(name, self.own[k]) for k, name in names.items()}
@@ -144,11 +144,11 @@ class Options(_Options):
 
 
 def strip_prefix(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Spell the base optimizer's options as the base optimizer does."""
+    """Remove the prefix from the base optimizer's options."""
     stripped: dict[str, Any] = {}
     for name, value in options.items():
         short = name.removeprefix(BASE_PREFIX)
         if short in stripped:
-            raise TypeError(f"{short} was given twice: also as {BASE_PREFIX}{short}.")
+            raise TypeError(f"{short} was given twice, also as {BASE_PREFIX}{short}.")
         stripped[short] = value
     return stripped

@@ -1,9 +1,9 @@
-"""What the second pass of a step must not disturb, and when a step may be interrupted.
+"""State that the second pass must not change, and protection from interrupts.
 
-The second pass is a replay of the first one at other weights: it starts from the same
-buffers and the same states of the random number generators, and what it does to either
-is undone. An optimizer sees tensors, not modules, so :class:`preserve_buffers` learns
-from a global forward pre-hook which modules run.
+The second pass replays the first one at other weights. It starts from the same buffers
+and the same states of the random number generators, and its changes to both are undone.
+An optimizer has references to tensors, not to modules. :class:`preserve_buffers`
+therefore finds the modules that run with a global forward pre-hook.
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ CPU = torch.device("cpu")
 
 
 class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
-    """Put the buffers of all modules that run back, after a second pass or a failure.
+    """Restore the buffers of all modules that run, after a second pass or a failure.
 
-    Left by an exception, it leaves every buffer as it was before the first forward of
-    its module. Otherwise, and if :meth:`rewind` was called between two passes, it
-    leaves what the first pass left. All buffers in the tree of a module that is called
-    are preserved, and those of modules outside of that tree which its forward calls.
-    Only calls on this thread count, so that nets trained side by side do not meet.
+    If the block raises, every buffer is restored to its value before the first forward
+    of its module. If :meth:`rewind` was called between two passes, the buffers end with
+    the values of the first pass. The buffers in the whole tree of a called module are
+    preserved, and also those of modules outside the tree that its forward calls. Only
+    calls on this thread count, so that models can be trained in several threads.
 
     Parameters
     ----------
     cache : BufferCache
-        Keeps the copies' memory from step to step.
+        Keeps the memory of the copies from step to step.
     defer : callable
-        Returns a context in which SIGINT is deferred.
+        Returns a context manager that defers SIGINT.
     params : iterable of torch.Tensor or None, default=None
-        Preserve only modules with one of these parameters, and what their forward
-        calls, and put their buffers back in any case. None means all modules.
+        Preserve only modules with one of these parameters and modules that their
+        forward calls. Their buffers are restored also if the block does not raise.
+        None means all modules.
 
     Examples
     --------
@@ -76,13 +77,13 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
     ) -> None:
         self._cache, self._defer = cache, defer
         self._owned = None if params is None else {id(p) for p in params}
-        self._is_inside = False  # of the forward of a module that owns a parameter
+        self._is_in_owned_forward = False
         self._before: list[_Buffers] = []
         self._after: list[_Buffers] = []
         self._is_second_pass = False
-        # Held by their ids, while they are held too: nobody else gets the same id.
+        # Ids of objects that self._before keeps alive, so that no id is reused.
         self._preserved: set[int] = set()
-        self._skipped: set[int] = set()  # modules whose calls need nothing more
+        self._skipped: set[int] = set()  # ids of modules whose calls need no action
         self._handles: list[Any] = []
 
     def __enter__(self) -> preserve_buffers:
@@ -93,27 +94,27 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
 
     def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         try:
-            goes_back = kind is not None or self._owned is not None
-            _put_back(self._before if goes_back else self._after)
-        except BaseException:  # one failure must not leave half of them
-            _put_back(self._before)
+            is_rolled_back = kind is not None or self._owned is not None
+            _restore(self._before if is_rolled_back else self._after)
+        except BaseException:  # a failure must not restore only some of them
+            _restore(self._before)
             raise
         finally:
             self._unwatch()
             self._before, self._after = [], []
 
     def rewind(self) -> None:
-        """Note what the first pass left, and go back to what it started from."""
-        self._after = [buffers.now() for buffers in self._before]
+        """Copy the buffers after the first pass, and restore those from before it."""
+        self._after = [buffers.current() for buffers in self._before]
         self._is_second_pass = True
-        _put_back(self._before)
+        _restore(self._before)
 
-    # The hook is global, since only torch knows when a module runs. Nothing is left on
-    # the modules themselves, so that copies of them are plain modules.
+    # The hook is global, since only torch knows when a module runs. The modules get no
+    # hooks, so that copies of them that are made in a pass are plain modules.
 
     def _watch(self) -> None:
-        # A weak reference: when a two-step user drops the optimizer between its
-        # steps, the hook must not keep that user's modules alive for ever.
+        # A weak reference. If the optimizer is deleted between first_step and
+        # second_step, the hook must not keep the modules alive.
         reference, skipped = weakref.ref(self), self._skipped
         enter_compiled = _not_compiled(_enter_compiled)
 
@@ -139,16 +140,16 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
         if threading.get_ident() != self._thread:
             return
         with self._defer():
-            if self._owned is not None and not self._is_inside:
+            if self._owned is not None and not self._is_in_owned_forward:
                 if not self._has_owned_parameter(module):
                     return
-                self._is_inside = True
+                self._is_in_owned_forward = True
                 self._at_exit_of(module, self._leave, register_module_forward_hook)
             if id(module) not in self._preserved:
                 self._preserve(module)
             if is_compiled or _is_compiled(module):
-                # The hook would break a compiled forward's graph at every layer. All
-                # layers in there are in the tree.
+                # The hook would break the graph of a compiled forward at every layer.
+                # It is not needed there, as all of those layers are in the tree.
                 self._unwatch()
                 self._at_exit_of(module, self._watch, module.register_forward_hook)
 
@@ -156,7 +157,7 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
         return any(id(p) in (self._owned or ()) for p in module.parameters())
 
     def _leave(self) -> None:
-        self._is_inside = False
+        self._is_in_owned_forward = False
         self._skipped.clear()
 
     def _at_exit_of(
@@ -168,14 +169,15 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
                 function()
 
         hook = torch.compiler.disable(leave)
-        hook.ignores_output = True  # for who computes what others only may look at
+        # Lets speed_up keep outputs lazy: this hook does not read them.
+        hook.ignores_output = True
         handle = register(hook, always_call=True)
         self._handles.append(handle)
 
     @torch.no_grad()
     def _preserve(self, root: Module) -> None:
-        # What is in the trees of two modules, of a net and of a slice of it, belongs to
-        # the one that was called first: later its buffers may have moved.
+        # Buffers in the trees of two modules, for instance a model and a slice of it,
+        # are copied for the one called first. Later they may have changed.
         buffers = self._cache.saved(root, self._preserved)
         self._before.append(buffers)
         if self._is_second_pass:
@@ -184,7 +186,7 @@ class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
         self._skipped |= buffers.not_compiled
 
 
-# Applied late, as it imports the compiler, which takes seconds.
+# Called late, as it imports the compiler, which takes seconds.
 _not_compiled = functools.cache(torch.compiler.disable)
 
 
@@ -195,27 +197,27 @@ def _enter_compiled(reference: weakref.ref[preserve_buffers], module: Module) ->
 
 
 class BufferCache:
-    """The buffers of the modules that ran in the last step, with memory for copies."""
+    """Copies of the buffers of modules, whose memory is reused in the next step."""
 
     def __init__(self) -> None:
         self._used: dict[int, _Buffers] = {}
-        self._known: dict[int, _Buffers] = {}
+        self._previous: dict[int, _Buffers] = {}
 
     def begin(self) -> None:
-        """Begin a step; forget modules that did not run in the last one."""
-        self._known, self._used = self._used, {}
+        """Begin a step. Forget modules that did not run in the last one."""
+        self._previous, self._used = self._used, {}
 
-    def saved(self, root: Module, but: set[int]) -> _Buffers:
-        """Copy the buffers of a module's tree, but for modules and buffers by id."""
-        buffers = self._known.get(id(root))
+    def saved(self, root: Module, exclude: set[int]) -> _Buffers:
+        """Copy the buffers in a module's tree, except those with excluded ids."""
+        buffers = self._previous.get(id(root))
         if (
             buffers is None
             or buffers.root is not root
             or not buffers.are_current()
             or buffers.left_out
-            or not buffers.ids.isdisjoint(but)
+            or not buffers.ids.isdisjoint(exclude)
         ):
-            buffers = _Buffers(root, frozenset(but))
+            buffers = _Buffers(root, frozenset(exclude))
         self._used[id(root)] = buffers
         buffers.save()
         return buffers
@@ -227,17 +229,17 @@ class _Buffers:
     Parameters
     ----------
     root : torch.nn.Module
-        Module.
+        Root of the tree.
     left_out : frozenset of int, default=frozenset()
-        Ids of modules and buffers in the tree that are not its own.
+        Ids of modules and buffers in the tree to leave out.
     """
 
     def __init__(self, root: Module, left_out: frozenset[int] = frozenset()) -> None:
         self.root, self.left_out = root, left_out
         self._all = [module for module in root.modules() if id(module) not in left_out]
         self.not_compiled = {id(m) for m in self._all if not _is_compiled(m)}
-        self._children = _Entries(module._modules for module in self._all)
-        self._buffers = _Entries(module._buffers for module in self._all)
+        self._children = _TableEntries(module._modules for module in self._all)
+        self._buffers = _TableEntries(module._buffers for module in self._all)
         some = [
             buffer
             for buffer in self._buffers.entries
@@ -245,16 +247,16 @@ class _Buffers:
         ]
         self.ids = {*map(id, self._all), *map(id, some)}
         self._lazy = [buffer for buffer in some if is_lazy(buffer)]
-        self._known = [buffer for buffer in some if not is_lazy(buffer)]
-        self._kinds = list(map(_KIND, self._known))
-        self._slots = [
+        self._materialized = [buffer for buffer in some if not is_lazy(buffer)]
+        self._metadata_before = list(map(_metadata, self._materialized))
+        self._bindings = [
             (module._buffers, name, buffer)
             for module in self._all
             for name, buffer in module._buffers.items()
             if _can_be_bound(buffer) and not isinstance(module, torch.jit.ScriptModule)
         ]
         alike: dict[object, list[Tensor]] = {}
-        for buffer in filter(_can_be_copied, self._known):
+        for buffer in filter(_can_be_copied, self._materialized):
             # On accelerators torch._foreach_* is fast for one dtype at a time.
             dtype = None if buffer.is_cpu else buffer.dtype
             alike.setdefault((buffer.device, dtype), []).append(buffer)
@@ -263,12 +265,12 @@ class _Buffers:
         self._after: _Buffers | None = None
 
     def are_current(self) -> bool:
-        """Whether the tree has the same modules and the same buffers as it had."""
+        """Whether the tree still has the same modules and the same buffers."""
         return (
             self._children.are_current()
             and self._buffers.are_current()
             and all(map(is_lazy, self._lazy))
-            and list(map(_KIND, self._known)) == self._kinds
+            and list(map(_metadata, self._materialized)) == self._metadata_before
         )
 
     def save(self) -> None:
@@ -276,33 +278,33 @@ class _Buffers:
         for copies, tensors in zip(self._copies, self._tensors, strict=True):
             torch._foreach_copy_(copies, tensors)
 
-    def now(self) -> _Buffers:
-        """Return copies of the same tree's buffers as they are now."""
+    def current(self) -> _Buffers:
+        """Return copies of the current buffers of the same tree."""
         after = self._after
         if after is None or not after.are_current():
             after = self._after = _Buffers(self.root, self.left_out)
         after.save()
         return after
 
-    def put_back(self) -> None:
-        """Write the copies back, in place, and bind a buffer that was bound anew."""
+    def restore(self) -> None:
+        """Write the copies back in place, and rebind buffers that were replaced."""
         for tensors, copies in zip(self._tensors, self._copies, strict=True):
             for now, copy in zip(tensors, copies, strict=True):
-                if now.shape != copy.shape:  # a forward has resized it in place
+                if now.shape != copy.shape:  # a forward resized it in place
                     now.resize_(copy.shape)
             torch._foreach_copy_(tensors, copies)
-        for buffers, name, tensor in self._slots:
+        for buffers, name, tensor in self._bindings:
             if buffers.get(name) is not tensor:
                 buffers[name] = tensor
 
 
-def _put_back(states: Iterable[_Buffers]) -> None:
+def _restore(states: Iterable[_Buffers]) -> None:
     for buffers in states:
-        buffers.put_back()
+        buffers.restore()
 
 
-class _Entries:
-    """What some dicts of modules hold, to be compared at every step."""
+class _TableEntries:
+    """Entries of some dicts of modules, to be compared at every step."""
 
     def __init__(self, tables: Iterable[Any]) -> None:
         self._empty: list[Any] = []
@@ -312,7 +314,7 @@ class _Entries:
         self.entries = self._now()
 
     def _now(self) -> list[Any]:
-        return list(itertools.chain.from_iterable(map(_VALUES, self._filled)))
+        return list(itertools.chain.from_iterable(map(_values, self._filled)))
 
     def are_current(self) -> bool:
         """Whether nothing was added, removed or replaced."""
@@ -324,20 +326,20 @@ class _Entries:
         )
 
 
-_VALUES = operator.methodcaller("values")
-_KIND = operator.attrgetter("shape", "dtype", "device")
+_values = operator.methodcaller("values")
+_metadata = operator.attrgetter("shape", "dtype", "device")
 
 
 def _can_be_bound(buffer: Tensor | None) -> bool:
-    """Whether a buffer can be bound again where a forward has bound another one."""
+    """Whether a buffer can be rebound after a forward replaced it."""
     if buffer is None or is_lazy(buffer):
         return False
-    # What functorch wraps lives no longer than its transform.
+    # A tensor wrapped by functorch is not valid after its transform.
     return not torch._C._functorch.is_functorch_wrapped_tensor(buffer)
 
 
 def _can_be_copied(buffer: Tensor) -> bool:
-    """Whether a forward could change the buffer in place, and we could."""
+    """Whether the buffer can be changed in place, by a forward and by a copy."""
     if not _can_be_bound(buffer) or buffer.is_inference():
         return False
     is_plain = buffer.layout is torch.strided and not (
@@ -347,7 +349,7 @@ def _can_be_copied(buffer: Tensor) -> bool:
 
 
 def _empty_like(buffer: Tensor) -> Tensor:
-    with torch.inference_mode(False):  # to be written to in the next step, too
+    with torch.inference_mode(False):  # it is written to in later steps too
         return torch.empty(buffer.shape, dtype=buffer.dtype, device=buffer.device)
 
 
@@ -365,12 +367,12 @@ def rng_states(devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
     Parameters
     ----------
     devices : iterable of torch.device
-        Devices in use. The CPU's generator is always read too.
+        Devices in use. The CPU's generator is always included.
 
     Returns
     -------
     states : dict of torch.device to torch.Tensor
-        A state for each generator. Reading one does not wait for the device.
+        State of each generator. Reading it does not wait for the device.
     """
     return {
         device: _get_state(device)
@@ -380,12 +382,12 @@ def rng_states(devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
 
 
 class replay_rng:  # noqa: N801
-    """Rewind torch's generators to `states`, and put them back at the end.
+    """Set torch's generators to `states`, and restore them at the end.
 
     Parameters
     ----------
     states : dict of torch.device to torch.Tensor
-        What :func:`rng_states` gave before the first pass.
+        States that :func:`rng_states` returned before the first pass.
 
     Examples
     --------
@@ -404,15 +406,15 @@ class replay_rng:  # noqa: N801
         self._states = states
 
     def __enter__(self) -> None:
-        self._ahead = {device: _get_state(device) for device in self._states}
+        self._states_after = {device: _get_state(device) for device in self._states}
         try:
             _set_states(self._states)
-        except BaseException:  # one failure must not leave half of them
-            _set_states(self._ahead)
+        except BaseException:  # a failure must not set only some of them
+            _set_states(self._states_after)
             raise
 
     def __exit__(self, *exc_info: object) -> None:
-        _set_states(self._ahead)
+        _set_states(self._states_after)
 
 
 def _get_state(device: torch.device) -> Tensor:
@@ -433,14 +435,14 @@ def _set_states(states: dict[torch.device, Tensor]) -> None:
             torch.get_device_module(device).set_rng_state(state, device)
 
 
-# Weights that somebody caches
+# Caches of weights in torch
 
 
 def forget_cached_weights() -> None:
-    """Drop what torch has computed from the weights and would use again.
+    """Clear torch's caches of values that depend on the weights.
 
-    Inside of one ``torch.autocast`` every weight is cast once only, and inside of one
-    ``parametrize.cached`` every parametrization is computed once only.
+    Within one ``torch.autocast``, each weight is cast only once. Within one
+    ``parametrize.cached``, each parametrization is computed only once.
     """
     torch.clear_autocast_cache()
     parametrize = sys.modules.get("torch.nn.utils.parametrize")
@@ -454,11 +456,11 @@ def forget_cached_weights() -> None:
 class DeferSigint:
     """Defer SIGINT, except in functions called by :meth:`call`.
 
-    Python raises KeyboardInterrupt between any two instructions: between the copying
-    of two tensors, or in the middle of the code that is to clean up after it. While
-    this is open, an interrupt waits for the next :meth:`call` or for the end. Only the
-    main thread gets interrupts; on others, and where SIGINT is ignored or not Python's
-    to handle, this does nothing.
+    Python raises KeyboardInterrupt between any two instructions, even between the
+    copies of two tensors or in the code that cleans up. In this context, an interrupt
+    is deferred until the next :meth:`call` or the end. Only the main thread receives
+    interrupts. In other threads, and if SIGINT is ignored or not handled by Python, the
+    context does nothing.
 
     Examples
     --------
@@ -477,7 +479,7 @@ class DeferSigint:
     def __enter__(self) -> DeferSigint:
         self._previous: Any = None
         self._waiting: tuple[int, FrameType | None] | None = None
-        self._is_open = False
+        self._is_interruptible = False
         if threading.current_thread() is threading.main_thread():
             previous = signal.getsignal(signal.SIGINT)
             if callable(previous):
@@ -488,7 +490,7 @@ class DeferSigint:
     def __exit__(self, *exc_info: object) -> None:
         if self._previous is not None:
             current = signal.signal(signal.SIGINT, self._previous)
-            if current != self._handle:  # the closure has set one of its own, to stay
+            if current != self._handle:  # the closure has set another handler
                 signal.signal(signal.SIGINT, current)
         self._raise_deferred()
 
@@ -503,31 +505,31 @@ class DeferSigint:
         Returns
         -------
         result : object
-            What it returned.
+            What `function` returned.
         """
         self._raise_deferred()
-        self._is_open = True
+        self._is_interruptible = True
         try:
             return function()
         finally:
-            self._is_open = False
+            self._is_interruptible = False
 
     @contextlib.contextmanager
     def closed(self) -> Iterator[None]:
-        """Defer SIGINT again, inside of a function that is called by :meth:`call`."""
-        was_open, self._is_open = self._is_open, False
+        """Defer SIGINT again, within a function called by :meth:`call`."""
+        was_open, self._is_interruptible = self._is_interruptible, False
         try:
             yield
         finally:
-            self._is_open = was_open
+            self._is_interruptible = was_open
             if was_open:
                 self._raise_deferred()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if not self._is_open:
+        if not self._is_interruptible:
             self._waiting = signum, frame
             return
-        self._is_open = False  # a second one must not disturb the cleaning up
+        self._is_interruptible = False  # a second one must not interrupt the cleanup
         self._previous(signum, frame)
 
     def _raise_deferred(self) -> None:

@@ -1,4 +1,4 @@
-"""Steps that use the clean gradient after the perturbed pass."""
+"""Base of the variants that combine the clean and the perturbed gradient."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from braindecode_sam.optim._flat import (
 )
 from braindecode_sam.optim.sam import SAM
 
-# A factor of a vector; in a tensor where it depends on values that only a device knows.
+# Factor of a vector. It is a tensor if it depends on values on a device.
 Factor = float | Tensor
 
 
 class TwoGradientSAM(SAM):
-    """A SAM that keeps the clean gradient until the perturbed one is there.
+    """A SAM that keeps a copy of the clean gradient during the perturbed pass.
 
-    A variant overrides ``_combine``. What it remembers from step to step is in
-    ``state``, beside what the base optimizer keeps there.
+    A variant overrides ``_combine``. What it keeps from step to step is in ``state``,
+    together with the state of the base optimizer.
     """
 
     def _reset_transient_state(self) -> None:
@@ -56,41 +56,42 @@ class TwoGradientSAM(SAM):
                 for group in self.param_groups
                 for new in flat_groups(group, with_gradient(_others(group, had)))
             ]
-            # A gradient that only one of the passes has is zero in the other one.
+            # A gradient that only one of the passes has counts as zero in the other.
             self._both = [*self._all.groups, *late]
             if self._both:
                 with dense_gradients(self._both):
                     self._combine(self._both)
 
     def _combine(self, groups: Sequence[FlatGroup]) -> None:
-        """Turn the perturbed gradients, in place, into what to descend along.
+        """Replace the perturbed gradients, in place, by those to step along.
 
         Parameters
         ----------
         groups : sequence of FlatGroup
-            All parameters with a gradient, perturbed or not: the clean ones are in
-            ``clean``, which may be overwritten, the perturbed ones in ``gradients()``.
+            All parameters with a gradient, perturbed or not. The clean gradients are in
+            ``clean``, which may be overwritten. The perturbed ones are in
+            ``gradients()``.
         """
         raise NotImplementedError
 
     def _known(self, name: str, group: FlatGroup) -> Tensors:
-        """Return what is remembered of a group; zeros for what is not."""
+        """Return the stored tensors of a group, with zeros for missing ones."""
         found = [self.state.get(p, {}).get(name) for p in group.params]
         pairs = zip(found, group.params, strict=True)
         return group.plain([torch.zeros_like(p) if v is None else v for v, p in pairs])
 
     def _reserve(self, name: str, groups: Sequence[FlatGroup]) -> None:
-        """Allocate what is to be remembered, while a step can still be rolled back."""
+        """Allocate missing tensors while the step can still be rolled back."""
         params = [p for group in groups for p in group.params]
         self._reserved = {
             p: torch.zeros_like(p) for p in params if name not in self.state.get(p, {})
         }
 
     def _remembered(self, name: str, group: FlatGroup) -> Tensors:
-        """Return what is remembered of a group, to be changed in place.
+        """Return the stored tensors of a group, to be changed in place.
 
-        Only after the base optimizer's step: most take a state that is not empty as
-        initialized.
+        To be called after the base optimizer's step, since most base optimizers treat a
+        non-empty state as initialized.
         """
         for p in group.params:
             if p in self._reserved:
@@ -104,9 +105,10 @@ def _others(group: Any, params: set[Tensor]) -> list[Tensor]:
 
 @contextlib.contextmanager
 def dense_gradients(groups: Sequence[FlatGroup]) -> Iterator[None]:
-    """Give every parameter a dense gradient, that can be changed in place.
+    """Give every parameter a dense gradient that can be changed in place.
 
-    Afterwards, gradients that were sparse are sparse again: SparseAdam takes no others.
+    At the end, gradients that were sparse are made sparse again, since SparseAdam
+    accepts no others.
     """
     sparse = []
     for group in groups:
@@ -125,20 +127,20 @@ def clean_gradients(groups: Sequence[FlatGroup]) -> list[Tensors]:
 
 
 def gradients(groups: Sequence[FlatGroup]) -> list[Tensors]:
-    """Return the present gradients of each group."""
+    """Return the current gradients of each group."""
     return [group.gradients() for group in groups]
 
 
 def dot(
     groups: Sequence[FlatGroup], first: Sequence[Tensors], second: Sequence[Tensors]
 ) -> Tensor:
-    """Return the inner product of two vectors, a scalar on the first one's device."""
+    """Return the inner product of two vectors, a scalar on the first group's device."""
     parts = zip(groups, first, second, strict=True)
     return torch.stack(gather([group.inner(a, b) for group, a, b in parts])).sum()
 
 
 def quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Divide scalars; 0 where nothing can be divided by."""
+    """Divide scalars, with the result 0 where the denominator is 0."""
     safe = torch.where(denominator == 0, 1, denominator)
     return torch.where(denominator == 0, 0, numerator / safe)
 
@@ -151,8 +153,8 @@ def combine(
     Parameters
     ----------
     group : FlatGroup
-        Its gradients are changed in place, and left as they are if not valid: what is
-        not finite is the base optimizer's to deal with, as if it were alone. Its clean
+        Its gradients are changed in place, and left unchanged if not valid: the base
+        optimizer handles non-finite gradients as it does without SAM. Its clean
         gradients are overwritten.
     factor, clean_factor : float or torch.Tensor
         Scalars, on any device.
@@ -169,7 +171,7 @@ def combine(
 def if_valid(
     valid: Tensor, factor: Factor, otherwise: float, group: FlatGroup
 ) -> Tensor:
-    """Choose one of two factors, without asking a device, in the group's precision."""
+    """Choose one of two factors in the group's precision, without a device sync."""
     like = group.flat_clean
     wide = torch.promote_types(like.dtype, torch.float32)
     chosen = torch.as_tensor(factor, dtype=wide, device=like.device)

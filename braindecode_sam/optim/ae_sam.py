@@ -1,20 +1,4 @@
-r"""AE-SAM: SAM only where the loss is sharp.
-
-The squared gradient norm n serves as a proxy for sharpness. It is compared with its own
-moving mean mu and variance s (both 0 at first)::
-
-    g, n = grad L(w), ||g||^2
-    mu   = delta mu + (1 - delta) n
-    s    = delta s + (1 - delta) (n - mu)^2
-    if n >= mu + c_t sqrt(s):   as SAM, g_p by a second pass
-    else:                       g_p = g, one pass
-    w    = B(w, g_p)
-
-with c_t going linearly from lambda_2 to lambda_1 in total_steps steps, then staying.
-
-Jiang, Yang, Zhang, Kwok: An Adaptive Policy to Employ Sharpness-Aware Minimization,
-ICLR 2023 (Algorithm 1, AE-SAM).
-"""
+"""AE-SAM, which perturbs only where the gradient is large."""
 
 from __future__ import annotations
 
@@ -36,37 +20,76 @@ from braindecode_sam.optim.sam import SAM
 
 
 class AESAM(SAM):
-    """Adaptive policy to Employ SAM, one or two passes a step.
+    r"""Adaptive policy to Employ SAM, with one or two passes per step.
+
+    AE-SAM [1]_ makes the second pass only where the loss is sharp. The squared norm of
+    the gradient serves as a proxy for sharpness. It is compared with its own moving
+    average.
 
     Parameters
     ----------
     params, base_optimizer
-        As for :class:`SAM`.
+        As for :class:`~braindecode_sam.SAM`.
     lambda_1 : float or None, default=None
-        How many standard deviations above the mean a squared norm must be after
-        `total_steps`; None keeps it at lambda_2. The paper lets it fall from 1 to -1.
+        Threshold after `total_steps`, in standard deviations of the squared norm above
+        its mean. None keeps the threshold at `lambda_2`. The paper decreases it from 1
+        to -1.
     lambda_2 : float, default=0.0
-        The same in the first step; may be negative.
+        Threshold in the first step, in the same unit. It may be negative.
     total_steps : int or None, default=None
-        Steps of the whole training; needed with `lambda_1` only.
+        Number of steps of the whole training. Needed only with `lambda_1`.
     delta : float, default=0.9
-        How much of the moving mean and variance stays, at least 0 and less than 1.
+        Decay of the moving mean and variance, at least 0 and less than 1.
     **options
-        Of :class:`SAM` and of the base optimizer.
+        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if one of these is out of its range, or lambda_1 is given
-        without total_steps.
+        As SAM, and if an argument is out of its range, or `lambda_1` is given
+        without `total_steps`.
+
+    See Also
+    --------
+    braindecode_sam.SAM : Base class, with all options that it takes.
+    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
+    braindecode_sam.optim.LookSAM : Makes a second pass at fixed intervals.
 
     Notes
     -----
-    A step decides on the norm's value, for which the host must wait on an accelerator.
-    A norm that is not finite changes neither mean nor variance. Both are saved with
-    the optimizer's state. Where gradients are clipped in the closure (skorch's
-    ``GradientNormClipping``), the norm is the clipped one: with a limit that is
-    always reached there is nothing left to decide on.
+    **Update rule.** With the decay :math:`\delta`, and a mean :math:`\mu` and a
+    variance :math:`s` that start at 0, a step is (Algorithm 1 of [1]_)
+
+    .. code-block:: none
+
+        g, n = grad L(w), ||g||^2
+        mu   = delta mu + (1 - delta) n
+        s    = delta s + (1 - delta) (n - mu)^2
+        if n >= mu + c_t sqrt(s):
+            g_p = grad L(w + rho g / ||g||)     second pass, as in SAM
+        else:
+            g_p = g
+        w    = B(w, g_p)
+
+    In step :math:`t` of `total_steps` :math:`T`, the threshold is
+
+    .. math:: c_t = \lambda_2 + (\lambda_1 - \lambda_2) \min(t / T, 1)
+
+    **Non-finite norms** lead to no second pass and update neither mean nor variance.
+    Both are saved with the optimizer's state.
+
+    **Accelerators.** The decision depends on the value of the norm. Each step therefore
+    waits for the device once.
+
+    **Clipping.** If gradients are clipped in the closure (skorch's
+    ``GradientNormClipping``), the norm is that of the clipped gradient. A limit that is
+    always reached leaves nothing to decide on.
+
+    References
+    ----------
+    .. [1] W. Jiang, H. Yang, Y. Zhang, J. Kwok. "An Adaptive Policy to Employ
+       Sharpness-Aware Minimization", ICLR 2023.
+       https://doi.org/10.48550/arXiv.2304.14647
 
     Examples
     --------
@@ -74,7 +97,8 @@ class AESAM(SAM):
     >>> from braindecode_sam.optim import AESAM
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = AESAM(
-    ...     model.parameters(), lr=1e-3, lambda_1=-1, lambda_2=1, total_steps=900)
+    ...     model.parameters(), lr=1e-3,
+    ...     lambda_1=-1, lambda_2=1, total_steps=900)
     """
 
     _group_options: ClassVar[dict[str, Check]] = {
@@ -82,8 +106,8 @@ class AESAM(SAM):
         "squared_norm_mean": check_non_negative,
         "squared_norm_variance": check_non_negative,
     }
-    _initially: ClassVar[dict[str, Any]] = {
-        **SAM._initially,
+    _initial_values: ClassVar[dict[str, Any]] = {
+        **SAM._initial_values,
         "squared_norm_mean": 0.0,
         "squared_norm_variance": 0.0,
     }
@@ -119,7 +143,7 @@ class AESAM(SAM):
 
     def _begin_step(self) -> None:
         super()._begin_step()
-        self._moved: dict[str, float] = {}
+        self._new_moments: dict[str, float] = {}
 
     def _needs_second_pass(self) -> bool:
         groups = [
@@ -131,19 +155,22 @@ class AESAM(SAM):
         size = float(dot(groups, g, g)) if groups else 0.0
         if not math.isfinite(size):
             return False
-        known = self.param_groups[0]
-        mean = self._move(known["squared_norm_mean"], size)
-        variance = self._move(known["squared_norm_variance"], (size - mean) ** 2)
-        self._moved = {"squared_norm_mean": mean, "squared_norm_variance": variance}
+        moments = self.param_groups[0]
+        mean = self._updated(moments["squared_norm_mean"], size)
+        variance = self._updated(moments["squared_norm_variance"], (size - mean) ** 2)
+        self._new_moments = {
+            "squared_norm_mean": mean,
+            "squared_norm_variance": variance,
+        }
         return size >= mean + self._threshold() * math.sqrt(variance)
 
     def _base_step(self) -> None:
         super()._base_step()
-        # Only now, after both passes: one that raises must leave the moments alone.
+        # Only after both passes, since a pass that raises must not change the moments.
         for group in self.param_groups:
-            group.own.update(self._moved)
+            group.own.update(self._new_moments)
 
-    def _move(self, average: float, value: float) -> float:
+    def _updated(self, average: float, value: float) -> float:
         return self.delta * average + (1 - self.delta) * value
 
     def _threshold(self) -> float:

@@ -1,20 +1,4 @@
-r"""Friendly SAM: ascend along what is peculiar to the batch.
-
-The gradient of a batch is the full gradient and the batch's own noise; the noise is
-what makes SAM's perturbation useful. With a moving average m of the clean gradients in
-place of the full one, m = 0 at first::
-
-    g       = grad L(w)
-    d       = g - sigma m
-    epsilon = rho * d / ||d||                   (adaptive as in SAM)
-    g_p     = grad L(w + epsilon)
-    m       = lambda m + (1 - lambda) g
-    w       = B(w, g_p)
-
-Li et al.: Friendly Sharpness-Aware Minimization, CVPR 2024 (Algorithm 1). The paper
-updates m before it is subtracted, its authors' code after; here it is the code's order,
-the old m, which holds nothing of the present batch.
-"""
+"""Friendly SAM, which perturbs along the noise of the batch."""
 
 from __future__ import annotations
 
@@ -38,37 +22,70 @@ MEAN = "sam__mean_gradient"
 
 
 class FriendlySAM(TwoGradientSAM):
-    """Friendly Sharpness-Aware Minimization, two passes a step.
+    r"""Friendly Sharpness-Aware Minimization, with two passes per step.
+
+    The gradient of a batch is the sum of the full gradient and of noise that is
+    specific to the batch. The noise is what makes SAM's perturbation effective [1]_.
+    Friendly SAM therefore subtracts an estimate of the full gradient, the moving
+    average of the gradients, before it perturbs the weights.
 
     Parameters
     ----------
     params, base_optimizer
-        As for :class:`SAM`.
+        As for :class:`~braindecode_sam.SAM`.
     sigma : float, default=1.0
-        How much of the moving average is taken away; with 0 it is :class:`SAM`. A
+        Factor of the moving average that is subtracted. With 0, it is SAM. A
         parameter group may set its own.
     lmbda : float, default=0.9
-        How much of the moving average stays from step to step, at least 0 and less
-        than 1. A parameter group may set its own.
+        Decay of the moving average, at least 0 and less than 1. A parameter group may
+        set its own.
     **options
-        Of :class:`SAM` and of the base optimizer.
+        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if sigma or lmbda is not such a number.
+        As :class:`~braindecode_sam.SAM`, and if `sigma` or `lmbda` is out of its range.
+
+    See Also
+    --------
+    braindecode_sam.SAM : Base class, with all options that it takes.
+    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
 
     Notes
     -----
-    The average moves in steps that are perturbed (`interval`, a schedule of rho), and
-    in none whose gradients are not finite. It is saved with the optimizer's state.
+    **Update rule.** With a moving average :math:`m` that starts at 0, a step computes
+
+    .. math::
+
+        g &= \nabla L(w) \\
+        d &= g - \sigma m \\
+        g_p &= \nabla L\left(w + \rho \, d / \lVert d \rVert\right) \\
+        m &\leftarrow \lambda m + (1 - \lambda) g \\
+        w &\leftarrow B(w, g_p)
+
+    ``adaptive=True`` rescales :math:`d` as SAM rescales :math:`g`.
+
+    **Published implementations differ.** Algorithm 1 of [1]_ updates :math:`m` before
+    it is subtracted, the authors' code afterwards. This implementation follows the
+    code, so that :math:`m` contains nothing of the current batch.
+
+    **Moving average.** It is updated in steps that are perturbed (`interval`, a
+    schedule of `rho`) and whose gradients are finite. It is saved with the optimizer's
+    state.
+
+    References
+    ----------
+    .. [1] T. Li, P. Zhou, Z. He, X. Cheng, X. Huang. "Friendly Sharpness-Aware
+       Minimization", CVPR 2024. https://doi.org/10.48550/arXiv.2403.12350
 
     Examples
     --------
     >>> import torch
     >>> from braindecode_sam.optim import FriendlySAM
     >>> model = torch.nn.Linear(2, 1)
-    >>> optimizer = FriendlySAM(model.parameters(), torch.optim.SGD, lr=0.1)
+    >>> optimizer = FriendlySAM(
+    ...     model.parameters(), torch.optim.SGD, lr=0.1, sigma=0.5)
     """
 
     _group_options: ClassVar[dict[str, Check]] = {
@@ -94,12 +111,12 @@ class FriendlySAM(TwoGradientSAM):
         return list(torch._foreach_sub(group.gradients(), mean, alpha=sigma))
 
     def _combine(self, groups: Sequence[FlatGroup]) -> None:
-        """Descend along the perturbed gradients, as they are."""
+        """Leave the perturbed gradients unchanged and allocate the average."""
         self._reserve(MEAN, groups)
 
     def _base_step(self) -> None:
         super()._base_step()
-        # Only now, after both passes: one that raises must leave the average alone.
+        # Only after both passes, since a pass that raises must not change the average.
         if self._has_ascended and self._both:
             clean = clean_gradients(self._both)
             valid = torch.isfinite(dot(self._both, clean, clean))

@@ -1,19 +1,4 @@
-r"""GSAM: also shrink the gap between the perturbed and the clean loss.
-
-With g = grad L(w) and g_p = grad L(w + epsilon), a step of :class:`SAM` descends along
-g_p; this one along::
-
-    g_parallel = (<g, g_p> / ||g_p||^2) g_p
-    d          = g_p - alpha (g - g_parallel)
-    w          = B(w, d)
-
-Taking away g's component across g_p raises the clean loss where that does not change
-the perturbed one, to first order: their gap, a measure of sharpness, shrinks.
-
-Zhuang et al.: Surrogate Gap Minimization Improves Sharpness-Aware Training, ICLR 2022
-(Algorithm 1). The paper also lets rho follow the learning rate, which
-:class:`~braindecode_sam.SAMCallback` can do.
-"""
+"""GSAM, which also minimizes the gap between the perturbed and the clean loss."""
 
 from __future__ import annotations
 
@@ -37,35 +22,65 @@ from braindecode_sam.optim.sam import SAM
 
 
 class GSAM(TwoGradientSAM):
-    """Surrogate Gap Guided Sharpness-Aware Minimization, two passes a step.
+    r"""Surrogate Gap Guided Sharpness-Aware Minimization, with two passes per step.
+
+    The surrogate gap, the perturbed minus the clean loss, measures sharpness. GSAM [1]_
+    descends along the perturbed gradient as SAM does. It also ascends along
+    the component of the clean gradient that is orthogonal to it. To first order, this
+    raises the clean loss without changing the perturbed one, and so closes the gap.
 
     Parameters
     ----------
     params, base_optimizer
-        As for :class:`SAM`.
+        As for :class:`~braindecode_sam.SAM`.
     alpha : float, default=0.4
-        Weight of the clean gradient's component across the perturbed one; with 0 it is
-        :class:`SAM`. A parameter group may set its own.
+        Weight of the clean gradient's orthogonal component. With 0, it is SAM.
+        A parameter group may set its own.
     **options
-        Of :class:`SAM` and of the base optimizer.
+        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if alpha is not a number >= 0.
+        As :class:`~braindecode_sam.SAM`, and if `alpha` is not a number >= 0.
+
+    See Also
+    --------
+    braindecode_sam.SAM : Base class, with all options that it takes.
+    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
+    braindecode_sam.optim.WSAM : Weights the sharpness against the loss.
 
     Notes
     -----
-    Gradients that are clipped in the closure (skorch's ``GradientNormClipping``) are
-    clipped separately before they are combined: the clean one too, which has no
-    effect on :class:`SAM`.
+    **Update rule.** With :math:`g = \nabla L(w)` and :math:`g_p = \nabla L(w +
+    \epsilon)` as in SAM, a step computes (Algorithm 1 of [1]_)
+
+    .. math::
+
+        g_\parallel &= \frac{\langle g, g_p \rangle}{\lVert g_p \rVert^2} \, g_p \\
+        d &= g_p - \alpha \, (g - g_\parallel) \\
+        w &\leftarrow B(w, d)
+
+    The paper also lets `rho` follow the learning rate. Pass a callable as the `rho` of
+    :class:`~braindecode_sam.SAMCallback` for such a schedule.
+
+    **Clipping.** If gradients are clipped in the closure (skorch's
+    ``GradientNormClipping``), each is clipped separately before they are combined.
+    Clipping the clean gradient has an effect here, in contrast to SAM.
+
+    References
+    ----------
+    .. [1] J. Zhuang, B. Gong, L. Yuan, Y. Cui, H. Adam, N. Dvornek, S. Tatikonda, J.
+       Duncan, T. Liu. "Surrogate Gap Minimization Improves Sharpness-Aware Training",
+       ICLR 2022. https://doi.org/10.48550/arXiv.2203.08065
 
     Examples
     --------
     >>> import torch
     >>> from braindecode_sam.optim import GSAM
     >>> model = torch.nn.Linear(2, 1)
-    >>> optimizer = GSAM(model.parameters(), torch.optim.SGD, lr=0.1, alpha=0.2)
+    >>> optimizer = GSAM(
+    ...     model.parameters(), torch.optim.SGD, lr=0.1, alpha=0.2)
     """
 
     _group_options: ClassVar[dict[str, Check]] = {

@@ -1,18 +1,4 @@
-r"""LookSAM: SAM every k-th step, and its memory in between.
-
-The component of SAM's gradient across the plain one, which points to flatter regions,
-changes slowly. It is taken every k-th step and used again in the others::
-
-    every k-th step:  g, g_p as in SAM
-                      g_v = g_p - (<g, g_p> / ||g||^2) g
-                      w   = B(w, g_p)
-    else:             g   = grad L(w), one pass
-                      w   = B(w, g + alpha (||g|| / ||g_v||) g_v)
-
-Liu et al.: Towards Efficient and Scalable Sharpness-Aware Minimization, CVPR 2022
-(Algorithm 1). All norms and products are of the vector of all parameters, as there;
-its authors' code, and others after it, take each tensor's by itself.
-"""
+"""LookSAM, which makes a second pass on every k-th step and reuses its result."""
 
 from __future__ import annotations
 
@@ -39,36 +25,74 @@ ACROSS = "sam__gradient_across"
 
 
 class LookSAM(TwoGradientSAM):
-    """LookSAM, 1 + 1 / interval passes a step.
+    r"""LookSAM, with 1 + 1 / interval passes per step.
+
+    The component of the perturbed gradient that is orthogonal to the clean one points
+    to flatter regions and changes slowly [1]_. LookSAM computes it on every k-th step
+    and reuses it in the steps between.
 
     Parameters
     ----------
     params, base_optimizer
-        As for :class:`SAM`.
+        As for :class:`~braindecode_sam.SAM`.
     interval : int, default=5
-        Every how many steps (k) a second pass is made, starting with the first step.
+        Make a second pass on every `interval`-th step (k), starting with the first.
     alpha : float, default=0.7
-        Weight of the remembered component. A parameter group may set its own.
+        Weight of the reused component. A parameter group may set its own.
     **options
-        Of :class:`SAM` and of the base optimizer.
+        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if alpha is not a number >= 0.
+        As :class:`~braindecode_sam.SAM`, and if `alpha` is not a number >= 0.
+
+    See Also
+    --------
+    braindecode_sam.SAM : Base class, with all options that it takes.
+    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
+    braindecode_sam.optim.AESAM : Makes a second pass where gradients are large.
 
     Notes
     -----
-    The component is saved with the optimizer's state. Gradients that are clipped in
-    the closure (skorch's ``GradientNormClipping``) are clipped before they are
-    combined; the result can be longer than the limit by a factor of up to 1 + alpha.
+    **Update rule** (Algorithm 1 of [1]_), with :math:`g` and :math:`g_p` as in
+    :class:`~braindecode_sam.SAM`. On every k-th step,
+
+    .. math::
+
+        g_v &= g_p - \frac{\langle g, g_p \rangle}{\lVert g \rVert^2} \, g \\
+        w &\leftarrow B(w, g_p)
+
+    In the other steps, with one pass,
+
+    .. math::
+
+        w \leftarrow B\left(
+            w, \; g + \alpha \frac{\lVert g \rVert}{\lVert g_v \rVert} \, g_v\right)
+
+    **Published implementations differ.** Here, norms and products are those of the
+    vector of all parameters, as in the paper. The authors' code, and others that follow
+    it, compute them for each tensor separately.
+
+    **State.** :math:`g_v` is saved with the optimizer's state.
+
+    **Clipping.** If gradients are clipped in the closure (skorch's
+    ``GradientNormClipping``), they are clipped before they are combined. The result can
+    exceed the limit by a factor of up to :math:`1 + \alpha`.
+
+    References
+    ----------
+    .. [1] Y. Liu, S. Mai, X. Chen, C.-J. Hsieh, Y. You. "Towards Efficient and Scalable
+       Sharpness-Aware Minimization", CVPR 2022.
+       https://doi.org/10.48550/arXiv.2203.02714
 
     Examples
     --------
     >>> import torch
     >>> from braindecode_sam.optim import LookSAM
     >>> model = torch.nn.Linear(2, 1)
-    >>> optimizer = LookSAM(model.parameters(), torch.optim.SGD, lr=0.1, interval=10)
+    >>> optimizer = LookSAM(
+    ...     model.parameters(), torch.optim.SGD, lr=0.1, interval=10)
     """
 
     _group_options: ClassVar[dict[str, Check]] = {
@@ -98,7 +122,7 @@ class LookSAM(TwoGradientSAM):
                     self._add_remembered(groups)
 
     def _combine(self, groups: Sequence[FlatGroup]) -> None:
-        """Descend along g_p, and leave g_v in place of the clean gradients."""
+        """Leave g_p unchanged and overwrite the clean gradients with g_v."""
         self._reserve(ACROSS, groups)
         g, g_p = clean_gradients(groups), gradients(groups)
         along = quotient(dot(groups, g, g_p), dot(groups, g, g))

@@ -1,18 +1,4 @@
-r"""Momentum-SAM: perturb along the momentum, which costs no pass.
-
-v is the momentum that the base optimizer keeps anyway, 0 at first::
-
-    epsilon = - rho * v / ||v||                 (adaptive: - rho T^2 v / ||T v||)
-    g_p     = grad L(w + epsilon)               closure, the only pass
-    w       = w                                 restore, bit for bit
-    w       = B(w, g_p), which also moves v
-
-Becker, Altrock, Risse: Momentum-SAM: Sharpness Aware Minimization without Computational
-Overhead, 2024 (Algorithm 1). The sign is the paper's: epsilon points where the last
-steps went, as in Nesterov's method; some implementations add rho v / ||v|| instead. The
-paper's algorithm, and code after it, leaves the weights perturbed between the steps,
-where validation and checkpoints then find them; here they are clean.
-"""
+"""Momentum-SAM, which perturbs along the momentum and needs no second pass."""
 
 from __future__ import annotations
 
@@ -31,27 +17,61 @@ MOMENTA = ("momentum_buffer", "exp_avg")
 
 
 class MomentumSAM(SAM):
-    """Momentum-SAM, one pass a step.
+    r"""Momentum-SAM, with one pass per step.
+
+    Momentum-SAM [1]_ perturbs the weights along the momentum that the base optimizer
+    keeps in any case. A step then makes only the perturbed pass.
 
     Parameters
     ----------
     params, base_optimizer
-        As for :class:`SAM`. The base optimizer must keep a momentum: SGD or RMSprop
-        with ``momentum``, Adam and its kin.
+        As for :class:`~braindecode_sam.SAM`. The base optimizer must keep a momentum.
+        SGD and RMSprop do with ``momentum``, the Adam family does by default.
     **options
-        Of :class:`SAM` and of the base optimizer.
+        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if the base optimizer keeps no momentum, or a part of it in
-        each process (``ZeroRedundancyOptimizer``).
+        As SAM, and if the base optimizer keeps no momentum, or if each process
+        keeps only a part of it (``ZeroRedundancyOptimizer``).
+
+    See Also
+    --------
+    braindecode_sam.SAM : Base class, with all options that it takes.
+    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
 
     Notes
     -----
-    There is no pass at w: ``step`` returns the loss at w + epsilon, normalization
-    layers see that pass, and ``last_perturbed_loss`` stays None. Gradients that are
-    clipped in the closure are clipped once, as without SAM.
+    **Update rule.** With the momentum :math:`v` of the base optimizer, which starts at
+    0, a step computes (Algorithm 1 of [1]_)
+
+    .. math::
+
+        \epsilon &= - \rho \, \frac{v}{\lVert v \rVert} \\
+        g_p &= \nabla L(w + \epsilon) \\
+        w &\leftarrow B(w, g_p)
+
+    :math:`B` also updates :math:`v`. With ``adaptive=True``, it is :math:`\epsilon =
+    - \rho \, T^2 v / \lVert T v \rVert`, with :math:`T` as in SAM.
+
+    **Published implementations differ** in two respects. The sign is the paper's:
+    :math:`\epsilon` points in the direction of the last steps, as in Nesterov's method.
+    Some implementations add :math:`\rho \, v / \lVert v \rVert` instead. The paper's
+    algorithm, and code that follows it, leaves the weights perturbed between steps, so
+    that validation and checkpoints use perturbed weights. Here they are restored in
+    every step.
+
+    **No pass at the unperturbed weights.** ``step`` returns the loss at :math:`w +
+    \epsilon`, normalization layers compute their statistics there, and
+    ``last_perturbed_loss`` stays None. Gradients that are clipped in the closure are
+    clipped once, as without SAM.
+
+    References
+    ----------
+    .. [1] M. Becker, F. Altrock, B. Risse. "Momentum-SAM: Sharpness Aware Minimization
+       without Computational Overhead", 2024.
+       https://doi.org/10.48550/arXiv.2401.12033
 
     Examples
     --------
@@ -72,23 +92,23 @@ class MomentumSAM(SAM):
         self._check_momentum(self.param_groups)
         if is_zero_redundancy(self.base_optimizer):
             raise ValueError(
-                "MomentumSAM cannot perturb along momenta that are spread over the"
-                " processes, as a ZeroRedundancyOptimizer keeps them; expected a base"
+                "MomentumSAM cannot perturb along momenta that are sharded across"
+                " processes, as in a ZeroRedundancyOptimizer; expected a base"
                 " optimizer such as torch.optim.AdamW, or another SAM."
             )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; see :meth:`SAM.add_param_group`.
+        """Add a parameter group.
 
         Parameters
         ----------
         param_group : dict
-            As for any torch optimizer.
+            As for :class:`~braindecode_sam.SAM`.
 
         Raises
         ------
         ValueError
-            If the base optimizer keeps no momentum for it.
+            If the base optimizer keeps no momentum for the group.
         """
         super().add_param_group(param_group)
         self._check_momentum(self.param_groups[-1:])
@@ -122,12 +142,12 @@ class MomentumSAM(SAM):
     def _ascent_direction(self, group: FlatGroup) -> Tensors:
         momenta = map(self._momentum, group.params)
         v = group.plain([m for m in momenta if m is not None])
-        # perturb() turns the direction round where the base maximizes, but a momentum
-        # is that of the descent already.
+        # perturb() reverses the direction if the base maximizes. A momentum is already
+        # that of the negated gradient.
         is_descent = not group.options.base.get("maximize")
         return list(torch._foreach_neg(v)) if is_descent else v
 
     def _momentum(self, param: Tensor) -> Tensor | None:
         state = self.state.get(param, {})
-        known = [state[name] for name in MOMENTA if state.get(name) is not None]
-        return known[0] if known else None
+        momenta = (state.get(name) for name in MOMENTA)
+        return next((m for m in momenta if m is not None), None)

@@ -1,26 +1,4 @@
-r"""Sharpness-Aware Minimization.
-
-With base optimizer B, loss L, weights w and radius rho, a step is::
-
-    g       = grad L(w)                        closure, the clean pass
-    epsilon = rho * g / ||g||                  ascend (adaptive: rho * T^2 g / ||T g||)
-    g_p     = grad L(w + epsilon)              closure again, the perturbed pass
-    w       = w                                restore, bit for bit
-    w       = B(w, g_p)                        base step, weight decay included
-
-The second pass replays the first one at w + epsilon: same batch, same random numbers,
-same buffers. Left alone it would also move BatchNorm's running statistics a second
-time, towards the statistics of the *perturbed* weights, and draw other dropout masks,
-so that g_p and g would be gradients of two different functions. A SAM step leaves the
-buffers and the random number generators exactly where one plain pass leaves them.
-
-Foret, Kleiner, Mobahi, Neyshabur: Sharpness-Aware Minimization for Efficiently
-Improving Generalization, ICLR 2021 (eq. 2 and Algorithm 1). Adaptive: Kwon, Kim,
-Park, Choi: ASAM, ICML 2021 (eq. 8), with T = |w| + eta on weights and 1 on biases and
-the shifts of normalization layers, as in its authors' code (others, and its eq. 8,
-scale all of them). Both add the L2 penalty to L; here weight decay is the base
-optimizer's alone, as AdamW's users expect.
-"""
+"""Sharpness-Aware Minimization, the optimizer that the variants derive from."""
 
 from __future__ import annotations
 
@@ -71,14 +49,15 @@ from braindecode_sam.optim._second_pass import (
 Loss = TypeVar("Loss", Tensor, float)
 Pass = Callable[[], Any]
 
-# Tells torch's wrapper of every `step`, which runs the hooks, from the step itself.
-_HOOKED = Optimizer.profile_hook_step(lambda optimizer: None).__code__
+# Code of torch's wrapper of every `step`, which runs the hooks. It distinguishes the
+# wrapper from the step itself.
+_HOOKED_STEP_CODE = Optimizer.profile_hook_step(lambda optimizer: None).__code__
 
 
 def _hooked_if_observed(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a step as torch does, but only where there are hooks or a profiler.
+    """Run torch's wrapper of a step only if there are hooks or a profiler.
 
-    Without an observer, torch's wrapper takes as long as the ascent of a small net.
+    Without them, the wrapper would take as long as the ascent of a small model.
     """
     hooked = Optimizer.profile_hook_step(step)
 
@@ -93,50 +72,56 @@ def _hooked_if_observed(step: Callable[..., Any]) -> Callable[..., Any]:
         )
         return (hooked if is_observed else step)(self, *args, **kwargs)
 
-    call.hooked = True  # type: ignore[attr-defined]  # torch need not wrap it
+    call.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it again
     return call
 
 
 class SAM(Optimizer):
-    """Sharpness-Aware Minimization around any base optimizer of torch.
+    r"""Sharpness-Aware Minimization around any optimizer of torch.
+
+    SAM [1]_ minimizes the largest loss within the distance `rho` of the weights. Each
+    step makes two passes, that is, it runs forward and backward twice on the same
+    batch: at the weights w, and at w + epsilon, where the loss is larger. The base
+    optimizer then updates w with the gradient of the second pass.
 
     Parameters
     ----------
     params : iterable
         Tensors, named tensors or parameter groups, as for any torch optimizer. A
-        group may set its own ``rho``, ``adaptive`` and ``eta``; ``rho=0`` leaves
-        the group's weights unperturbed (its gradients still count in the norm).
+        group may set its own ``rho``, ``adaptive`` and ``eta``. ``rho=0`` leaves the
+        group's weights unperturbed, but its gradients still count in the norm.
     base_optimizer : type, default=torch.optim.AdamW
-        Class of the optimizer that makes the step, or a ``functools.partial`` of
-        one. It may not need a closure itself.
+        Class of the optimizer that updates the weights, or a ``functools.partial`` of
+        one. It must be able to step without a closure.
     rho : float, default=0.05
-        Radius of the perturbation, in the units of the weights. With 0 in every
-        group a step is one plain pass of the base optimizer.
+        Radius of the perturbation, in the units of the weights. If it is 0 in every
+        group, a step is one plain pass and a step of the base optimizer.
     adaptive : bool, default=False
-        Use ASAM's adaptive radius. Biases are not rescaled: parameters named "bias"
-        or, where `params` have no names, those with fewer than two dimensions (which
-        includes the weights of normalization layers).
+        Use ASAM's adaptive radius [2]_. Biases are not rescaled: parameters named
+        "bias" or, where `params` have no names, those with fewer than two dimensions
+        (which includes the weights of normalization layers).
     interval : int, default=1
         Perturb on every `interval`-th step, starting with the first.
     eta : float, default=0.01
-        Added to the weights' magnitude where `adaptive`.
+        Added to the weights' magnitude if `adaptive`.
     **base_kwargs
-        Options of the base optimizer. An option whose name SAM uses too, such as
-        Adadelta's ``rho``, is spelled ``base_optimizer__rho``; that spelling, which
-        skorch's ``optimizer__base_optimizer__betas`` arrives as, works for all.
+        Options of the base optimizer. If SAM has an option of the same name, as with
+        Adadelta's ``rho``, write ``base_optimizer__rho``. The prefix works for every
+        option. skorch passes ``optimizer__base_optimizer__betas`` in this form.
 
     Attributes
     ----------
     base_optimizer : torch.optim.Optimizer
-        Its ``state`` is this optimizer's; its ``param_groups`` are the part of this
-        optimizer's groups that are not options of SAM.
+        The base optimizer. It shares ``state`` with this optimizer. Its
+        ``param_groups`` hold the options of this optimizer's groups that are not
+        SAM's.
     n_steps : int
         Number of steps made.
     last_loss, last_perturbed_loss : torch.Tensor or None
-        Loss at w and at w + epsilon in the last step; the second is None if that
-        step was not perturbed.
+        Loss at w and at w + epsilon in the last step. The second is None if that step
+        was not perturbed.
     last_grad_norm : torch.Tensor or None
-        The norm that scaled epsilon in the last step, None likewise.
+        Norm that scaled epsilon in the last step. None if that step was not perturbed.
 
     Raises
     ------
@@ -145,43 +130,80 @@ class SAM(Optimizer):
         wrong type.
     ValueError
         If there are no parameters, an argument is out of its range, the base
-        optimizer needs a closure (``LBFGS``), or each process has a part of the
-        parameters only (``ZeroRedundancyOptimizer``, ``FullyShardedDataParallel``).
+        optimizer needs a closure (``LBFGS``), or each process holds only a part of the
+        parameters (``ZeroRedundancyOptimizer``, ``FullyShardedDataParallel``).
 
     See Also
     --------
-    braindecode_sam.SAMCallback : Schedules rho and records the sharpness in skorch.
-    braindecode_sam.optim.GSAM, braindecode_sam.optim.FriendlySAM : Variants.
+    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
+    braindecode_sam.optim.GSAM : Also minimizes the gap between both losses.
+    braindecode_sam.optim.WSAM : Weights the sharpness against the loss.
+    braindecode_sam.optim.FriendlySAM : Perturbs along the noise of the batch.
+    braindecode_sam.optim.LookSAM : Makes a second pass on every k-th step.
+    braindecode_sam.optim.AESAM : Makes a second pass where gradients are large.
+    braindecode_sam.optim.MomentumSAM : Perturbs along the momentum, in one pass.
 
     Notes
     -----
-    The closure computes the whole gradient of a step: it is dropped between the two
-    passes. Weight decay is the base optimizer's alone.
+    **Update rule.** For a loss :math:`L`, weights :math:`w`, a radius :math:`\rho` and
+    a base optimizer :math:`B`, a step computes (eq. 2 and Algorithm 1 of [1]_)
 
-    If a pass raises, even ``KeyboardInterrupt`` or out of memory, weights, buffers and
-    what a variant remembers are rolled back. SIGINT is deferred while the optimizer
-    runs, and delivered in the closure or at the end. A base optimizer that fails in
-    its own ``step`` leaves what it leaves without SAM.
+    .. math::
 
-    ``step`` makes both passes by calling the closure twice. The second call finds the
-    buffers of all modules that are called, and torch's random number generators, as
-    the first one found them, and what it does to them is undone. Buffers that change
-    without a call of a module (``module.forward(x)``, ``F.batch_norm``), and the values
-    of sparse or quantized ones, are not preserved. Random numbers of NumPy and Python
-    are not replayed. In the two-step form (``first_step``, ``second_step``) the passes
-    are the caller's: there, only modules with a parameter of this optimizer are
-    preserved, and the second pass draws new dropout masks.
+        g &= \nabla L(w) \\
+        \epsilon &= \rho \, \frac{g}{\lVert g \rVert} \\
+        g_p &= \nabla L(w + \epsilon) \\
+        w &\leftarrow B(w, g_p)
 
-    With ``maximize=True``, an option of torch's own optimizers, the perturbation
-    descends.
+    The norm is taken over the parameters of all groups. With ``adaptive=True``
+    (eq. 8 of [2]_) it is
 
-    With ``torch.compile(module)`` torch warns once that global hooks fire an extra
-    time. The hook is the one that preserves buffers; firing twice does no harm.
+    .. math:: \epsilon = \rho \, \frac{T^2 g}{\lVert T g \rVert}
+
+    where :math:`T = |w| + \eta` for weights and :math:`T = 1` for biases and the
+    shifts of normalization layers, as in the authors' code. Eq. 8 itself, and other
+    implementations, rescale all parameters. With ``maximize=True``, an option of
+    torch's optimizers, the perturbation descends.
+
+    **Weight decay** is left to the base optimizer, as users of AdamW expect. The papers
+    add an L2 penalty to :math:`L` instead.
+
+    **Buffers and random numbers.** The second pass replays the first one at
+    :math:`w + \epsilon`. It starts from the same buffers and the same states of torch's
+    random number generators, and its changes to them are undone. Otherwise it would
+    update BatchNorm's running statistics a second time, from activations of the
+    *perturbed* weights, and would draw other dropout masks, so that :math:`g` and
+    :math:`g_p` would be gradients of two different functions. This holds for all
+    modules that the closure calls. It does not cover buffers that change without a
+    call of a module (``module.forward(x)``, ``F.batch_norm``), the values of sparse or
+    quantized buffers, or the random numbers of NumPy and Python.
+
+    **Gradients.** The closure must compute the whole gradient of a step, since
+    gradients are dropped between the two passes.
+
+    **Errors and interrupts.** If a pass raises, even ``KeyboardInterrupt`` or an
+    out-of-memory error, then weights, buffers and the state that a variant keeps are
+    rolled back. SIGINT is deferred while the optimizer runs and delivered in the
+    closure or at the end of the step. If the base optimizer fails in its own ``step``,
+    it leaves the same state as without SAM.
+
+    **Two-step form.** :meth:`first_step` and :meth:`second_step` are for loops that
+    make the passes themselves. In this form, SAM preserves only the buffers of modules
+    that have a parameter of this optimizer, and the second pass draws new dropout
+    masks.
+
+    **Compilation.** With ``torch.compile(module)``, torch warns once that global hooks
+    fire an extra time. The hook in question preserves buffers, and firing twice does no
+    harm.
 
     References
     ----------
-    Foret et al., 2021, https://doi.org/10.48550/arXiv.2010.01412; Kwon et al., 2021,
-    https://doi.org/10.48550/arXiv.2102.11600.
+    .. [1] P. Foret, A. Kleiner, H. Mobahi, B. Neyshabur. "Sharpness-Aware Minimization
+       for Efficiently Improving Generalization", ICLR 2021.
+       https://doi.org/10.48550/arXiv.2010.01412
+    .. [2] J. Kwon, J. Kim, H. Park, I. K. Choi. "ASAM: Adaptive Sharpness-Aware
+       Minimization for Scale-Invariant Learning of Deep Neural Networks", ICML 2021.
+       https://doi.org/10.48550/arXiv.2102.11600
 
     Examples
     --------
@@ -189,7 +211,8 @@ class SAM(Optimizer):
     >>> from braindecode_sam import SAM
     >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Linear(2, 1)
-    >>> optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
+    >>> optimizer = SAM(
+    ...     model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
     >>> x, y = torch.ones(4, 2), torch.zeros(4, 1)
     >>> def closure():
     ...     optimizer.zero_grad()
@@ -199,10 +222,21 @@ class SAM(Optimizer):
     >>> before = optimizer.step(closure).item()
     >>> optimizer.step(closure).item() < before
     True
+
+    The same step in a loop that makes both passes itself:
+
+    >>> def backward():
+    ...     torch.nn.functional.mse_loss(model(x), y).backward()
+    >>> backward()
+    >>> optimizer.first_step(zero_grad=True)
+    >>> backward()
+    >>> optimizer.second_step(zero_grad=True)
+    >>> optimizer.n_steps
+    3
     """
 
     needs_closure = True
-    # Options of a group, each with its check. A variant adds its own.
+    # Options of a parameter group, each with its check. A variant adds others.
     _group_options: ClassVar[dict[str, Check]] = {
         "rho": check_non_negative,
         "adaptive": check_bool,
@@ -210,10 +244,10 @@ class SAM(Optimizer):
         "perturbed": check_positions,
         "n_steps": check_non_negative,
     }
-    # What those start with that are no arguments. They live in the groups because
-    # groups survive every kind of checkpoint, torch.distributed's included.
-    _initially: ClassVar[dict[str, Any]] = {"perturbed": None, "n_steps": 0}
-    # Arguments of the whole optimizer, attributes of the same names.
+    # Initial values of the options that are not arguments. They are in the groups
+    # because every kind of checkpoint, including torch.distributed's, saves groups.
+    _initial_values: ClassVar[dict[str, Any]] = {"perturbed": None, "n_steps": 0}
+    # Arguments of the whole optimizer, stored as attributes of the same names.
     _optimizer_options: ClassVar[tuple[str, ...]] = ("interval",)
 
     defaults: Options
@@ -239,7 +273,7 @@ class SAM(Optimizer):
     ) -> None:
         check_base_optimizer(base_optimizer)
         self.interval = check_integer("interval", interval, 1)
-        own = {"rho": rho, "adaptive": adaptive, "eta": eta, **self._initially}
+        own = {"rho": rho, "adaptive": adaptive, "eta": eta, **self._initial_values}
         own |= {k: base_kwargs.pop(k) for k in self._group_options if k not in own}
         for name, check in self._group_options.items():
             check(name, own[name])
@@ -247,7 +281,7 @@ class SAM(Optimizer):
         groups = [_split(p, own, self._checks()) for p in params if isinstance(p, dict)]
         if groups:
             params = [group.base for group in groups]
-        # The base optimizer reads its arguments as it would alone.
+        # The base optimizer checks its arguments as it does without SAM.
         arguments = [*inspect.signature(type(self)).parameters, *self._checks()]
         check_base_options(type(self).__name__, arguments, base_optimizer, base_kwargs)
         base = base_optimizer(params, **strip_prefix(base_kwargs))
@@ -255,9 +289,9 @@ class SAM(Optimizer):
             warn_of_misspelt(group.base, [*self._checks(), *base.defaults])
         self.base_optimizer = base
         self._own_of_new = [group.own for group in groups]
-        state = base.state  # Adagrad makes its own in its constructor
+        state = base.state  # Adagrad fills it in its constructor
         super().__init__(base.param_groups, Options(own, base.defaults, self._checks()))
-        self.state = state  # torch's constructor begins with an empty one
+        self.state = state  # torch's constructor has set an empty one
         check_not_in_shards(base, self._params())
         self._reset_transient_state()
         self.register_state_dict_post_hook(_spell_as_saved)
@@ -271,7 +305,7 @@ class SAM(Optimizer):
 
     @property
     def state(self) -> Any:
-        """State of each parameter: the base optimizer's, and what a variant adds."""
+        """State of each parameter: the base optimizer's and what a variant adds."""
         return self.base_optimizer.state
 
     @state.setter
@@ -284,19 +318,20 @@ class SAM(Optimizer):
         return self.param_groups[0].own["n_steps"]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, with options of this and of the base optimizer.
+        """Add a parameter group.
 
         Parameters
         ----------
         param_group : dict
-            As for any torch optimizer, with ``rho``, ``adaptive`` and ``eta``.
+            As for any torch optimizer. It may set options of the base optimizer and
+            ``rho``, ``adaptive`` and ``eta``.
         """
         position, groups = len(self.param_groups), self.base_optimizer.param_groups
         own = {**self.defaults.own, "n_steps": self.n_steps if position else 0}
-        if position < len(groups):  # torch's constructor, with the base's own groups
+        if position < len(groups):  # torch's constructor adds the base's groups
             own = self._own_of_new[position] if self._own_of_new else own
         else:
-            if isinstance(param_group, dict):  # else the base optimizer says it is not
+            if isinstance(param_group, dict):  # otherwise the base optimizer raises
                 new = _split(param_group, own, self._checks())
                 own, param_group = new.own, new.base
                 known = [*self._checks(), *self.base_optimizer.defaults]
@@ -312,20 +347,20 @@ class SAM(Optimizer):
         Parameters
         ----------
         closure : callable
-            Zeroes the gradients, runs forward and backward and returns the loss.
-            Called twice, or once if this step is not perturbed.
+            Zeroes the gradients, runs forward and backward, and returns the loss. It
+            is called twice, or once if the step is not perturbed.
 
         Returns
         -------
         loss : torch.Tensor
-            Loss at the unperturbed weights, as the closure returned it.
+            Loss at the unperturbed weights, as returned by the closure.
 
         Raises
         ------
         TypeError
-            If there is no closure, unless all gradients are zero: then no other pass
-            is needed. (``torch.distributed.checkpoint`` steps like that to build the
-            state; such a step does not count.)
+            If there is no closure. The exception is a step whose gradients are all
+            zero, with which ``torch.distributed.checkpoint`` builds the state. It
+            needs no second pass and is not counted in ``n_steps``.
         RuntimeError
             If called between ``first_step`` and ``second_step``, or in its own closure.
         """
@@ -335,7 +370,7 @@ class SAM(Optimizer):
             return None
         if self._is_in_step:
             raise RuntimeError(
-                f"{type(self).__name__}.step was called inside of its own closure;"
+                f"{type(self).__name__}.step was called inside its own closure;"
                 " expected a closure that makes one pass."
             )
         return self._step(closure)
@@ -358,10 +393,10 @@ class SAM(Optimizer):
                 self._is_in_step = False
         return loss
 
-    # The stages of a step, in their order. A variant overrides one or two of them.
+    # The stages of a step, in order. A variant overrides one or two of them.
 
     def _run_passes(self, run_pass: Callable[[], Loss]) -> Loss:
-        """Make the passes; return the loss of the clean one."""
+        """Make the passes and return the loss of the clean one."""
         self._begin_step()
         if not self._should_perturb():
             self.last_loss = detached(loss := run_pass())
@@ -373,7 +408,7 @@ class SAM(Optimizer):
             self._perturb()
             try:
                 for p in self._params():
-                    p.grad = None  # a closure that does not zero would add to it
+                    p.grad = None  # in case the closure does not zero it
                 with replay_rng(states):
                     self.last_perturbed_loss = detached(run_pass())
             finally:
@@ -381,12 +416,12 @@ class SAM(Optimizer):
         return loss
 
     def _should_perturb(self) -> bool:
-        """Whether this step may be perturbed, before any pass."""
+        """Whether this step may be perturbed. Called before the first pass."""
         has_radius = any(group.own["rho"] for group in self.param_groups)
         return has_radius and self.n_steps % self.interval == 0
 
     def _needs_second_pass(self) -> bool:
-        """Whether the clean gradients are worth a second pass."""
+        """Whether to make a second pass, given the clean gradients."""
         return True
 
     def _perturb(self) -> None:
@@ -418,11 +453,12 @@ class SAM(Optimizer):
         directions, norms = [], []
         for group in groups:
             direction = self._ascent_direction(group)
+            # T and its square in ASAM's formula
             magnitude = group.magnitude() if group.options.own["adaptive"] else None
             if magnitude is not None:  # the norm is that of T g
                 direction = list(torch._foreach_mul(direction, magnitude))
             norms.append(group.norm(direction))
-            if magnitude is not None:  # the step goes along T^2 g
+            if magnitude is not None:  # the direction is T^2 g
                 torch._foreach_mul_(direction, magnitude)
             directions.append(direction)
         self.last_grad_norm = joint_norm(norms) if norms else torch.zeros(())
@@ -433,27 +469,27 @@ class SAM(Optimizer):
                 group.perturb(direction, self.last_grad_norm)
 
     def _with_direction(self, params: Iterable[Tensor]) -> list[Tensor]:
-        """Return the parameters that have a direction of ascent."""
+        """Return the parameters that have an ascent direction."""
         return with_gradient(params)
 
     def _ascent_direction(self, group: FlatGroup) -> Tensors:
-        """Return where the ascent goes, in the shapes of the group's weights."""
+        """Return the ascent direction, in the shapes of the group's weights."""
         return group.gradients()
 
     def _combine_gradients(self) -> None:
-        """Leave in the gradients what the base optimizer descends along."""
+        """Replace the gradients by those that the base optimizer steps along."""
 
     def _base_step(self) -> None:
         base = self.base_optimizer
         step = type(base).step
-        if getattr(step, "__code__", None) is _HOOKED:
-            step = vars(step)["__wrapped__"]  # global hooks run once, for this step
+        if getattr(step, "__code__", None) is _HOOKED_STEP_CODE:
+            step = vars(step)["__wrapped__"]  # global hooks run once, for SAM's step
         for hook in base._optimizer_step_pre_hooks.values():
             hook(base, (), {})
         step(base)
         for hook in base._optimizer_step_post_hooks.values():
             hook(base, (), {})
-        vars(base)["_opt_called"] = True  # what a scheduler on the base asks for
+        vars(base)["_opt_called"] = True  # schedulers of the base check it
         n_steps = self.n_steps + 1
         for group in self.param_groups:
             group.own["n_steps"] = n_steps
@@ -462,9 +498,10 @@ class SAM(Optimizer):
         if not vanish(p.grad for p in self._params()):
             raise TypeError(
                 "SAM.step needs a closure that zeroes the gradients, runs forward and"
-                " backward and returns the loss, since it makes two passes. Without"
-                " one, call first_step() and second_step() around the second pass;"
-                " under skorch's AccelerateMixin, use SAMAccelerateMixin."
+                " backward and returns the loss, since it makes two passes. In a loop"
+                " without a closure, call first_step() before and second_step() after"
+                " the second pass. Under skorch's AccelerateMixin, use"
+                " SAMAccelerateMixin."
             )
         n_steps = self.n_steps
         self._begin_step()
@@ -474,21 +511,45 @@ class SAM(Optimizer):
         for group in self.param_groups:
             group.own["n_steps"] = n_steps
 
-    # The explicit form, for loops that make the passes themselves.
+    # The two-step form, for loops that make the passes themselves.
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:
-        """Move the weights to w + epsilon, from the gradients at w.
+        """Move the weights from w to w + epsilon.
+
+        Call it after the first backward pass, with the gradients at w. Then run
+        forward and backward again on the same batch and call :meth:`second_step`.
 
         Parameters
         ----------
         zero_grad : bool, default=False
-            Zero the gradients afterwards.
+            Zero the gradients afterwards. Otherwise the second backward pass
+            accumulates into them.
 
         Raises
         ------
         RuntimeError
-            If ``second_step`` or ``restore`` has not followed the last call.
+            If the last call was not followed by :meth:`second_step` or :meth:`restore`.
+
+        See Also
+        --------
+        step : Make both passes with a closure.
+
+        Notes
+        -----
+        If the step is not perturbed (``rho=0``, `interval`), the weights stay at w.
+        The loop is the same.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from braindecode_sam import SAM
+        >>> model, x = torch.nn.Linear(2, 1), torch.ones(4, 2)
+        >>> optimizer = SAM(model.parameters(), lr=1e-3)
+        >>> model(x).square().mean().backward()
+        >>> optimizer.first_step(zero_grad=True)
+        >>> model(x).square().mean().backward()
+        >>> optimizer.second_step(zero_grad=True)
         """
         self._refuse_within_two_steps("first_step")
         self._begin_step()
@@ -506,7 +567,9 @@ class SAM(Optimizer):
     @_hooked_if_observed
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False) -> None:
-        """Return to w and let the base optimizer step on the present gradients.
+        """Move the weights back to w and step with the current gradients.
+
+        Call it after the second backward pass, with the gradients at w + epsilon.
 
         Parameters
         ----------
@@ -516,7 +579,12 @@ class SAM(Optimizer):
         Raises
         ------
         RuntimeError
-            If ``first_step`` was not called before.
+            If :meth:`first_step` was not called before.
+
+        See Also
+        --------
+        first_step : Move the weights to w + epsilon. Its example shows the loop.
+        restore : Move the weights back to w without a step.
         """
         if self._undo_first_step is None:
             raise RuntimeError("second_step was called without a first_step before it.")
@@ -524,15 +592,20 @@ class SAM(Optimizer):
             self.restore()
             self._combine_gradients()
             self._base_step()
-        self._opt_called = True  # what a scheduler's wrapper of step() would set
+        self._opt_called = True  # set by a scheduler's wrapper of step()
         if zero_grad:
             self.zero_grad()
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Go back from w + epsilon to w without a step.
+        """Move the weights back to w without a step.
 
-        For a two-step loop whose second pass failed. Does nothing elsewhere.
+        For two-step loops whose second pass failed. It also restores the buffers that
+        this pass changed. It does nothing if :meth:`first_step` was not called.
+
+        See Also
+        --------
+        second_step : Move the weights back to w and make the step.
         """
         undo, self._undo_first_step = self._undo_first_step, None
         if undo is not None:
@@ -543,26 +616,36 @@ class SAM(Optimizer):
         if self._undo_first_step is not None:
             raise RuntimeError(
                 f"{name} was called between first_step and second_step. Call"
-                " second_step() first, or restore() to go back to the weights before."
+                " second_step() first, or restore() to return to the unperturbed"
+                " weights."
             )
 
-    # What is perturbed.
+    # Selection of what is perturbed.
 
     def perturb_only(self, params: Iterable[Tensor] | None = None) -> None:
         """Restrict the perturbation to some parameters.
 
-        Unlike ``rho=0`` in a group, this also leaves the others out of the norm,
-        so that the perturbation keeps its radius.
+        The other parameters do not count in the norm either, so that the perturbation
+        keeps its radius. With ``rho=0`` in a group, its gradients still count.
 
         Parameters
         ----------
         params : iterable of torch.Tensor or None, default=None
-            Parameters to perturb; None means all.
+            Parameters to perturb. None means all.
 
         Raises
         ------
         ValueError
-            If no parameter of this optimizer is among them.
+            If `params` holds no parameter of this optimizer.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from braindecode_sam import SAM
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+        >>> optimizer = SAM(model.parameters(), lr=1e-3)
+        >>> optimizer.perturb_only(model[1].parameters())
         """
         if params is None:
             for group in self.param_groups:
@@ -575,19 +658,19 @@ class SAM(Optimizer):
         ]
         if not any(positions):
             raise ValueError(
-                f"params holds {len(chosen)} tensors, none of them a parameter of"
-                " this optimizer; expected some of its own parameters."
+                f"params holds {len(chosen)} tensors, none of which is a parameter of"
+                " this optimizer; expected some of its parameters."
             )
         for group, some in zip(self.param_groups, positions, strict=True):
             group["perturbed"] = some
 
-    # Saving, loading and copying. What torch does itself is left to it.
+    # Saving, loading and copying, where torch's own methods do not suffice.
 
     def __getstate__(self) -> dict[str, Any]:
         if self._perturbed:
             raise RuntimeError(
-                f"{type(self).__name__} was pickled or copied while its weights are"
-                " perturbed. Copy it outside of the closure and, in a two-step loop,"
+                f"{type(self).__name__} was pickled or copied while its weights were"
+                " perturbed. Copy it outside the closure and, in a two-step loop,"
                 " after second_step() or restore()."
             )
         return {
@@ -598,7 +681,7 @@ class SAM(Optimizer):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Unpickling comes here, and so does load_state_dict, between its hooks.
+        # Called in unpickling, and by load_state_dict between its hooks.
         base, checks = state.get("base_optimizer"), self._checks()
         if base is not None:
             state = dict(state)
@@ -636,7 +719,7 @@ class SAM(Optimizer):
         self._begin_step()
 
     def _params(self) -> list[Tensor]:
-        groups = self.base_optimizer.param_groups  # plain dicts, faster to read
+        groups = self.base_optimizer.param_groups  # plain dicts are faster to read
         return [p for group in groups for p in group["params"]]
 
     def _devices(self) -> set[torch.device]:
@@ -644,7 +727,7 @@ class SAM(Optimizer):
 
 
 def _split(group: dict[str, Any], own: dict[str, Any], checks: Any) -> Options:
-    """Tell a new group's options of SAM from the base's."""
+    """Split the options of a new group into SAM's and the base optimizer's."""
     options = Options(dict(own), {}, checks)
     is_own = {name: name in checks for name in group}
     options.update({k: v for k, v in group.items() if is_own[k]})
@@ -653,7 +736,7 @@ def _split(group: dict[str, Any], own: dict[str, Any], checks: Any) -> Options:
 
 
 def _spell_as_saved(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Hold tensors and builtins only, and leave the base's options their names."""
+    """Reduce a state to tensors and builtins, with the base's names of its options."""
     packed = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
     groups = [
         {
@@ -666,5 +749,5 @@ def _spell_as_saved(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any
 
 
 def detached(loss: Any) -> Any:
-    """Return a loss without its graph; a number as it is."""
+    """Return a loss without its graph. A number is returned as it is."""
     return loss.detach() if isinstance(loss, Tensor) else loss

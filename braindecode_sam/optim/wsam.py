@@ -1,19 +1,4 @@
-r"""WSAM: weigh the sharpness against the loss.
-
-With g = grad L(w) and g_p = grad L(w + epsilon), a step of :class:`SAM` descends along
-g_p; this one along the gradient of L + a (L_perturbed - L)::
-
-    a = gamma / (1 - gamma)
-    d = (1 - a) g + a g_p
-    w = B(w, d)
-
-gamma = 0 is the base optimizer, 0.5 is SAM, more stresses the sharpness.
-
-Yue et al.: Sharpness-Aware Minimization Revisited: Weighted Sharpness as a
-Regularization Term, KDD 2023. The paper also has a "decoupled" form, the default of
-some implementations, which steps along a (g_p - g) past the base optimizer; this is its
-objective's gradient, through the base optimizer.
-"""
+"""WSAM, which weights the sharpness against the loss."""
 
 from __future__ import annotations
 
@@ -35,35 +20,67 @@ from braindecode_sam.optim.sam import SAM
 
 
 class WSAM(TwoGradientSAM):
-    """Weighted Sharpness-Aware Minimization, two passes a step.
+    r"""Weighted Sharpness-Aware Minimization, with two passes per step.
+
+    WSAM [1]_ treats the sharpness, the perturbed minus the clean loss, as a
+    regularization term with a weight.
 
     Parameters
     ----------
     params, base_optimizer
-        As for :class:`SAM`.
+        As for :class:`~braindecode_sam.SAM`.
     gamma : float, default=0.9
-        Weight of the sharpness, at least 0 and less than 1. A parameter group may set
-        its own.
+        Weight of the sharpness, at least 0 and less than 1. With 0, it is the base
+        optimizer, with 0.5 it is SAM. A parameter group may set its own.
     **options
-        Of :class:`SAM` and of the base optimizer.
+        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`SAM`, and if gamma is not such a number.
+        As :class:`~braindecode_sam.SAM`, and if `gamma` is out of its range.
+
+    See Also
+    --------
+    braindecode_sam.SAM : Base class, with all options that it takes.
+    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
+    braindecode_sam.optim.GSAM : Also minimizes the gap between both losses.
 
     Notes
     -----
-    Gradients that are clipped in the closure (skorch's ``GradientNormClipping``) are
-    clipped separately before they are combined; with the default gamma the result,
-    9 g_p - 8 g, can be much longer than either.
+    **Update rule.** With :math:`g = \nabla L(w)` and :math:`g_p = \nabla L(w +
+    \epsilon)` as in :class:`~braindecode_sam.SAM`, a step computes
+
+    .. math::
+
+        a &= \frac{\gamma}{1 - \gamma} \\
+        d &= (1 - a) \, g + a \, g_p \\
+        w &\leftarrow B(w, d)
+
+    where :math:`d` is the gradient of :math:`L(w) + a \, (L(w + \epsilon) - L(w))`.
+
+    **Published implementations differ.** The paper also has a decoupled form, the
+    default of some implementations. It adds a step along :math:`a \, (g_p - g)` that
+    bypasses the base optimizer. In this implementation the whole gradient passes
+    through the base optimizer.
+
+    **Clipping.** If gradients are clipped in the closure (skorch's
+    ``GradientNormClipping``), each is clipped separately before they are combined. With
+    the default `gamma`, the result :math:`9 g_p - 8 g` can be much longer than either.
+
+    References
+    ----------
+    .. [1] Y. Yue, J. Jiang, Z. Ye, N. Gao, Y. Liu, K. Zhang. "Sharpness-Aware
+       Minimization Revisited: Weighted Sharpness as a Regularization Term", KDD 2023.
+       https://doi.org/10.48550/arXiv.2305.15817
 
     Examples
     --------
     >>> import torch
     >>> from braindecode_sam.optim import WSAM
     >>> model = torch.nn.Linear(2, 1)
-    >>> optimizer = WSAM(model.parameters(), torch.optim.SGD, lr=0.1, gamma=0.8)
+    >>> optimizer = WSAM(
+    ...     model.parameters(), torch.optim.SGD, lr=0.1, gamma=0.8)
     """
 
     _group_options: ClassVar[dict[str, Check]] = {

@@ -1,4 +1,4 @@
-"""Labels as text, scores by subject, and a pickle that another process reads."""
+"""Labels as strings, scores by subject, and a pickle that another process reads."""
 
 import pickle
 import subprocess

@@ -1,4 +1,4 @@
-"""Arrays, as they come."""
+"""Plain arrays without preparation."""
 
 import numpy as np
 

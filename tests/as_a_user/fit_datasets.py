@@ -1,4 +1,4 @@
-"""A windows dataset with a number as its target, and MNE's Epochs."""
+"""A windows dataset with numeric targets, and MNE's Epochs."""
 
 import numpy as np
 from braindecode.datasets import create_from_X_y

@@ -1,4 +1,4 @@
-"""What goes wrong is said, and by whom."""
+"""Mistakes give clear messages."""
 
 import numpy as np
 

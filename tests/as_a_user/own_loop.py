@@ -1,4 +1,4 @@
-"""A training loop of one's own: a closure, two steps, half precision."""
+"""A custom training loop: with a closure, with two steps, in half precision."""
 
 import torch
 

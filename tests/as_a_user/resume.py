@@ -1,4 +1,4 @@
-"""A training that is interrupted and goes on, with other settings too."""
+"""A training that is interrupted and resumes, also with other settings."""
 
 import numpy as np
 from braindecode import EEGRegressor

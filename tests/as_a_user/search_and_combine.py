@@ -1,4 +1,4 @@
-"""scikit-learn's searches, ensembles and wrappers around a net."""
+"""A net in scikit-learn's searches, ensembles and meta-estimators."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""speed_up on a model of braindecode, on a net, and back."""
+"""speed_up and unspeed on a model of braindecode and on a net."""
 
 import torch
 from braindecode.models import ATCNet, ShallowFBCSPNet

@@ -1,4 +1,4 @@
-"""WeightAveraging: the average, what is done with it, and what it must not disturb."""
+"""WeightAveraging: the average, its uses, and what it must leave unchanged."""
 
 import contextlib
 import copy
@@ -58,7 +58,7 @@ class MaxNorm(torch.nn.Module):
 
 
 class Small(torch.nn.Module):
-    """BatchNorm, dropout, and weights that are constrained, shared and frozen."""
+    """Has BatchNorm, dropout, and constrained, shared and frozen weights."""
 
     def __init__(self, n_chans, n_times, n_outputs):
         super().__init__()
@@ -116,16 +116,18 @@ def state_of(net):
 
 
 def training_state(net):
-    """The module's state without averaging, of a net that holds the average."""
+    """Return the module's training state while the net holds the average."""
     training = callback_of(net).training_
     kept = {name.removeprefix("module."): value for name, value in training.items()}
     if "again.weight" in kept:
-        kept["third.weight"] = kept["again.weight"]  # the same, by its other name
+        kept["third.weight"] = kept[
+            "again.weight"
+        ]  # the shared weight, by its other name
     return state_of(net) | kept
 
 
 class Record(Callback):
-    """Keep what the module holds at each hook."""
+    """Record the module's state at each hook."""
 
     def __init__(self, of=params_of):
         self.of = of
@@ -155,7 +157,7 @@ def is_same(first, second):
 
 
 def assert_close(found, expected):
-    """Compare tensors with an average in float64, by their names."""
+    """Compare tensors with an average in float64, by name."""
     for name, value in expected.items():
         np.testing.assert_allclose(found[name].detach(), value, rtol=1e-5, atol=1e-6)
 
@@ -164,7 +166,7 @@ def assert_close(found, expected):
 
 
 def numpy_average(kind, history, decay):
-    """Average in float64."""
+    """Compute the average in float64."""
     history = [{n: w.numpy().astype(np.float64) for n, w in h.items()} for h in history]
     if kind == "swa":
         return {n: np.mean([h[n] for h in history], axis=0) for n in history[0]}
@@ -194,7 +196,7 @@ def test_the_average_is_that_of_torch_bit_for_bit(kind):
     steps = recorded(make_net())["step"]
     net = fitted(averaged_net(kind, 0.8, 0))
     model = copy.deepcopy(net.module_)
-    # Not torch's default on a CPU, which rounds otherwise.
+    # Not torch's default on a CPU, which rounds differently.
     is_ema = kind == "ema"
     function = get_ema_multi_avg_fn(0.8) if is_ema else get_swa_multi_avg_fn()
     reference = AveragedModel(model, multi_avg_fn=function)
@@ -218,7 +220,7 @@ def test_averaging_begins_at_start(start, kind, first):
     assert callback_of(net).n_averaged_ == per_epoch * (4 - first)
     losses = [fitted(make_net()).history[:, "valid_loss"], net.history[:, "valid_loss"]]
     same = [first == second for first, second in zip(*losses, strict=True)]
-    # The first weight is its own average, but for BatchNorm's statistics.
+    # The average of one weight is that weight, except for BatchNorm's statistics.
     assert same == [True] * first + [False] * (4 - first)
 
 
@@ -271,7 +273,7 @@ def test_statistics_are_of_windows_without_augmentation():
 
 
 def test_statistics_are_those_of_mixed_windows():
-    """Windows of one subject after the other, at other scales."""
+    """The windows are sorted by subject, and subjects have different scales."""
     windows = X * np.repeat([0.1, 1, 5], 8)[:, None, None].astype(np.float32)
     net = averaged_net(
         train_split=None, lr=0.0, iterator_valid__batch_size=8, max_epochs=1
@@ -280,7 +282,7 @@ def test_statistics_are_those_of_mixed_windows():
     power = torch.tensor(windows).square().mean(-1)
     expected = net.module_.first(power).var(0)
     ratio = net.module_.norm.running_var / expected
-    assert 0.7 < ratio.median() < 1.3  # in the data's order: 0.4
+    assert 0.7 < ratio.median() < 1.3  # 0.4 in the data's order
 
 
 class Watched(Small):
@@ -302,11 +304,11 @@ class Watched(Small):
         return self
 
     def forward(self, x):
-        self.calls = self.calls + 1  # bound anew
+        self.calls = self.calls + 1  # replaced
         return super().forward(self.frozen(self.instance(x)))
 
 
-def test_the_pass_leaves_modes_momenta_and_other_buffers_alone():
+def test_the_pass_leaves_modes_momenta_and_other_buffers_unchanged():
     states = []
     for net in (make_net(module=Watched), averaged_net(module=Watched)):
         net.set_params(train_split=None, lr=0.0)
@@ -359,7 +361,7 @@ def test_modules_without_statistics_need_no_pass(module, monkeypatch):
 
 
 class Indexed(torch.utils.data.Dataset):
-    """As braindecode's windows datasets, with the place of each window."""
+    """Has an index for each window, as braindecode's windows datasets."""
 
     def __init__(self, windows, y):
         self.windows, self.y = windows, y
@@ -420,7 +422,7 @@ def generators():
     ],
 )
 def test_the_training_is_that_without_averaging(kind, optimizer, module):
-    """With augmentation, which draws from all kinds of generators."""
+    """The augmentation draws from all kinds of generators."""
     nets, records, states = [], [], []
     for make in (make_net, averaged_net):
         arguments = (kind, 0.7, 1) if make is averaged_net else ()
@@ -458,7 +460,7 @@ def test_optimizers_keep_their_tensors():
     assert all(a == seen["begin"][0] for hook in seen.values() for a in hook)
 
 
-def test_global_generators_are_left_alone_without_a_seed():
+def test_global_generators_are_unchanged_without_a_seed():
     states = []
     for net in (make_net(), averaged_net()):
         net.callbacks.pop(0)
@@ -539,11 +541,11 @@ def test_several_modules_and_a_criterion_with_parameters():
     assert callback_of(net).averaged_.keys() == expected.keys()
     assert_close(params_of_all(net), expected)
     encoder = copy.deepcopy(net.encoder_)
-    update_bn(batches_in_fixed_order(X[6:], 6), encoder)  # the rest is validated on
+    update_bn(batches_in_fixed_order(X[6:], 6), encoder)  # the rest is for validation
     assert_close(net.encoder_.state_dict(), statistics_of(encoder))
 
 
-# What the average is used for
+# Uses of the average
 
 
 def mean_squared_error(net, windows, y):
@@ -570,7 +572,7 @@ def test_the_average_is_what_is_validated_and_predicts():
 @pytest.mark.parametrize(("train_split", "n"), [(None, 4), (ValidSplit(4), 3)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_callbacks_find_the_average_at_the_end_of_an_epoch(kind, train_split, n):
-    """Also those that come before it, and where nothing is validated."""
+    """This includes callbacks before it, and training without validation."""
     before = ("first", Record())
     net = averaged_net(kind, 0.7, 1, callbacks=[before], train_split=train_split)
     seen = recorded(net, state_of)
@@ -634,7 +636,7 @@ class At(Callback):
         self.hook, self.epoch, self.error = hook, epoch, error
 
     def get_params(self, deep=True):
-        return {}  # no part of the training
+        return {}  # not part of the settings
 
     def reached(self, net, hook):
         if hook == self.hook and len(net.history) == self.epoch:
@@ -687,7 +689,7 @@ def test_an_interrupt_before_the_start_leaves_the_weights():
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_a_failed_training_leaves_no_mixture_and_goes_on(hook):
+def test_a_failed_training_leaves_no_mixture_and_continues(hook):
     record = ("record", Record(state_of))
     at = ("at", At(hook, error=RuntimeError))
     net = averaged_net("ema", 0.7, callbacks=[at, record])
@@ -729,7 +731,7 @@ class Failing(Small):
         return super().forward(x)
 
 
-def test_an_interrupt_in_the_pass_is_made_good_at_the_end(monkeypatch):
+def test_a_pass_that_was_interrupted_is_repeated_at_the_end(monkeypatch):
     monkeypatch.setattr(Failing, "n_failures", 1)
     net = averaged_net("swa", 0.9, 0, module=Failing)
     net.callbacks.append(("states", Record(state_of)))
@@ -776,7 +778,7 @@ def test_a_failed_pass_is_rolled_back(error, n_failures, monkeypatch):
 def test_ctrl_c_in_the_callback_leaves_no_mixture(
     kind, owner, function, numbers, monkeypatch
 ):
-    """At some of the calls that it makes, one after the other."""
+    """Each case interrupts another call of the callback."""
     record = ("record", Record(state_of))
     plain = fitted(make_net(record, max_epochs=2))
     seen = dict(plain.callbacks_)["record"].seen_
@@ -794,7 +796,9 @@ def test_ctrl_c_in_the_callback_leaves_no_mixture(
 
         net = averaged_net(kind, 0.7, 0, max_epochs=2)
         monkeypatch.setattr(owner, function, interrupted)
-        with contextlib.suppress(KeyboardInterrupt):  # one at the end is not skorch's
+        with contextlib.suppress(
+            KeyboardInterrupt
+        ):  # skorch does not catch one at the end
             net.fit(X, Y)
         monkeypatch.undo()
         callback, now = callback_of(net), state_of(net)
@@ -808,7 +812,7 @@ def test_ctrl_c_in_the_callback_leaves_no_mixture(
             assert not is_in or is_same(averaged_params(net), now)
 
 
-def test_ctrl_c_waits_until_the_generators_are_put_back(monkeypatch):
+def test_ctrl_c_is_deferred_until_the_generators_are_restored(monkeypatch):
     def interrupted(states):
         signal.raise_signal(signal.SIGINT)
         put_back(states)
@@ -826,7 +830,7 @@ def test_ctrl_c_waits_until_the_generators_are_put_back(monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("is_warm_start", [False, True])
-def test_more_training_goes_on_from_the_training_weights(kind, is_warm_start):
+def test_more_training_continues_from_the_training_weights(kind, is_warm_start):
     def net(n_epochs):
         net = averaged_net(
             kind, 0.7, 1, cls=Regressor, max_epochs=n_epochs, train_split=None,
@@ -851,7 +855,7 @@ def first_weights_of_more_training(net):
 
 
 @pytest.mark.parametrize("has_failed", [False, True])
-def test_more_training_goes_on_from_weights_that_were_loaded(has_failed):
+def test_more_training_continues_from_weights_that_were_loaded(has_failed):
     file = io.BytesIO()
     other = fitted(make_net(max_epochs=1))
     other.save_params(f_params=file)
@@ -865,7 +869,7 @@ def test_more_training_goes_on_from_weights_that_were_loaded(has_failed):
     assert callback_of(net).n_averaged_ == 12
 
 
-def test_more_training_goes_on_from_the_best_weights():
+def test_more_training_continues_from_the_best_weights():
     net = fitted(averaged_net("swa", 0.9, 1, callbacks=stopping_early()))
     held = state_of(net)
     assert not is_same(params_of(net), averaged_params(net))
@@ -873,7 +877,7 @@ def test_more_training_goes_on_from_the_best_weights():
     assert callback_of(net).n_averaged_ == 4
 
 
-def test_another_module_and_set_params_begin_anew():
+def test_another_module_and_set_params_start_again():
     net = fitted(averaged_net(module="FastEEGNeX"))
     held = state_of(net)
     net.set_params(callbacks__averaging__decay=0.5)
@@ -894,13 +898,13 @@ def pickled(net):
 
 
 class Pickling(Record):
-    """Keep pickles of the net in its third epoch, which hold no earlier ones."""
+    """Keep pickles of the net in its third epoch."""
 
     def __init__(self):
         super().__init__(pickled)
 
     def __getstate__(self):
-        return {"of": self.of}
+        return {"of": self.of}  # without the earlier pickles
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -920,7 +924,7 @@ def test_nets_are_pickled_and_copied_at_any_time(kind):
         assert (callback_of(other).training_ is None) == (hook == "step")
         assert callback_of(other).n_averaged_ == n_averaged
         without_record(other)
-        validate(other)  # which is not a training
+        validate(other)  # validation outside a fit
         assert_same(state, state_of(other))
     for other in [*final, net]:
         np.testing.assert_array_equal(other.predict(X), net.predict(X))
@@ -941,7 +945,7 @@ def validate(net):
 
 
 def test_a_pickle_holds_no_data():
-    """Neither while it trains, as with Checkpoint(f_pickle=...)."""
+    """This holds during training too, as with Checkpoint(f_pickle=...)."""
     callback = WeightAveraging()
     callback.windows_.dataset = X
     assert len(pickle.dumps(callback)) < 1000
@@ -989,7 +993,7 @@ def make_resumable(file, kind, is_before=True, at=None, module=Small, **options)
     ours = [("checkpoint", checkpoint)]
     callbacks = [*ours, *average] if is_before else [*average, *ours]
     net = make_net(
-        # A schedule behind the checkpoint would undo what that has set.
+        # A schedule after the checkpoint would overwrite what it restored.
         ("schedule", schedule), *callbacks, ("early", early), ("at", at or At()),
         module=module, **(OPTIMIZERS["SAM"] | {"max_epochs": 5} | options),
     )  # fmt: skip
@@ -1045,7 +1049,7 @@ def test_a_finished_training_is_resumed_for_more_epochs(
     net, checkpoint = make_resumable(file, kind, is_before, **options)
     assert_same_training(whole, checkpoint.resume(net, X, Y))
     net, checkpoint = make_resumable(tmp_path / "a.pt", kind, is_before, **options)
-    assert_same_training(whole, checkpoint.resume(net, X, Y))  # nothing was left
+    assert_same_training(whole, checkpoint.resume(net, X, Y))  # no epochs are left
 
 
 def test_a_training_that_stopped_early_stays_stopped(tmp_path):
@@ -1063,14 +1067,14 @@ def test_a_training_that_stopped_early_stays_stopped(tmp_path):
     assert_same(training_state(first), training_state(second))
 
 
-def test_another_average_is_told_when_a_training_is_resumed(tmp_path):
+def test_a_changed_average_is_named_when_a_training_is_resumed(tmp_path):
     make_resumable(tmp_path / "a.pt", "ema", max_epochs=2)[0].fit(X, Y)
     net, checkpoint = make_resumable(tmp_path / "a.pt", "swa")
     with pytest.raises(ValueError, match="averaging__kind was 'ema', is 'swa'"):
         checkpoint.resume(net, X, Y)
 
 
-# What is refused
+# Bad input
 
 
 BAD = {
@@ -1118,7 +1122,7 @@ def test_an_epoch_without_a_batch():
 
 
 class Accumulating(EEGRegressor):
-    """Step once in three batches."""
+    """Steps once in three batches."""
 
     def train_step(self, batch, **fit_params):
         if (len(self.history[-1]["batches"]) - 1) % 3 == 0:
@@ -1129,7 +1133,7 @@ class Accumulating(EEGRegressor):
         return step
 
 
-def test_decay_counts_batches_where_gradients_are_accumulated():
+def test_decay_counts_batches_if_gradients_are_accumulated():
     net = fitted(averaged_net("ema", 0.7, cls=Accumulating))
     steps = recorded(make_net(cls=Accumulating))["step"]
     assert callback_of(net).n_averaged_ == len(steps) == 12

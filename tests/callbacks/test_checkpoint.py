@@ -1,4 +1,4 @@
-"""Trainings that are killed and go on, and files that are cut short."""
+"""Trainings that are killed and resume, and files that are truncated."""
 
 import json
 import signal
@@ -32,13 +32,13 @@ def trained(checkpoint, cls=SAM, **options):
 
 
 def rows(net):
-    """The history but for what time it took, which is never the same."""
+    """Return the history without durations, which always differ."""
     rows = [{k: v for k, v in row.items() if k != "dur"} for row in net.history]
     return json.dumps(rows)
 
 
 def assert_same_training(first, second):
-    assert bool(rows(first) == rows(second))  # without pytest's long story
+    assert bool(rows(first) == rows(second))  # without pytest's long diff
     assert_same(first.module_.state_dict(), second.module_.state_dict())
     states = [repr(net.optimizer_.state_dict()) for net in (first, second)]
     assert states[0] == states[1]
@@ -50,7 +50,7 @@ def fail():
     raise RuntimeError("power cut")
 
 
-def test_goes_on_after_sigkill_bit_for_bit(tmp_path, tried):
+def test_resumes_after_sigkill_bit_for_bit(tmp_path, tried):
     file = tmp_path / "killed.pt"
     command = [sys.executable, "-m", "tests.killed_training", file, "4"]
     root = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def test_goes_on_after_sigkill_bit_for_bit(tmp_path, tried):
 
 @pytest.mark.parametrize("cls", FAMILY)
 @pytest.mark.parametrize("epoch", [2, 5])
-def test_goes_on_after_a_failure_bit_for_bit(cls, epoch, tmp_path, tried):
+def test_resumes_after_a_failure_bit_for_bit(cls, epoch, tmp_path, tried):
     whole = trained(ResumableCheckpoint(tmp_path / "whole.pt"), cls)
     checkpoint = ResumableCheckpoint(tmp_path / "failed.pt")
     with pytest.raises(RuntimeError, match="power cut"):
@@ -82,7 +82,7 @@ def test_goes_on_after_a_failure_bit_for_bit(cls, epoch, tmp_path, tried):
 @pytest.mark.parametrize("cls", [SAM, torch.optim.AdamW])
 @pytest.mark.parametrize("is_schedule_first", [True, False])
 @pytest.mark.parametrize("schedule", ["cycle", "steps", "rho"])
-def test_schedules_may_stand_anywhere(cls, is_schedule_first, schedule, tmp_path):
+def test_schedules_may_be_listed_anywhere(cls, is_schedule_first, schedule, tmp_path):
     if schedule == "rho" and cls is not SAM:
         pytest.skip("a schedule of rho needs a SAM")
     schedules = {
@@ -141,8 +141,8 @@ def test_early_stopping_stays_stopped_and_a_finished_training_finished(tmp_path)
     assert checkpoint.exists()
 
 
-def test_a_finished_training_goes_on_for_more_epochs(tmp_path):
-    """With a metric that draws from the generators, for a classifier."""
+def test_a_finished_training_continues_for_more_epochs(tmp_path):
+    """A classifier, with a metric that draws from the generators."""
 
     def net(checkpoint, max_epochs):
         return EEGClassifier(
@@ -161,16 +161,16 @@ def test_a_finished_training_goes_on_for_more_epochs(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
-def test_a_file_cut_short_is_refused_with_its_name(kept, tmp_path, tried):
+def test_a_truncated_file_is_refused_by_name(kept, tmp_path, tried):
     file = tmp_path / "cut.pt"
     checkpoint = ResumableCheckpoint(file)
     trained(checkpoint, max_epochs=1)
     content = file.read_bytes()
     file.write_bytes(content[: int(kept * len(content))])
     net = make_net(checkpoint, Stop())
-    with pytest.raises(ValueError, match=r"cut\.pt' is not a whole checkpoint"):
+    with pytest.raises(ValueError, match=r"cut\.pt' is not a complete checkpoint"):
         checkpoint.resume(net, X, Y)
-    tried["checkpoints cut short"] += 1
+    tried["truncated checkpoints"] += 1
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
@@ -194,28 +194,28 @@ def test_the_previous_file_survives_a_failed_write(error, tmp_path, monkeypatch)
 def test_refuses_other_nets(tmp_path):
     checkpoint = ResumableCheckpoint(tmp_path / "run.pt")
     net = make_net(ResumableCheckpoint(tmp_path / "other.pt"), Stop())
-    with pytest.raises(ValueError, match="does not hold this ResumableCheckpoint"):
+    with pytest.raises(ValueError, match="does not contain this ResumableCheckpoint"):
         checkpoint.resume(net, X, Y)
     net = make_net(checkpoint, Stop())
     with pytest.raises(FileNotFoundError, match=r"run\.pt"):
         checkpoint.resume(net, X, Y)
     trained(checkpoint, max_epochs=1)
     net.set_params(module="EEGNeX")
-    with pytest.raises(ValueError, match="The checkpoint's module_ does not fit this"):
+    with pytest.raises(ValueError, match="The checkpoint's module_ does not fit that"):
         checkpoint.resume(net, X, Y, changed="ignore")
     torch.save({"weights": 1}, tmp_path / "run.pt")
-    with pytest.raises(ValueError, match="was written by something else, or by an old"):
+    with pytest.raises(ValueError, match="was written by other software or by an old"):
         checkpoint.resume(net, X, Y)
-    with pytest.raises(FileNotFoundError, match=r"none', which is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"none' is none; got"):
         make_net(ResumableCheckpoint(tmp_path / "none" / "run.pt"), Stop()).initialize()
 
 
-# What a checkpoint belongs to
+# The training to which a checkpoint belongs
 
 
 @pytest.fixture
 def interrupted(tmp_path):
-    """A training that failed in its third epoch."""
+    """Return a training that failed in its third epoch."""
     checkpoint = ResumableCheckpoint(tmp_path / "failed.pt")
     net = make_net(checkpoint, Stop(3, fail))
     with pytest.raises(RuntimeError, match="power cut"):
@@ -276,12 +276,12 @@ def test_settings_and_data_that_have_changed_are_named(options, match, interrupt
     assert interrupted.read_bytes() == before
 
 
-def test_what_may_change_does(interrupted):
+def test_some_settings_may_change(interrupted):
     params = {"max_epochs": 4, "iterator_valid__num_workers": 0}
     assert len(resume(interrupted, params).history) == 4
 
 
-def test_changed_settings_are_those_of_now_if_one_says_so(interrupted):
+def test_changed_settings_take_effect_if_ignored(interrupted):
     params = {"optimizer__weight_decay": 0.3, "optimizer__interval": 2}
     net = resume(interrupted, params, changed="ignore")
     assert net.optimizer_.param_groups[0]["weight_decay"] == 0.3
@@ -294,14 +294,14 @@ def test_changed_settings_are_those_of_now_if_one_says_so(interrupted):
     [{"cls": LookSAM}, {"params": {"optimizer__base_optimizer": torch.optim.Adamax}}],
     ids=["LookSAM", "Adamax"],
 )
-def test_another_optimizer_begins_anew_if_one_says_so(options, interrupted):
+def test_another_optimizer_starts_without_a_state_if_ignored(options, interrupted):
     whole = trained(ResumableCheckpoint(interrupted.with_name("whole.pt")))
     net = resume(interrupted, changed="ignore", **options)
     assert len(net.history) == 5
     assert net.optimizer_.n_steps < whole.optimizer_.n_steps
 
 
-def test_options_of_groups_are_those_of_now_if_one_says_so(tmp_path):
+def test_changed_options_of_groups_take_effect_if_ignored(tmp_path):
     def net(bias_rho, **options):
         return EEGClassifier(
             "FastEEGNeX", optimizer=SAM, max_epochs=2, batch_size=6, verbose=0,
@@ -318,7 +318,7 @@ def test_options_of_groups_are_those_of_now_if_one_says_so(tmp_path):
     assert found == [(0.3, 0.1), (0.05, 0.1)]
 
 
-def test_a_training_that_went_on_in_partial_fit_keeps_its_options(tmp_path):
+def test_a_training_that_continued_in_partial_fit_keeps_its_options(tmp_path):
     checkpoint = ResumableCheckpoint(tmp_path / "run.pt")
     net = make_net(checkpoint, Stop(), max_epochs=2)
     net.fit(X, Y)
@@ -340,7 +340,7 @@ def test_callbacks_get_their_own_state_in_any_order(interrupted):
     assert dict(net.callbacks_)["early"].dynamic_threshold_ is not None
 
 
-def test_callbacks_that_are_new_begin_anew_if_one_says_so(interrupted):
+def test_new_callbacks_start_without_a_state_if_ignored(interrupted):
     checkpoint = ResumableCheckpoint(interrupted)
     net = make_net(checkpoint, Stop())
     net.set_params(iterator_train__transforms=[])
@@ -370,7 +370,7 @@ def test_reading_the_data_draws_no_numbers():
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
-def test_weights_among_the_settings_are_told_apart(kind):
+def test_weights_among_the_settings_are_distinguished(kind):
     told = {described(kind(values)) for values in ([1.0, 2.0], [1.0, 3.0], [1.0])}
     assert len(told) == 3
     assert described(kind(0.5)) == "0.5"

@@ -1,4 +1,4 @@
-"""Settings that differ are described differently, the same ones alike."""
+"""Different settings have different descriptions, and equal ones the same."""
 
 import functools
 import logging
@@ -78,27 +78,27 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_what_differs_is_told_apart(name):
+def test_different_settings_are_distinguished(name):
     first, second = PAIRS[name]
     assert described(first) != described(second)
     assert described(first) == described(first)
 
 
-def test_what_holds_itself_is_described():
+def test_recursive_objects_are_described():
     holder = Holder(1)
     holder.held = [holder]
     assert described(holder) == "Holder{held: [Holder]}"
     assert "Logger" in described(Holder(logging.getLogger("braindecode_sam")))
 
 
-def test_random_numbers_that_were_drawn_make_no_difference():
+def test_drawn_random_numbers_do_not_matter():
     shift = TimeShift(0.5, max_shift=0.1, random_state=0)
     before = described(shift)
     shift.rng.randint(9)
     assert described(shift) == before
 
 
-def test_another_process_describes_alike():
+def test_another_process_gives_the_same_description():
     script = (
         "from tests.callbacks.test_fingerprint import *;"
         "print([[described(v) for v in pair] for pair in PAIRS.values()])"

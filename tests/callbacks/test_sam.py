@@ -34,7 +34,7 @@ def fitted(callback, max_epochs=4, **options):
     return net
 
 
-# The contract that skorch holds all of its own callbacks to
+# The contract that skorch tests for all of its callbacks
 
 
 @pytest.mark.parametrize("cls", CALLBACKS)
@@ -47,7 +47,7 @@ def test_hooks_take_what_skorch_may_add(cls, hook):
 
 
 @pytest.mark.parametrize("cls", CALLBACKS)
-def test_is_a_callback_that_sklearn_can_copy(cls):
+def test_is_a_callback_that_sklearn_can_clone(cls):
     callback = cls()
     assert callback.initialize() is callback
     assert pickle.loads(pickle.dumps(callback)).get_params() == callback.get_params()
@@ -61,7 +61,7 @@ def test_is_a_callback_that_sklearn_can_copy(cls):
 
 
 def by_formula(start, stop, first, epochs, shape):
-    """Rho of each epoch, written down a second time."""
+    """Return rho of each epoch, from an independent formula."""
     rhos = np.zeros(epochs)
     t = np.linspace(0, 1, epochs - first)
     curves = {
@@ -86,7 +86,7 @@ def test_schedules(schedule, start_epoch, rho, final_rho):
     np.testing.assert_allclose(net.history[:, "rho"], expected, atol=1e-15)
 
 
-def test_a_callable_schedule_and_one_that_goes_on_in_partial_fit():
+def test_a_callable_schedule_and_one_that_continues_in_partial_fit():
     net = fitted(SAMCallback(lambda epoch: 0.01 * epoch, start_epoch=1), max_epochs=2)
     net.partial_fit(X, Y[:, None])
     assert net.history[:, "rho"] == pytest.approx([0.0, 0.01, 0.02, 0.03])
@@ -114,12 +114,12 @@ def test_epochs_at_rho_0_cost_one_pass(cls):
     assert passes.count(3) in some.get(cls.__name__, {8})
 
 
-def test_group_radii_stay_without_a_schedule_and_are_not_levelled_by_one():
+def test_group_radii_stay_without_a_schedule_and_raise_with_one():
     groups = [("final_layer*", {"rho": 0.7})]
     net = fitted(SAMCallback(), optimizer__param_groups=groups)
     assert [g["rho"] for g in net.optimizer_.param_groups] == [0.7, 0.1]
     assert net.history[-1]["rho"] == 0.7
-    with pytest.raises(ValueError, match=r"theirs differ: \[0.7, 0.1\]"):
+    with pytest.raises(ValueError, match=r"have different ones: \[0.7, 0.1\]"):
         fitted(SAMCallback(0.2), optimizer__param_groups=groups)
 
 
@@ -147,7 +147,7 @@ def test_perturb_norm_moves_normalization_layers_only():
     assert optimizer.param_groups[0]["perturbed"] is None
 
 
-def test_by_default_a_users_own_perturb_only_stays():
+def test_by_default_the_optimizers_perturb_only_stays():
     net = fitted(SAMCallback(), max_epochs=1)
     layer = net.module_.final_layer
     net.optimizer_.perturb_only(layer.parameters())
@@ -236,7 +236,7 @@ def test_history_survives_a_file(tmp_path):
         (
             {"rho": abs, "schedule": "linear"},
             ValueError,
-            "schedule must be left at",
+            "schedule must be 'constant' then",
         ),
     ],
 )
@@ -252,7 +252,7 @@ def test_a_callable_may_not_return_a_bad_radius():
 
 def test_refuses_another_optimizer():
     net = EEGRegressor("EEGNet", optimizer=torch.optim.Adam, callbacks=[SAMCallback()])
-    with pytest.raises(TypeError, match=r"this one's is Adam.*base_optimizer=Adam"):
+    with pytest.raises(TypeError, match=r"is a SAM, got Adam.*base_optimizer=Adam"):
         net.fit(X, Y)
 
 

@@ -1,4 +1,4 @@
-"""SeedCallback: what it seeds, and that nothing of it is left afterwards."""
+"""SeedCallback: what it seeds, and that it leaves no trace."""
 
 import pickle
 import random
@@ -27,7 +27,7 @@ class Raising(Callback):
         self.hook, self.error = hook, error
 
     def notify(self, hook):
-        if hook == "on_batch_end":  # the other two may be outside of the training
+        if hook == "on_batch_end":  # the other two may run outside the training
             torch.rand(3), np.random.rand(3), random.random()
         if hook == self.hook:
             raise self.error(hook)
@@ -53,7 +53,7 @@ def make_net(*callbacks, **options):
 
 @pytest.fixture
 def _nothing_is_left():
-    """Draw from all generators as if the test had not been."""
+    """Check that the test leaves generators and threads as they were."""
 
     def draw():
         return torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()
@@ -89,7 +89,7 @@ def test_initialize_alone_leaves_nothing_behind():
     net = make_net(module__n_chans=4, module__n_times=150, module__n_outputs=1)
     first = weights(net.initialize())
     assert_same(first, weights(clone(net).initialize()))
-    SeedCallback().initialize()  # of no net
+    SeedCallback().initialize()  # without a net
 
 
 @pytest.mark.usefixtures("_nothing_is_left")
@@ -102,7 +102,10 @@ def test_a_fit_that_raises_leaves_nothing_behind(hook, error):
     except error:
         pass
     else:
-        assert (hook, error) == ("on_batch_end", KeyboardInterrupt)  # skorch's own
+        assert (hook, error) == (
+            "on_batch_end",
+            KeyboardInterrupt,
+        )  # which skorch catches
     clone(net).get_params()
     pickle.loads(pickle.dumps(net))
 
@@ -128,7 +131,7 @@ def test_set_params_of_a_fitted_net_does_not_seed():
     net.set_params(callbacks__seed=SeedCallback(4))
 
 
-def test_every_fit_draws_the_same_numbers_and_partial_fit_goes_on():
+def test_every_fit_draws_the_same_numbers_and_partial_fit_continues():
     net = make_net()
     net.fit(X, Y)
     first = weights(net)
@@ -147,7 +150,7 @@ def test_every_fit_draws_the_same_numbers_and_partial_fit_goes_on():
 
 
 @pytest.mark.parametrize("was_initialized", [True, False])
-def test_generators_of_cuda_are_put_back(was_initialized, monkeypatch):
+def test_generators_of_cuda_are_restored(was_initialized, monkeypatch):
     drawn = []
     cuda = {
         "is_initialized": lambda: was_initialized,
@@ -158,7 +161,7 @@ def test_generators_of_cuda_are_put_back(was_initialized, monkeypatch):
     for name, function in cuda.items():
         monkeypatch.setattr(torch.cuda, name, function)
     torch.manual_seed(8)
-    drawn.clear()  # manual_seed seeds CUDA's too
+    drawn.clear()  # manual_seed also seeds CUDA's
     states = generator_states()
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     set_generator_states(states)

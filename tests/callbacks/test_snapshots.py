@@ -1,4 +1,4 @@
-"""What is kept after each epoch is what the net would have predicted with."""
+"""The weights kept after each epoch are those with which the net predicts."""
 
 import pickle
 
@@ -61,7 +61,7 @@ def test_training_does_not_depend_on_it():
     np.testing.assert_array_equal(with_it.predict(X), fitted().predict(X))
 
 
-def test_weights_are_put_back_though_predicting_fails():
+def test_weights_are_restored_if_predicting_fails():
     net = fitted("FastEEGNet", ("snapshots", WeightSnapshots()))
     final = net.predict(X)
 

@@ -1,4 +1,4 @@
-"""The callback speeds up whatever module a net has, and changes nothing else."""
+"""The callback speeds up the module of any net, and changes nothing else."""
 
 import copy
 import pickle
@@ -39,7 +39,7 @@ def fit(net, y=Y):
 
 
 @pytest.mark.parametrize("cls", [EEGClassifier, EEGRegressor])
-def test_a_net_trains_alike_and_faster(cls):
+def test_a_net_trains_the_same_and_faster(cls):
     y = Y if cls is EEGClassifier else Y.astype(np.float32)
     stock, fast = fit(make_net(cls), y), fit(make_net(cls, callbacks=[SpeedUp()]), y)
     assert not waiting(stock)
@@ -48,7 +48,7 @@ def test_a_net_trains_alike_and_faster(cls):
         assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
 
 
-def test_nothing_happens_to_a_module_that_cannot_profit(capsys):
+def test_a_module_that_cannot_profit_stays_unchanged(capsys):
     net = fit(make_net(module="ShallowFBCSPNet", callbacks=[SpeedUp(verbose=True)]))
     assert not waiting(net)
     assert "No layer gets faster." in capsys.readouterr().out

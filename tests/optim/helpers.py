@@ -1,4 +1,4 @@
-"""Small problems on which optimizers are compared."""
+"""Small problems with which the tests compare optimizers."""
 
 import torch
 
@@ -64,5 +64,5 @@ def assert_same(first, second):
 
 
 def pretend_accelerator(monkeypatch):
-    """Take the path that never asks a device for a value."""
+    """Take the code path for accelerators, which never reads a value."""
     monkeypatch.setattr(_flat, "may_read", lambda tensor: False)

@@ -1,4 +1,4 @@
-"""A step that fails anywhere leaves all as it was before it, or as it is after it."""
+"""A step that fails anywhere leaves the state from before or from after the step."""
 
 import itertools
 import signal
@@ -21,7 +21,7 @@ OURS = str(Path(braindecode_sam.optim.__file__).parent)
 
 
 class Counting(torch.nn.Module):
-    """Keeps a buffer that is no normalization statistic."""
+    """Has a buffer that is not a normalization statistic."""
 
     def __init__(self):
         super().__init__()
@@ -33,7 +33,7 @@ class Counting(torch.nn.Module):
 
 
 class Watched(torch.optim.AdamW):
-    """Tells whether its own step has begun: what it leaves then is its own affair."""
+    """Records whether its own step has begun, since that is not rolled back."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -45,7 +45,7 @@ class Watched(torch.optim.AdamW):
 
 
 class Bench:
-    """A problem in the middle of its training, that can be set up again and again."""
+    """A problem in the middle of its training, which can be reset."""
 
     def __init__(self, cls, n_steps=5):
         torch.manual_seed(0)
@@ -81,7 +81,7 @@ def is_same(first, second):
 
 
 def check(bench, before):
-    """Tell whether the step was rolled back; it is unless the base's own had begun."""
+    """Return whether the step was rolled back, which holds until the base's begins."""
     assert not torch_module._global_forward_pre_hooks
     assert not any(m._forward_hooks for m in bench.problem.net.modules())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -92,7 +92,7 @@ def check(bench, before):
 
 
 class FailingOperation(TorchDispatchMode):
-    """Raise at the n-th operation on tensors, before it or right after it."""
+    """Raise at the n-th operation on tensors, before or right after it."""
 
     def __init__(self, number, error=None, *, after=False):
         super().__init__()
@@ -111,7 +111,7 @@ class FailingOperation(TorchDispatchMode):
 
 
 def states_and_length(cls):
-    """The states before and after a step, and how many operations it has."""
+    """Return the states before and after a step, and its number of operations."""
     bench = Bench(cls)
     before = bench.state()
     with FailingOperation(0) as mode:
@@ -141,7 +141,7 @@ def test_every_operation_of_a_step_may_fail(cls, error, tried):
 
 
 def test_failed_steps_leave_no_trace_in_those_that_follow():
-    """Nothing that is kept outside of the state either."""
+    """This includes what is kept outside the state."""
     states = []
     for fails in (False, True):
         bench = Bench(AESAM)
@@ -157,7 +157,7 @@ def test_failed_steps_leave_no_trace_in_those_that_follow():
 
 
 class InterruptedLine:
-    """Send SIGINT when the n-th line of our code, or torch's optimizers, begins."""
+    """Send SIGINT at the n-th line of this package's code or torch's optimizers."""
 
     def __init__(self, number=None):
         self.number = number
@@ -189,7 +189,7 @@ def test_ctrl_c_may_come_at_any_line(cls, tried):
     with InterruptedLine() as lines:
         bench.step()
     bench = Bench(cls)
-    # Every seventh, shifted from class to class: all of them takes minutes.
+    # Every seventh line, shifted from class to class, as all lines take minutes.
     for number in range(1 + FAMILY.index(cls), lines.count + 1, 7):
         with pytest.raises(KeyboardInterrupt), InterruptedLine(number):
             bench.step()
@@ -198,7 +198,7 @@ def test_ctrl_c_may_come_at_any_line(cls, tried):
         tried["faults, Ctrl-C at a line"] += 1
 
 
-def test_ctrl_c_in_the_closure_comes_at_once_and_a_second_one_waits():
+def test_ctrl_c_in_the_closure_raises_at_once_and_a_second_one_is_deferred():
     bench = Bench(SAM)
     before, order = bench.state(), []
     closure = bench.problem.closure(bench.optimizer)
@@ -248,7 +248,7 @@ def test_a_handler_that_the_closure_sets_stays():
 
 
 class HalfWay(torch.optim.SGD):
-    """Fails after the first weight."""
+    """Fails after it has updated the first weight."""
 
     fails = False
 
@@ -261,7 +261,7 @@ class HalfWay(torch.optim.SGD):
 
 
 @pytest.mark.parametrize("is_two_step", [False, True])
-def test_a_base_that_fails_leaves_what_it_leaves_alone(is_two_step):
+def test_a_base_that_fails_leaves_the_same_state_as_without_sam(is_two_step):
     problem = Problem()
     optimizer = SAM(problem.net.parameters(), HalfWay, lr=0.1, rho=5.0)
 
@@ -287,8 +287,8 @@ def test_a_base_that_fails_leaves_what_it_leaves_alone(is_two_step):
     assert optimizer.n_steps == 2
 
 
-def test_the_first_step_of_all_may_fail():
-    """The base optimizer has no state yet; afterwards it has none again."""
+def test_the_very_first_step_may_fail():
+    """The base optimizer has no state before it, and none after it."""
     for number in itertools.count(1, 17):
         bench = Bench(MomentumSAM, n_steps=0)
         before = bench.state()

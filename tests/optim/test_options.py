@@ -1,4 +1,4 @@
-"""A parameter group of a SAM is a dict, whatever is done to it."""
+"""A parameter group of a SAM behaves like a dict."""
 
 import copy
 import pickle
@@ -69,18 +69,18 @@ def test_a_copy_is_plain_and_a_pickle_is_not():
     assert (loaded.own, loaded.base) == ({"rho": 0.05}, {"lr": 0.1, "rho": 0.7})
 
 
-def test_of_sam_nothing_can_be_removed_and_nothing_joins_a_group():
+def test_options_of_sam_can_be_neither_removed_nor_added():
     options = make_options()
     with pytest.raises(TypeError, match="rho is an option of SAM and cannot be"):
         del options["rho"]
     with pytest.raises(KeyError, match="interval"):
         options["interval"]
-    with pytest.raises(ValueError, match="interval=2 was set on an optimizer that is"):
+    with pytest.raises(ValueError, match="interval=2 was set on an existing optimizer"):
         options["interval"] = 2
 
 
 @pytest.mark.parametrize("value", ["all", [0.5], (0, 1), 3])
-def test_positions_to_perturb_are_lists_of_whole_numbers(value):
+def test_positions_to_perturb_are_lists_of_integers(value):
     optimizer = SAM(small_net().parameters(), torch.optim.SGD, lr=0.1)
     with pytest.raises(TypeError, match="must be None or a list of positions in the"):
         optimizer.param_groups[0]["perturbed"] = value

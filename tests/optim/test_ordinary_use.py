@@ -1,4 +1,4 @@
-"""Ordinary uses that a wrapper of optimizers easily gets silently wrong."""
+"""Ordinary uses in which a wrapper of optimizers can easily be silently wrong."""
 
 import copy
 import functools
@@ -21,7 +21,7 @@ SGD = torch.optim.SGD
 PERTURBING = [cls for cls in FAMILY if cls is not MomentumSAM]
 
 
-# Options of the base optimizer that have the name of one of SAM's
+# Options of the base optimizer with the name of one of SAM's
 
 
 def shared_options():
@@ -42,7 +42,7 @@ def test_some_options_are_shared():
 
 @pytest.mark.parametrize("base_name", ALL_BASES)
 @pytest.mark.parametrize("cls", FAMILY)
-def test_the_base_has_the_options_it_has_alone(cls, base_name):
+def test_the_base_has_the_same_options_as_without_sam(cls, base_name):
     base = getattr(torch.optim, base_name)
     try:
         optimizer = cls(small_net().parameters(), base)
@@ -108,14 +108,14 @@ def test_gsam_and_looksam_leave_alpha_to_the_base(cls):
         assert optimizer.base_optimizer.param_groups[0]["alpha"] == alone
 
 
-# Copies that torch keeps of the weights
+# Copies of the weights that torch caches
 
 
 def losses(cls, step, rho=2.0):
     torch.manual_seed(0)
     problem = Problem(small_net(dropout=0))
     optimizer = cls(problem.net.parameters(), SGD, lr=0.0, rho=rho, momentum=0.9)
-    step(problem, optimizer)  # gives a MomentumSAM its momentum
+    step(problem, optimizer)  # initializes the momentum for MomentumSAM
     step(problem, optimizer)
     return optimizer.last_loss, optimizer.last_perturbed_loss
 
@@ -136,7 +136,7 @@ def autocast_around(problem, optimizer):
 
 
 @pytest.mark.parametrize("cls", FAMILY)
-def test_autocast_around_a_step_is_autocast_inside_of_it(cls):
+def test_autocast_around_a_step_acts_inside_it(cls):
     inside, around = losses(cls, autocast_inside), losses(cls, autocast_around)
     for first, second in zip(inside, around, strict=True):
         assert first is second is None or torch.equal(first, second)
@@ -217,7 +217,7 @@ def test_the_ascent_goes_to_the_worse_side(base):
 
 
 class Counter(torch.nn.Module):
-    """Counts its passes, in three ways."""
+    """Counts its passes in three ways."""
 
     def __init__(self):
         super().__init__()
@@ -234,7 +234,7 @@ class Counter(torch.nn.Module):
 
 
 class WithList(torch.nn.Module):
-    """Keeps layers where torch does not see them."""
+    """Keeps layers outside _modules."""
 
     def __init__(self):
         super().__init__()
@@ -283,7 +283,7 @@ def test_buffers_of_any_module_move_once(cls, is_two_step):
     assert_same(*states)
 
 
-def test_layers_that_join_the_net_while_it_trains():
+def test_layers_that_are_added_during_training():
     problem = Problem(torch.nn.Sequential(torch.nn.Linear(5, 1)))
     optimizer = SAM(problem.net.parameters(), rho=0.5)
     problem.train(optimizer, 1)
@@ -291,7 +291,7 @@ def test_layers_that_join_the_net_while_it_trains():
     problem.train(optimizer, 2)
     counter = problem.net[0]
     assert (counter.n_passes, counter.rebound) == (2, 2)
-    counter.codes = torch.zeros(5)  # bound anew by the user
+    counter.codes = torch.zeros(5)  # replaced by the user
     problem.train(optimizer, 1)
     assert counter.n_passes == 3
 
@@ -370,7 +370,7 @@ def test_buffers_of_any_layout(name, rho):
 
 
 class Grows(torch.nn.Linear):
-    """Binds and resizes its buffers in unusual ways."""
+    """Replaces and resizes its buffers in unusual ways."""
 
     def __init__(self):
         super().__init__(5, 1)
@@ -385,7 +385,7 @@ class Grows(torch.nn.Linear):
 
 
 @pytest.mark.parametrize("fails_in", [0, 1, 2])
-def test_buffers_that_are_bound_in_inference_mode_or_resized(fails_in):
+def test_buffers_that_are_replaced_in_inference_mode_or_resized(fails_in):
     problem = Problem(Grows())
     optimizer = SAM(problem.net.parameters(), rho=0.5)
     problem.train(optimizer, 2)
@@ -410,7 +410,7 @@ def test_a_step_in_its_own_closure_is_refused():
     optimizer = SAM(problem.net.parameters())
     closure = problem.closure(optimizer)
     before = problem.snapshot()
-    with pytest.raises(RuntimeError, match=r"SAM.step was called inside of its own"):
+    with pytest.raises(RuntimeError, match=r"SAM.step was called inside its own"):
         optimizer.step(lambda: optimizer.step(closure))
     assert_same(problem.snapshot(), before)
     problem.train(optimizer, 1)
@@ -419,7 +419,7 @@ def test_a_step_in_its_own_closure_is_refused():
 # Between the passes
 
 
-def test_nets_that_train_between_the_two_steps_go_on():
+def test_models_that_train_between_the_two_steps_continue():
     problem = Problem(small_net(dropout=0))
     other, teacher = small_net(), small_net().eval()
     optimizer = SAM(problem.net.parameters(), rho=0.5)
@@ -427,7 +427,7 @@ def test_nets_that_train_between_the_two_steps_go_on():
     for _ in range(3):
         problem.closure(optimizer)()
         optimizer.first_step(zero_grad=True)
-        other(problem.x)  # in training mode, as a GAN's other net
+        other(problem.x)  # in training mode, as the other model of a GAN
         rival.step(Problem(other).closure(rival))
         teacher(problem.x)
         problem.loss().backward()
@@ -445,7 +445,7 @@ def assert_plain(net):
     assert not torch_module._global_forward_hooks
 
 
-def test_an_optimizer_that_is_dropped_between_the_two_steps_leaves_no_hook():
+def test_an_optimizer_that_is_deleted_between_the_two_steps_leaves_no_hook():
     problem = Problem()
     optimizer = SAM(problem.net.parameters())
     problem.closure(optimizer)()
@@ -489,7 +489,7 @@ def test_copies_that_are_made_between_the_passes_are_plain(make_copy, is_two_ste
 
 
 class CopiesItself(torch.nn.Sequential):
-    """Keeps a copy of itself, made inside its forward."""
+    """Keeps a copy of itself that its forward makes."""
 
     def forward(self, x):
         object.__setattr__(self, "twin", copy.deepcopy(self))
@@ -516,7 +516,7 @@ def test_a_perturbed_optimizer_refuses_to_be_copied(make_copy):
     optimizer = SAM(problem.net.parameters())
     problem.closure(optimizer)()
     optimizer.first_step()
-    with pytest.raises(RuntimeError, match="copied while its weights are perturbed"):
+    with pytest.raises(RuntimeError, match="copied while its weights were perturbed"):
         COPIES[make_copy](optimizer)
     optimizer.restore()
     COPIES[make_copy](optimizer)
@@ -526,7 +526,7 @@ def test_a_perturbed_optimizer_refuses_to_be_copied(make_copy):
 
 
 @pytest.mark.parametrize("cls", FAMILY)
-def test_global_step_hooks_run_once_a_step(cls):
+def test_global_step_hooks_run_once_per_step(cls):
     problem, seen = Problem(), []
     optimizer = cls(problem.net.parameters())
     handles = [
@@ -581,7 +581,7 @@ def test_hooks_of_loading_and_saving():
     assert seen == [3, "saving"]
 
 
-# Parameters that are none of SAM's business
+# Parameters that SAM does not perturb
 
 
 def test_lazy_parameters():
@@ -634,7 +634,7 @@ def test_frozen_weights_cost_no_memory():
         assert not optimizer.state.get(frozen)
 
 
-def test_one_weight_of_two_layers_and_a_layer_that_is_thawed():
+def test_a_shared_weight_and_a_layer_that_is_unfrozen():
     problem = Problem(small_net(dropout=0))
     first, last = problem.net[0], torch.nn.Linear(5, 8)
     last.weight = first.weight  # shared
@@ -650,7 +650,7 @@ def test_one_weight_of_two_layers_and_a_layer_that_is_thawed():
 
 
 def test_a_closure_without_zero_grad_steps_along_the_second_gradient():
-    """As davda54/sam's README writes it."""
+    """The closure is that of davda54/sam's README."""
     results = []
     for zeroes in (True, False):
         torch.manual_seed(0)

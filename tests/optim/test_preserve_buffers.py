@@ -1,4 +1,4 @@
-"""Preserving buffers: which ones, for how long, on which thread."""
+"""Preserved buffers: which ones, for how long, and on which thread."""
 
 import gc
 import threading
@@ -48,7 +48,7 @@ def test_buffers_stay(name):
         preserved.rewind()
         assert_same(buffers(module), before)
         module(x + 1.5)
-        module[1](x + 2)  # called by itself too
+        module[1](x + 2)  # also called separately
     assert_same(buffers(module), after_first)
     module(x + 1)
     assert not before or not all(
@@ -56,7 +56,7 @@ def test_buffers_stay(name):
     )
 
 
-def test_buffers_that_a_forward_rebinds():
+def test_buffers_that_a_forward_replaces():
     class Counting(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -89,7 +89,7 @@ def test_released_when_the_pass_raises():
     assert not torch_module._global_forward_pre_hooks
 
 
-def test_other_threads_go_on_counting():
+def test_other_threads_continue_counting():
     norm, other = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
     with preserve_buffers(BufferCache(), DeferSigint) as preserved:
         norm(torch.randn(4, 2))
@@ -102,7 +102,7 @@ def test_other_threads_go_on_counting():
     assert (norm.num_batches_tracked, other.num_batches_tracked) == (1, 2)
 
 
-def test_an_optimizer_dropped_between_its_two_steps_leaves_no_hook():
+def test_an_optimizer_deleted_between_its_two_steps_leaves_no_hook():
     problem = Problem()
     optimizer = SAM(problem.net.parameters())
     problem.closure(optimizer)()
@@ -116,7 +116,7 @@ def test_an_optimizer_dropped_between_its_two_steps_leaves_no_hook():
     assert not torch_module._global_forward_pre_hooks
 
 
-def test_two_step_form_holds_the_statistics():
+def test_two_step_form_preserves_the_statistics():
     problem = Problem(small_net(dropout=0))
     optimizer = SAM(problem.net.parameters())
     problem.closure(optimizer)()

@@ -1,4 +1,4 @@
-"""Replaying random numbers on all kinds of devices."""
+"""Replay of random numbers on all kinds of devices."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import torch
 from braindecode_sam.optim._second_pass import CPU, replay_rng, rng_states
 
 
-def test_replays_and_goes_on_as_after_one_pass():
+def test_replays_and_continues_as_after_one_pass():
     def draw():
         return torch.rand(3), torch.randn(3), torch.randperm(9)
 
@@ -21,7 +21,7 @@ def test_replays_and_goes_on_as_after_one_pass():
     assert torch.equal(torch.get_rng_state(), after)
 
 
-def test_goes_on_when_the_pass_raises():
+def test_continues_when_the_pass_raises():
     before, after = rng_states([]), None
     torch.rand(3)
     after = torch.get_rng_state()
@@ -30,7 +30,7 @@ def test_goes_on_when_the_pass_raises():
     assert torch.equal(torch.get_rng_state(), after)
 
 
-def test_one_device_that_fails_leaves_all_as_they_were(monkeypatch):
+def test_if_one_device_fails_all_states_are_restored(monkeypatch):
     fake = FakeGenerators()
     monkeypatch.setattr(torch, "get_device_module", lambda device: fake)
     before = rng_states([CPU, torch.device("cuda:0")])
@@ -43,7 +43,7 @@ def test_one_device_that_fails_leaves_all_as_they_were(monkeypatch):
 
 
 class Failing:
-    """Fail at the first call."""
+    """Fails at the first call."""
 
     def __init__(self, function):
         self.function = function
@@ -57,7 +57,7 @@ class Failing:
 
 
 class FakeGenerators:
-    """Stands in for an accelerator's module: a counter for each device."""
+    """Replaces an accelerator's module, with a counter for each device."""
 
     def __init__(self):
         self.states = {}

@@ -1,4 +1,4 @@
-"""The promises of a SAM step, in their order; 4 and 6 have files of their own."""
+"""The promises of a SAM step, in order. 4 and 6 have separate files."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ SGD = torch.optim.SGD
 
 
 def quadratic(w0, scale):
-    """Loss 0.5 * sum(scale * w^2), whose gradient is scale * w."""
+    """The loss 0.5 * sum(scale * w^2), whose gradient is scale * w."""
     w = torch.nn.Parameter(torch.tensor(w0, dtype=torch.float64))
 
     def make_closure(optimizer):
@@ -89,7 +89,7 @@ def test_equals_a_numpy_reference(adaptive, weight_decay):
     np.testing.assert_allclose(w.detach(), expected, rtol=1e-12)
 
 
-def test_norm_goes_over_all_groups_and_each_has_its_rho():
+def test_norm_is_over_all_groups_and_each_has_its_rho():
     a, b, c = (torch.nn.Parameter(torch.ones(2, 1)) for _ in range(3))
     groups = [
         {"params": [a], "rho": 0.1},
@@ -142,7 +142,9 @@ def test_perturb_only_leaves_others_out_of_the_norm():
 
 def test_perturb_only_refuses_parameters_of_others():
     optimizer = SAM(small_net().parameters())
-    with pytest.raises(ValueError, match="holds 1 tensors, none of them a parameter"):
+    with pytest.raises(
+        ValueError, match="holds 1 tensors, none of which is a parameter"
+    ):
         optimizer.perturb_only([torch.nn.Parameter(torch.ones(1))])
     assert optimizer.param_groups[0]["perturbed"] is None
 
@@ -168,10 +170,10 @@ def test_a_step_without_ascent_records_none():
     assert optimizer.last_grad_norm is None
 
 
-# 3. Weights come back
+# 3. Weights are restored
 
 
-def test_weights_come_back_bit_for_bit_from_any_distance():
+def test_weights_are_restored_bit_for_bit_from_any_distance():
     problem = Problem()
     optimizer = SAM(problem.net.parameters(), SGD, lr=0.0, rho=1e3)
     weights = {n: p.detach().clone() for n, p in problem.net.named_parameters()}
@@ -236,7 +238,7 @@ def test_a_gradient_that_is_not_finite_is_left_to_the_base(
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_the_way_for_accelerators_gives_the_same_weights(adaptive, monkeypatch):
+def test_the_code_path_for_accelerators_gives_the_same_weights(adaptive, monkeypatch):
     def run():
         torch.manual_seed(0)
         problem = Problem()
@@ -348,7 +350,7 @@ def test_refuses_options(options, error, message):
 
 
 @pytest.mark.parametrize("base", ["AdamW", small_net, torch.nn.Linear, None])
-def test_refuses_a_base_that_is_no_optimizer(base):
+def test_refuses_a_base_that_is_not_an_optimizer(base):
     with pytest.raises(TypeError, match="base_optimizer must be a class derived from"):
         SAM(small_net().parameters(), base)
 
@@ -389,7 +391,7 @@ def test_refuses_a_group_option_when_added_or_set_later():
     optimizer = SAM(net.parameters())
     with pytest.raises(ValueError, match="rho must be a finite number >= 0, got nan"):
         optimizer.param_groups[0]["rho"] = math.nan
-    with pytest.raises(ValueError, match="interval=3 was set on an optimizer that is"):
+    with pytest.raises(ValueError, match="interval=3 was set on an existing optimizer"):
         optimizer.param_groups[0]["interval"] = 3
     with pytest.raises(TypeError, match="rho is an option of SAM and cannot be"):
         del optimizer.param_groups[0]["rho"]
@@ -403,14 +405,14 @@ def test_both_spellings_of_base_options():
     assert optimizer.param_groups[0]["betas"] == (0.5, 0.6)
     assert optimizer.param_groups[0]["lr"] == 0.5
     with pytest.raises(
-        TypeError, match="lr was given twice: also as base_optimizer__lr"
+        TypeError, match="lr was given twice, also as base_optimizer__lr"
     ):
         SAM(net.parameters(), lr=0.1, base_optimizer__lr=0.2)
 
 
 # 8. Two steps
 
-SOURCE_LOOP = """
+TWO_STEP_LOOP = """
 for x, y in loader:
     loss = criterion(model(x), y)
     loss.backward()
@@ -436,7 +438,7 @@ def test_the_explicit_loop_runs_as_written_and_equals_step(name):
         "model": problem.net,
         "optimizer": optimizer,
     }
-    exec(SOURCE_LOOP, explicit)  # as a user's script would
+    exec(TWO_STEP_LOOP, explicit)  # as in a user's script
     by_closure, optimizer = prepare()
     by_closure.train(optimizer, 5)
     assert_same(problem.snapshot(), by_closure.snapshot())
@@ -472,7 +474,7 @@ def test_restore_after_a_failed_second_pass():
     problem.train(optimizer, 1)
 
 
-def test_first_step_that_raises_leaves_all_as_it_was(monkeypatch):
+def test_first_step_that_raises_is_rolled_back(monkeypatch):
     problem = Problem()
     optimizer = SAM(problem.net.parameters())
     problem.closure(optimizer)()
@@ -503,7 +505,7 @@ def test_two_steps_and_a_scheduler_do_not_warn():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 8)
 
 
-# 9. Speed: no allocation that a kept buffer can serve
+# 9. Speed: memory is reused, not allocated in every step
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -522,7 +524,7 @@ def test_buffers_are_kept_and_follow_the_parameters(adaptive):
     assert optimizer._flat.groups[0]._saved[0].dtype == torch.float64
 
 
-def test_a_net_of_two_dtypes():
+def test_a_model_of_two_dtypes():
     net = small_net(dropout=0)
     net[3].double()
     optimizer = SAM(net.parameters(), SGD, lr=0.0, rho=0.5)
@@ -539,22 +541,22 @@ def test_a_net_of_two_dtypes():
 @pytest.mark.parametrize(
     ("option", "hint"), [("roh", "'rho'"), ("weigt_decay", "'weight_decay'")]
 )
-def test_an_option_that_neither_has_is_not_the_bases(option, hint):
+def test_an_option_that_neither_has_is_refused(option, hint):
     with pytest.raises(TypeError, match=f"neither SAM nor.*AdamW.*'{option}'.*{hint}"):
         SAM(small_net().parameters(), **{option: 0.1})
     with pytest.raises(TypeError, match=r"'base_optimizer__unheard_of'$"):
         SAM(small_net().parameters(), base_optimizer__unheard_of=1)
 
 
-def test_a_misspelt_option_in_a_group_is_noticed():
+def test_a_misspelt_option_in_a_group_is_warned_of():
     params = list(small_net().parameters())
-    with pytest.warns(UserWarning, match="'roh', which is no option; did you mean"):
+    with pytest.warns(UserWarning, match="'roh', which is not an option; did you mean"):
         optimizer = SAM([{"params": params[:1], "roh": 0.1}])
     with pytest.warns(UserWarning, match="'weight_dcay'.*'weight_decay'"):
         optimizer.add_param_group({"params": params[1:2], "weight_dcay": 0.1})
     optimizer.add_param_group({"params": params[2:], "name": "rest", "max_lr": 1.0})
 
 
-def test_a_misspelt_option_of_a_partial_base_is_torchs_to_name():
+def test_a_misspelt_option_of_a_partial_base_is_left_to_torch():
     with pytest.raises(TypeError, match="momentun"):
         SAM(small_net().parameters(), functools.partial(torch.optim.SGD, momentun=1))

@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler
 from braindecode_sam import SAM
 from tests.optim.helpers import BASES, FAMILY, Problem, assert_same, small_net
 
-# LBFGS needs a closure, SparseAdam sparse gradients, and Muon takes matrices only.
+# LBFGS needs a closure, SparseAdam sparse gradients, and Muon matrices.
 ALL_BASES = sorted(
     {name for name in torch.optim.__all__ if name[0].isupper()}
     - {"LBFGS", "Muon", "Optimizer", "SparseAdam"}
@@ -69,7 +69,7 @@ def test_resumes_bit_for_bit(base, resume):
     assert new.defaults.base is new.base_optimizer.defaults
 
 
-def test_what_the_bases_constructor_puts_into_the_state_is_kept():
+def test_a_state_that_the_bases_constructor_fills_is_kept():
     params = list(small_net().parameters())
     optimizer = SAM(params, torch.optim.Adagrad, initial_accumulator_value=0.5)
     assert list(optimizer.state) == params
@@ -107,10 +107,10 @@ def test_loads_the_state_of_the_base_alone():
     assert (group["lr"], group["rho"], group["perturbed"]) == (0.5, 0.3, None)
     assert optimizer.state_dict()["state"][0]["step"] == 2
     problem.train(optimizer, 1)
-    plain.load_state_dict(optimizer.state_dict())  # and the other way round
+    plain.load_state_dict(optimizer.state_dict())  # and vice versa
 
 
-def test_refuses_the_state_of_another_net():
+def test_refuses_the_state_of_another_model():
     optimizer = SAM(small_net().parameters())
     two_groups = SAM([{"params": [p]} for p in small_net()[0].parameters()])
     with pytest.raises(ValueError, match="different number of parameter groups"):
@@ -180,12 +180,12 @@ SCHEDULERS = {
 }
 
 
-def test_every_scheduler_of_torch_is_tried():
+def test_every_scheduler_of_torch_is_tested():
     known = {name for name in lr_scheduler.__all__ if name != "LRScheduler"}
     assert known <= set(SCHEDULERS)
 
 
-# Older torch says this of its own SequentialLR.
+# Older versions of torch warn of this in SequentialLR.
 @pytest.mark.filterwarnings("ignore:The epoch parameter in .scheduler.step:UserWarning")
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("base", ["AdamW", "SGD with momentum"])

@@ -1,4 +1,4 @@
-"""torch's own inputs for tests of optimizers, with a SAM around each optimizer."""
+"""torch's inputs for tests of optimizers, with a SAM around each optimizer."""
 
 import copy
 import re
@@ -31,7 +31,7 @@ ERRORS = [
 
 
 def shapes(info):
-    """Muon takes matrices only."""
+    """Muon accepts only matrices."""
     return ((4, 3), (2, 4)) if info.optim_cls.__name__ == "Muon" else ((4, 3), (4,))
 
 
@@ -68,7 +68,7 @@ def build(sam, info, case, params, **options):
 
 
 def as_differentiable_needs_them(params):
-    """Leaves cannot be changed where the step itself is differentiated."""
+    """Leaves cannot be changed if the step itself is differentiated."""
     clones = [p.clone() for p in params]
     grads = [p.detach().cos() for p in params]
     return clones, grads
@@ -129,13 +129,13 @@ def test_with_a_radius_it_trains_and_resumes(sam, info, case):
 
 
 @pytest.mark.parametrize(("info", "case"), ERRORS)
-def test_what_the_base_refuses_is_refused_with_its_words(info, case):
+def test_what_the_base_refuses_is_refused_with_its_message(info, case):
     inputs = case.optimizer_error_input
     params = make_params(info) if inputs.params is None else inputs.params
     if case.error_on != common.OptimizerErrorEnum.CONSTRUCTION_ERROR:
         pytest.skip("an error of a step's gradients")
     regex = case.error_regex
-    if params == []:  # ours says how that comes about
+    if params == []:  # our message gives a likely cause
         regex = re.escape("params must hold at least one tensor")
     with pytest.raises(case.error_type, match=regex):
         build(SAM, info, inputs, params)

@@ -1,6 +1,8 @@
-"""Every variant against a few lines of NumPy, and what others get wrong."""
+"""Every variant against a few lines of NumPy, and errors of other implementations."""
 
+import inspect
 import math
+import re
 
 import numpy as np
 import pytest
@@ -15,14 +17,14 @@ from braindecode_sam.optim import (
     LookSAM,
     MomentumSAM,
 )
-from tests.optim.helpers import Problem, assert_same
+from tests.optim.helpers import FAMILY, Problem, assert_same
 
 RHO, LR, MOMENTUM, DECAY = 0.3, 0.05, 0.9, 0.01
 N_WEIGHTS = 4  # the others are biases
 
 
-# The base optimizers, in NumPy. Each is a generator: it yields its momentum, gets what
-# to descend along, and changes the weights in place.
+# The base optimizers, in NumPy. Each is a generator that yields its momentum, receives
+# the direction of descent, and changes the weights in place.
 
 
 def sgd(w):
@@ -50,8 +52,8 @@ BASES = {
 }
 
 
-# The rules. Each is a generator as well: it gets the base's momentum, yields what to
-# descend along, and asks for gradients as often as it makes passes.
+# The update rules. Each is a generator that receives the base's momentum and yields the
+# direction of descent. It computes one gradient per pass.
 
 
 def unit(x):
@@ -181,7 +183,7 @@ def test_equals_a_numpy_reference(cls, rule, options, base, problem, limit):
     loss, n = LOSSES[problem]
     w = np.random.default_rng(0).normal(size=n)
     expected = numpy_steps(rule, numpy_base, loss, w, options, 10, limit)
-    # Two groups: inner products and norms go over both.
+    # Two groups, so that inner products and norms are over both.
     parts = [torch.nn.Parameter(torch.tensor(p)) for p in np.split(w, [N_WEIGHTS])]
     names = ["layer.weight", "layer.bias"]
     groups = [{"params": [named]} for named in zip(names, parts, strict=True)]
@@ -230,7 +232,7 @@ def test_ae_sam_perturbs_some_steps():
     assert 110 < problem.calls < 190
 
 
-# What other implementations get wrong
+# Errors of other implementations
 
 
 def test_the_moving_average_of_a_constant_gradient_reaches_it():
@@ -343,7 +345,7 @@ def test_a_gradient_that_is_not_finite_is_left_to_the_base(cls, bad):
     assert torch.equal(p, torch.tensor([0.0, -1.0]))
     assert q[1] == 0
     gradients[q] = torch.ones(2)
-    optimizer.step(closure)  # nothing of it is remembered but by the base's momentum
+    optimizer.step(closure)  # only the base's momentum depends on it
     assert p.isfinite().all()
 
 
@@ -427,3 +429,21 @@ def test_refuses_an_option_of_a_group():
     groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "alpha": -2}]
     with pytest.raises(ValueError, match=r"alpha must be .*, got -2"):
         GSAM(groups)
+
+
+# Documentation
+
+
+@pytest.mark.parametrize("cls", FAMILY)
+def test_the_notes_state_the_rule_and_the_references_cite_the_paper(cls):
+    doc = inspect.getdoc(cls)
+    notes, references = doc.split("\nNotes\n")[1].split("\nReferences\n")
+    assert "**Update rule" in notes
+    assert "[1]_" in doc
+    assert re.search(r"^\.\. \[1\](.|\n)*https://doi\.org/10\.", references, re.M)
+    assert "braindecode_sam.SAMCallback : " in doc
+
+
+@pytest.mark.parametrize("name", ["step", "first_step", "second_step", "restore"])
+def test_methods_for_users_are_documented_by_sam_itself(name):
+    assert "----" in inspect.getdoc(vars(SAM)[name])
