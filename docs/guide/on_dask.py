@@ -1,12 +1,15 @@
-"""Cross-validate on a Dask cluster of two local processes."""
+"""Cross-validate on a Dask cluster, here of two local processes."""
 
 import numpy as np
+from distributed import Client
+from sklearn.model_selection import GroupKFold, cross_validate
 
-from braindecode_sam import make_regressor
+from braindecode_sam import SCORING, make_regressor
+from braindecode_sam.model_selection import on_dask
 
 
 def main():
-    """Print the scores."""
+    """Print the scores of three folds."""
     X = np.random.default_rng(0).normal(size=(24, 4, 128)).astype("float32")
     y, subjects = X[:, 0].mean(axis=1), np.repeat(np.arange(6), 4)
     net = make_regressor(
@@ -14,24 +17,11 @@ def main():
         module__n_chans=4, module__n_times=128,
         random_state=0, callbacks__seed__n_threads=1,
     )  # fmt: skip
-    print(cross_validate_on_a_cluster(net, X, y, subjects)["test_neg_nrmse"].shape)
-
-
-# What the page shows
-
-from distributed import Client
-from sklearn.model_selection import GroupKFold, cross_validate
-
-from braindecode_sam import SCORING
-from braindecode_sam.model_selection import on_dask
-
-
-def cross_validate_on_a_cluster(net, X, y, subjects):
-    """Score a net on folds of subjects, each on a worker."""
     splits = list(GroupKFold(3).split(X, y, subjects))
     with Client(n_workers=2, threads_per_worker=1), on_dask(X, y, splits):
-        return cross_validate(net, X, y, cv=splits, scoring=SCORING)
+        scores = cross_validate(net, X, y, cv=splits, scoring=SCORING)
+    print(scores["test_neg_nrmse"])
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the workers import this file
     main()
