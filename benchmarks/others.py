@@ -277,7 +277,7 @@ def answer(question, implementation):
         trains_a_regressor,
         trains_a_classifier,
     ):
-        return "-"
+        return "n/a"
     try:
         found = question(implementation)
     except Exception as error:  # that is an answer
