@@ -91,7 +91,7 @@ def draw_minima(ax):
 def main():
     """Draw both."""
     _, axes = plt.subplots(
-        1, 2, figsize=(8.6, 3.6), layout="constrained", width_ratios=[1.1, 1]
+        1, 2, figsize=(7.4, 3.3), layout="constrained", width_ratios=[1.1, 1]
     )
     draw_step(axes[0])
     draw_minima(axes[1])

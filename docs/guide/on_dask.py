@@ -10,15 +10,23 @@ from braindecode_sam.model_selection import on_dask
 
 def main():
     """Print the scores of three folds."""
-    X = np.random.default_rng(0).normal(size=(24, 4, 128)).astype("float32")
-    y, subjects = X[:, 0].mean(axis=1), np.repeat(np.arange(6), 4)
+    X = np.random.default_rng(0).normal(size=(24, 4, 128))
+    X, y = X.astype("float32"), X[:, 0].mean(axis=1)
+    subjects = np.repeat(np.arange(6), 4)
     net = make_regressor(
-        "challenge_1", device="cpu", max_epochs=1, batch_size=4, verbose=0,
-        module__n_chans=4, module__n_times=128,
-        random_state=0, callbacks__seed__n_threads=1,
-    )  # fmt: skip
+        "challenge_1",
+        device="cpu",
+        max_epochs=1,
+        batch_size=4,
+        verbose=0,
+        random_state=0,
+        callbacks__seed__n_threads=1,
+        module__n_chans=4,
+        module__n_times=128,
+    )
     splits = list(GroupKFold(3).split(X, y, subjects))
-    with Client(n_workers=2, threads_per_worker=1), on_dask(X, y, splits):
+    client = Client(n_workers=2, threads_per_worker=1)
+    with client, on_dask(X, y, splits):
         scores = cross_validate(net, X, y, cv=splits, scoring=SCORING)
     print(scores["test_neg_nrmse"])
 
