@@ -136,5 +136,12 @@ html_theme_options = {
     },
 }
 html_context = {"default_mode": "auto"}
-html_sidebars = {"index": [], "gallery/*": [], "installation": []}
+html_sidebars = {
+    page: []
+    for page in (
+        "index", "installation", "gallery/index", "study", "variants", "models", "speed",
+        "competition", "mathematics", "faq", "limits", "migrating", "glossary", "cite",
+        "contributing", "upstream", "changelog", "benchmarks", "about",
+    )
+}  # fmt: skip
 html_show_sourcelink = False
