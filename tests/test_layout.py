@@ -36,11 +36,13 @@ ALLOWED = {
     | {"mne", "braindecode.datasets", "braindecode.preprocessing"}
     | {"braindecode_sam.checks", "braindecode_sam.datasets"},
     "model_selection": ARRAYS
-    | {"joblib", "distributed", "torch", "skorch", "braindecode.datasets"}
-    | {"braindecode_sam.checks", "braindecode_sam.metrics"},
+    | {"torch", "skorch", "braindecode.datasets", "braindecode_sam.checks"}
+    | {"braindecode_sam.metrics", "braindecode_sam.model_selection"},
+    "model_selection/_dask": {"joblib", "distributed"},
     "nets": ARRAYS
     | {"torch", "skorch", "braindecode", "braindecode_sam.checks"}
-    | {"braindecode_sam.optim"},
+    | {"braindecode_sam.nets"},
+    "nets/_conventions": {"skorch", "braindecode_sam.optim"},
     "configs": {"pydantic", "torch", "braindecode.models"},
     "device": {"torch"},
     "installation": {"torch", "braindecode_sam.device"},
