@@ -92,7 +92,7 @@ def test_check_windows_refuses_groups_of_another_shape(groups):
     ids=["no int64", "beyond 64 bits", "both", "NUL", "Fraction"],
 )
 def test_groups_that_an_array_would_change_are_refused(groups, got):
-    message = f"groups must be text or numbers that NumPy holds .* got {got} for window"
+    message = f"groups must be text or numbers that NumPy stores .* got {got} for"
     with pytest.raises(ValueError, match=message):
         check_groups(groups)
 
@@ -162,7 +162,7 @@ def test_an_error_stays_short():
 
 
 @pytest.mark.parametrize(
-    ("factor", "match"), [(1e-6, "as EEG in volts"), (1e8, "far more than EEG")]
+    ("factor", "match"), [(1e-6, "like EEG in volts"), (1e8, "far more than EEG")]
 )
 def test_windows_in_volts_are_noticed(factor, match):
     with pytest.warns(UserWarning, match=match):
@@ -177,7 +177,7 @@ def test_windows_in_volts_are_noticed(factor, match):
 def test_volts_are_noticed_beside_channels_of_zeros():
     volts = 1e-6 * X
     volts[:, 1:] = 0
-    with pytest.warns(UserWarning, match="as EEG in volts"):
+    with pytest.warns(UserWarning, match="like EEG in volts"):
         check_scale(volts)
 
 

@@ -829,5 +829,5 @@ def test_epochs_are_no_subject_windows():
 
 def test_integers_that_float32_merges_are_refused():
     X = np.zeros((3, 1, 9), dtype=np.float32)
-    with pytest.raises(ValueError, match=r"cannot tell apart, such as 16777217;"):
+    with pytest.raises(ValueError, match=r"float32 represents exactly.*got 16777217"):
         to_arrays(X, [16777216, 16777217, 5], ["a", "a", "b"])

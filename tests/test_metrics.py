@@ -202,7 +202,7 @@ def test_scores_of_probabilities_name_who_has_none(name):
         scorer(regressor, FEATURES, PLACES)
     few = LogisticRegression().fit(FEATURES[y != "rest"], y[y != "rest"])
     message = (
-        rf"{name} is not defined for the label 'rest'.*fitted to \['left', 'right'\]"
+        rf"{name} is undefined for the label 'rest'.*fitted to \['left', 'right'\]"
     )
     with pytest.raises(ValueError, match=message):
         scorer(few, FEATURES, y)

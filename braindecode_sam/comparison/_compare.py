@@ -333,7 +333,7 @@ def _check_estimators(
 
 
 def _is_dummy(estimator: BaseEstimator) -> bool:
-    """Tell whether an estimator always predicts the mean or the shares of classes."""
+    """Return whether an estimator always predicts the mean or the shares of classes."""
     is_dummy = isinstance(estimator, (DummyClassifier, DummyRegressor))
     return is_dummy and estimator.strategy in ("mean", "prior")
 

@@ -187,7 +187,7 @@ class Comparison:
             raise
 
     def to_frame(self) -> pd.DataFrame:
-        """Give the main table.
+        """Return the main table.
 
         Returns
         -------

@@ -199,7 +199,7 @@ def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
 
 
 def has_randomness(estimator: BaseEstimator) -> bool:
-    """Tell whether an estimator depends on a seed."""
+    """Return whether an estimator depends on a seed."""
     return bool(_random_states(estimator) or nets_in(estimator))
 
 

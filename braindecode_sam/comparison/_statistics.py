@@ -338,7 +338,7 @@ def window_losses(
 
 
 def name_of_loss(loss: Loss | None, y: NDArray[Any], n_columns: int) -> str:
-    """Give the name of a loss; None means the default for these predictions."""
+    """Return the name of a loss; None means the default for these predictions."""
     if callable(loss):
         return getattr(loss, "__name__", type(loss).__name__)
     is_labels = y.ndim == 1 and (y.dtype.kind not in "iuf" or n_columns > 1)
@@ -350,7 +350,7 @@ def name_of_loss(loss: Loss | None, y: NDArray[Any], n_columns: int) -> str:
 
 
 def _encoded(y: NDArray[Any], y_pred: Floats) -> tuple[NDArray[Any], Floats]:
-    """Give the number of each label, and a column of probabilities for each."""
+    """Return the number of each label, and a column of probabilities for each."""
     classes, codes = np.unique(y, return_inverse=True)
     if y_pred.shape[-1] == 1 and len(classes) == 2:
         y_pred = np.concatenate([1 - y_pred, y_pred], axis=-1)

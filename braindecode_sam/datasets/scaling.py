@@ -87,11 +87,11 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : SubjectWindows or array-like of shape (n_windows, n_chans, n_times)
-            Not looked at.
+            Ignored.
         y : array-like or None
-            Not looked at.
+            Ignored.
         groups : array-like or None
-            Not looked at.
+            Ignored.
 
         Returns
         -------
@@ -150,7 +150,7 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
         X : SubjectWindows or array-like of shape (n_windows, n_chans, n_times)
             EEG.
         y : array-like or None
-            Not looked at.
+            Ignored.
         groups : array-like of shape (n_windows,) or None
             Subject of each window; needed for an array.
 
@@ -190,7 +190,7 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
 def _statistics(
     X: Any, parts: list[NDArray[np.intp]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give each channel's mean and standard deviation, of shape (n_chans, 1)."""
+    """Return each channel's mean and standard deviation, of shape (n_chans, 1)."""
     n = sum(map(len, parts)) * X.shape[2]
     # Counted from a value of the channel itself, so that rounding makes neither a large
     # offset nor a constant channel vary.

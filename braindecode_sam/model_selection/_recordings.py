@@ -125,7 +125,7 @@ class Recordings:
         return int(rows[0]) if len(rows) else None
 
     def name_of(self, row: int) -> Any:
-        """Give the recording of a window."""
+        """Return the recording of a window."""
         return self.names[self.index[row]].item()
 
     def mean(self, values: NDArray[np.float64], axis: int = 0) -> NDArray[np.float64]:

@@ -244,14 +244,14 @@ class PredefinedSubjectSplit(BaseCrossValidator):
     def split(
         self, X: Any, y: Any = None, groups: ArrayLike | None = None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        """Give the one split.
+        """Return the one split.
 
         Parameters
         ----------
         X : array-like of shape (n_windows, n_chans, n_times)
             EEG, of which only the length is looked at.
         y : array-like or None
-            Not looked at.
+            Ignored.
         groups : array-like of shape (n_windows,)
             Subject of each window.
 
@@ -281,12 +281,12 @@ class PredefinedSubjectSplit(BaseCrossValidator):
         yield np.flatnonzero(is_train), np.flatnonzero(is_test)
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Give the number of splits, 1.
+        """Return the number of splits, 1.
 
         Parameters
         ----------
         X, y, groups : object
-            Not looked at.
+            Ignored.
 
         Returns
         -------

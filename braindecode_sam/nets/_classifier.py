@@ -386,7 +386,7 @@ def _check_outputs(y_pred: Any, labels: Labels) -> None:
 
 
 def _is_cross_entropy(criterion: Any) -> bool:
-    """Tell whether a loss takes logits, or their logarithms after a softmax."""
+    """Return whether a loss takes logits, or their logarithms after a softmax."""
     criterion = getattr(criterion, "_orig_mod", criterion)  # torch.compile's
     if isinstance(criterion, CroppedLoss):
         criterion = criterion.loss_function

@@ -77,7 +77,7 @@ class Conventions(NeuralNet):
 
 
 def is_sam(optimizer: Any) -> bool:
-    """Tell whether a net's optimizer is a SAM."""
+    """Return whether a net's optimizer is a SAM."""
     return isinstance(optimizer, type) and issubclass(optimizer, SAM)
 
 

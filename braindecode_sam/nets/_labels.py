@@ -17,7 +17,7 @@ Labels = NDArray[Any]
 
 
 def as_labels(name: str, y: Any) -> tuple[Labels, Labels]:
-    """Give labels as an array of shape (n_windows,), and those that there are."""
+    """Return labels as an array of shape (n_windows,), and those that there are."""
     y = to_numpy(y) if isinstance(y, torch.Tensor) else y
     try:
         with np.errstate(invalid="ignore"):  # what NaN raises is not its name

@@ -121,7 +121,7 @@ def test_equals_the_stock_model_in_float64(
     pair = make_pair(name, n_chans=n_chans, n_times=n_times, seed=seed, **options)
     x, y = windows(batch, n_chans, n_times, seed, kind)
     assume(n_chans > 1 or not kind.endswith("channel"))  # nothing but a constant
-    # There the stock model itself is wrong in the ninth digit; see the test below.
+    # There the original model itself is wrong in the ninth digit; see the test below.
     one_level = kind == "common offset" or (kind == "offset" and n_chans == 1)
     assume(kernel > 1 or not one_level)
     results = [run(model.train(training), x, y) for model in pair]

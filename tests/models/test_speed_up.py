@@ -174,7 +174,7 @@ def test_equals_the_stock_layers(
     stock, fast = model, copy.deepcopy(model)
     assert set(speed_up(fast)["pattern"]) == {"not tried"}  # so even what does not pay
     x = torch.randn(3, n_chans, n_times, dtype=torch.float64) + offset
-    # An offset takes as many digits from the stock layers as from ours.
+    # An offset takes as many digits from the original layers as from ours.
     assert_equal(run(stock, x), run(fast, x), 1e-8 if offset == 0 else 1e-5)
 
 
@@ -260,7 +260,7 @@ def test_other_models_come_back_as_they_were(name):
         assert torch.equal(value, state[key]), key
 
 
-# Whatever stands in between gets what the stock layers give
+# Whatever stands in between gets what the original layers give
 
 
 def with_hook(model, seen):
@@ -553,7 +553,7 @@ def test_the_two_step_form_of_sam_keeps_its_speed():
     optimizer.second_step()
 
 
-# What the stock layers refuse
+# What the original layers refuse
 
 
 def no_groups():
@@ -1007,7 +1007,7 @@ def test_what_is_returned_and_printed(capsys, caplog):
     assert list(found.columns) == ["layer", "pattern", "before", "after"]
     assert found["layer"].tolist() == ["conv_temporal"]
     assert "conv_temporal depthwise" in capsys.readouterr().out
-    assert "conv_temporal waits for what follows: depthwise" in caplog.text
+    assert "conv_temporal is deferred: depthwise" in caplog.text
     assert speed_up(model).equals(found)  # a second time changes nothing
     assert speed_up(nn.Linear(2, 2), verbose=True).empty
     assert capsys.readouterr().out == "No layer gets faster.\n"
@@ -1016,7 +1016,7 @@ def test_what_is_returned_and_printed(capsys, caplog):
 @pytest.mark.parametrize(
     ("arguments", "options", "match"),
     [
-        ("EEGNet", {}, "must be a torch.nn.Module, got 'EEGNet'; of a skorch net"),
+        ("EEGNet", {}, "must be a torch.nn.Module, got 'EEGNet'; for a skorch net"),
         (nn.Linear, {}, "must be a torch.nn.Module, got <class"),
         (nn.Linear(2, 2), {"input_shape": 5}, "the shape of a batch of.*, got 5"),
         (nn.Linear(2, 2), {"input_shape": (1, 2.5)}, r"got \(1, 2.5\)"),
@@ -1046,7 +1046,7 @@ def test_what_cannot_run_yet_is_not_tried(change):
 
 def test_a_compiled_module_gains_nothing_and_says_so(caplog, to_compile):
     speed_up(torch.compile(make_front(20), backend="eager"))
-    assert "What torch.compile has compiled runs the stock layers" in caplog.text
+    assert "compiled by torch.compile run the original layers" in caplog.text
 
 
 def test_why_a_layer_falls_back_is_logged_once(caplog):
@@ -1056,7 +1056,7 @@ def test_why_a_layer_falls_back_is_logged_once(caplog):
         fast(x)
         fast(x)
     told = [r.message for r in caplog.records]
-    assert told == ["1.0 runs as the stock layer: its input requires gradients"]
+    assert told == ["1.0 runs as the original layer: its input requires gradients"]
 
 
 def test_a_module_that_does_not_know_its_input_is_not_tried():
@@ -1079,7 +1079,7 @@ def test_a_module_that_cannot_run_is_left_as_it_is(caplog):
     model.input_shape = (1, 7, 7, 7)
     with caplog.at_level(logging.INFO):
         assert len(speed_up(model)) == 0
-    assert "Sequential stays as it is" in caplog.text
+    assert "Sequential is unchanged" in caplog.text
     assert type(model[1][0]) is nn.Conv2d
 
 
