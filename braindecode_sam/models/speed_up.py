@@ -161,8 +161,9 @@ def speed_up(
     -------
     layers : pandas.DataFrame
         Layers that got faster: ``layer``, the name; ``pattern``, the operation that
-        follows; ``before`` and ``after``, the multiply-adds for one window. If no layer
-        got faster, the table is empty and the module is unchanged.
+        follows, or "not tried" without a shape; ``before`` and ``after``, the
+        multiply-adds for one window. If no layer got faster, the table is empty and the
+        module is unchanged.
 
     See Also
     --------
