@@ -397,7 +397,10 @@ def test_several_names_of_stimuli_and_responses():
             {"stimulus": "stop"},
             r"stimulus must name events.*got 'stop'.*has \['go', 'hit'\]",
         ),
-        ({"response": "miss"}, "response must name events.*got 'miss', but recording a"),
+        (
+            {"response": "miss"},
+            "response must name events.*got 'miss', but recording a",
+        ),
         ({"limits": (2.0, 1.0)}, r"limits must be.*got \(2.0, 1.0\)"),
         ({"limits": (6.0, 9.0)}, "no trial is left.*response time within limits"),
         ({"window_seconds": 0}, "window_seconds must be a finite number > 0, got 0"),
@@ -511,7 +514,9 @@ def test_bad_files_are_all_named(edf_folder):
 
 
 def test_bad_files_do_not_affect_the_others(edf_folder):
-    with pytest.warns(UserWarning, match="skipped recordings: cannot read .*half_2.edf"):
+    with pytest.warns(
+        UserWarning, match="skipped recordings: cannot read .*half_2.edf"
+    ):
         recordings = read_recordings(sorted(edf_folder.iterdir()), on_bad="warn")
     names = [Path(d.description["path"]).name for d in recordings.datasets]
     assert names == [f"Subject0{i}_2.edf" for i in range(3)]
@@ -632,7 +637,9 @@ def test_crop_outside_of_a_recording(tmp_path, crop, message):
 
 def test_crop_leaves_out_short_recordings_where_bad_ones_are(tmp_path):
     files = [count_up(tmp_path / f"{s}_raw.fif", seconds=s) for s in (3, 5, 8)]
-    with pytest.warns(UserWarning, match=r"skipped recordings: .*3_raw.fif: crop ends at 4 s"):
+    with pytest.warns(
+        UserWarning, match=r"skipped recordings: .*3_raw.fif: crop ends at 4 s"
+    ):
         recordings = read_recordings(files, crop=(2, 4), on_bad="warn")
     assert [r.raw.n_times for r in recordings.datasets] == [200, 200]
 
@@ -715,7 +722,9 @@ def test_bad_participants(tmp_path):
 def test_two_rows_for_a_participant(tmp_path):
     file = write_fif(tmp_path / "sub-1_eeg.fif")
     people = pd.concat([PEOPLE, PEOPLE[:1]])
-    with pytest.raises(ValueError, match="one row for each subject.*several for 'sub-1'"):
+    with pytest.raises(
+        ValueError, match="one row for each subject.*several for 'sub-1'"
+    ):
         read_recordings([file], participants=people)
 
 
@@ -745,7 +754,9 @@ def test_recordings_that_do_not_fit_together(tmp_path):
         write_fif(tmp_path / "a_raw.fif"),
         write_fif(tmp_path / "b_raw.fif", ch_names=("Cz", "Oz")),
     ]
-    with pytest.raises(ValueError, match=r"the same ch_names, got .*'Oz'.* in .*b_raw.fif"):
+    with pytest.raises(
+        ValueError, match=r"the same ch_names, got .*'Oz'.* in .*b_raw.fif"
+    ):
         read_recordings(files)
     assert len(read_recordings(files, picks=["Cz"]).datasets) == 2
 
@@ -776,7 +787,9 @@ def test_to_arrays_uses_the_targets_and_groups_it_is_given(has_metadata):
         assert own[2].tolist() == epochs.metadata["subject"].tolist()
     else:
         epochs.metadata = None
-        with pytest.raises(ValueError, match=r"must have metadata.*or pass y and groups"):
+        with pytest.raises(
+            ValueError, match=r"must have metadata.*or pass y and groups"
+        ):
             to_arrays(epochs, y)
     X, given_y, given_groups = to_arrays(epochs, y, groups)
     np.testing.assert_array_equal(given_y, y)

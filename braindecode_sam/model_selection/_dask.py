@@ -13,33 +13,33 @@ import joblib
 def on_dask(
     X: Any, y: Any, splits: list[Any], client: Any = None, **options: Any
 ) -> Iterator[Any]:
-    """Let scikit-learn cross-validate on a Dask cluster that may lose workers.
+    """Run ``cross_validate`` on a Dask cluster that may lose workers.
 
-    joblib's Dask backend sends the rows of a fold to a single worker, and Dask's memory
-    manager drops what more than one worker has, so that with a lost worker data are
-    lost and with them the scores. Here, data and rows go to each worker once and stay
-    as long as the context is open; folds of a lost worker run again elsewhere.
+    joblib's Dask backend sends the rows of a fold to one worker, and Dask's memory
+    manager drops copies on other workers. If a worker is lost, its data and scores are
+    lost too. This context sends data and rows to each worker once and keeps them while
+    it is open. Folds of a lost worker run again on another one.
 
     Parameters
     ----------
     X : array-like of shape (n_windows, n_chans, n_times)
-        The very object that ``cross_validate`` is given.
+        The same object as is passed to ``cross_validate``.
     y : array-like of shape (n_windows,) or (n_windows, n_outputs)
-        Likewise.
+        The same object as is passed to ``cross_validate``.
     splits : list of tuple of ndarray
-        Training and test rows of each fold, ``list(cv.split(X, y, groups))``; the very
-        list that ``cross_validate`` is given as ``cv``.
+        Training and test rows of each fold, ``list(cv.split(X, y, groups))``. Pass the
+        same list to ``cross_validate`` as ``cv``.
     client : distributed.Client or None, default=None
-        Cluster to run on; None means the current one.
+        Client of the cluster. None means the current one.
     **options
-        Of joblib's Dask backend.
+        Options of joblib's Dask backend.
 
     Raises
     ------
     ImportError
-        Without Dask; ``pip install "braindecode_sam[distributed]"``.
+        If Dask is missing. ``pip install "braindecode_sam[distributed]"`` installs it.
     TypeError
-        If `splits` is not such a list.
+        If `splits` is not a list.
     ValueError
         If there is no client.
 
@@ -56,7 +56,7 @@ def on_dask(
             "splits must be a list of training and test rows, such as"
             f" list(cv.split(X, y, groups)), got {splits!r}"
         )
-    import distributed  # an extra, which only those need who have a cluster
+    import distributed  # an optional dependency
 
     rows = [part for split in splits for part in split]
     client = distributed.get_client() if client is None else client

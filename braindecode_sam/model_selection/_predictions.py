@@ -19,37 +19,41 @@ from braindecode_sam.metrics import normalized_root_mean_squared_error
 def out_of_fold_predictions(
     results: Mapping[str, Any], X: Any, method: str = "predict"
 ) -> NDArray[Any]:
-    """Predict every window with the estimator that did not train on it.
+    """Predict each window with the estimator of the fold that tests it.
 
     Parameters
     ----------
     results : dict
-        What ``cross_validate(..., return_estimator=True, return_indices=True)`` gave.
+        Result of ``cross_validate(..., return_estimator=True, return_indices=True)``.
     X : array-like of shape (n_windows, n_chans, n_times)
-        What it was given.
+        The same X as for ``cross_validate``.
     method : {"predict", "predict_proba"}, default="predict"
-        Values or labels; or probabilities, which only classifiers have.
+        Whether to predict values or labels, or the probabilities of a classifier.
 
     Returns
     -------
     y_pred : ndarray
-        - Numbers that were predicted: float64 of shape (n_windows, n_outputs), also
-          where an estimator predicts the shape (n_windows,).
-        - Text that was predicted: str of shape (n_windows,), or (n_windows, n_outputs)
-          of several outputs.
-        - Probabilities: float64 of shape (n_windows, n_classes), columns in the order
-          of the estimators' ``classes_``.
+        - Numbers: float64 of shape (n_windows, n_outputs), even if an estimator
+          predicts the shape (n_windows,).
+        - Text: str of shape (n_windows,), or (n_windows, n_outputs) for several
+          outputs.
+        - Probabilities: float64 of shape (n_windows, n_classes), with columns in the
+          order of the estimators' ``classes_``.
 
-        Windows that are in no test fold have nan, or the empty text.
+        Windows in no test fold are nan, or the empty string.
 
     Raises
     ------
     ValueError
-        If `results` holds no estimators or indices, if windows are in several test
-        folds, as with repeated or shuffled splits, if an estimator cannot do `method`,
-        or if the folds' predictions differ in their columns: the probabilities of
-        estimators that know different classes, since a class was missing in a
-        training fold.
+        If `results` lacks estimators or indices, if windows are in several test folds,
+        as in repeated or shuffled splits, if an estimator lacks `method`, or if the
+        folds' predictions have different columns. Columns of probabilities differ if a
+        class is missing in a training fold.
+
+    See Also
+    --------
+    nrmse_table : Score the predictions for each fold and pooled.
+    pool_by_recording : Average the predictions of each recording.
 
     Examples
     --------
@@ -75,8 +79,8 @@ def out_of_fold_predictions(
     missing = [key for key in ("estimator", "indices") if key not in results]
     if missing:
         raise ValueError(
-            f"results has no {missing[0]!r}; call cross_validate with"
-            " return_estimator=True and return_indices=True"
+            f"results must have the key {missing[0]!r}, got {list(results)}; call"
+            " cross_validate with return_estimator=True and return_indices=True"
         )
     estimators, test_folds = results["estimator"], results["indices"]["test"]
     check_disjoint(test_folds)
@@ -88,17 +92,17 @@ def out_of_fold_predictions(
         _predict(estimator, method, X[rows])
         for estimator, rows in zip(estimators, test_folds, strict=True)
     ]
-    return _put_together(predicted, test_folds, len(X))
+    return _join_folds(predicted, test_folds, len(X))
 
 
 def _check_can(estimator: Any, method: str, fold: int) -> None:
-    # skorch's regressors have predict_proba too, which gives their values.
+    # skorch's regressors have predict_proba too, which returns their values.
     has_values_only = method == "predict_proba" and is_regressor(estimator)
     if has_values_only or not hasattr(estimator, method):
         raise ValueError(
             f"method must be one that every estimator has, got {method!r}, which"
-            f" {_name_of(estimator)} of fold {fold + 1} does not have; accepted are"
-            " 'predict', and 'predict_proba' for classifiers with probabilities"
+            f" {_name_of(estimator)} of fold {fold + 1} does not have; expected"
+            " 'predict', or 'predict_proba' for classifiers with probabilities"
         )
 
 
@@ -116,10 +120,10 @@ def _check_same_classes(estimators: Sequence[Any]) -> None:
     for i, classes in enumerate(known):
         if classes != known[0]:
             raise ValueError(
-                "probabilities of different classes cannot be put together: the"
-                f" estimator of fold {i + 1} knows {classes}, that of fold 1"
-                f" {known[0]}; expected folds with every class in their training part,"
-                " such as StratifiedGroupKFold's"
+                "all estimators must have the same classes, got"
+                f" {classes} in fold {i + 1} and {known[0]} in fold 1; use folds whose"
+                " training parts have all classes, such as those of"
+                " StratifiedGroupKFold"
             )
 
 
@@ -127,14 +131,15 @@ def _predict(estimator: Any, method: str, X: Any) -> NDArray[Any]:
     predicted = getattr(estimator, method)(X)
     if method == "predict_proba" and isinstance(predicted, list):
         raise ValueError(
-            "predict_proba must give one array of shape (n_windows, n_classes), got a"
-            f" list of {len(predicted)} from {_name_of(estimator)}; expected one output"
+            "predict_proba must return one array of shape (n_windows, n_classes), got"
+            f" a list of {len(predicted)} from {_name_of(estimator)}; expected a"
+            " single output"
         )
     dtype = np.str_ if has_text(predicted) else None
     return np.asarray(predicted, dtype=dtype).reshape(len(predicted), -1)
 
 
-def _put_together(
+def _join_folds(
     predicted: list[NDArray[Any]], test_folds: Sequence[ArrayLike], n_windows: int
 ) -> NDArray[Any]:
     is_text = predicted[0].dtype.kind == "U"
@@ -142,9 +147,9 @@ def _put_together(
         shape, kind = part.shape[1:], part.dtype.kind == "U"
         if shape != predicted[0].shape[1:] or kind != is_text:
             raise ValueError(
-                f"the predictions of fold {i + 1} are {part.shape[1]} columns of"
-                f" {part.dtype}, those of fold 1 {predicted[0].shape[1]} columns of"
-                f" {predicted[0].dtype}; expected the same of all folds"
+                "the predictions of all folds must have the same columns, got"
+                f" {part.shape[1]} of {part.dtype} in fold {i + 1} and"
+                f" {predicted[0].shape[1]} of {predicted[0].dtype} in fold 1"
             )
     n_columns = predicted[0].shape[1]
     if is_text:
@@ -163,10 +168,10 @@ def check_disjoint(test_folds: Sequence[ArrayLike]) -> None:
         for row in np.asarray(rows).tolist():
             if row in seen:
                 raise ValueError(
-                    f"window {row} is in test folds {seen[row] + 1} and {i + 1}, so it"
-                    " has several predictions; expected a splitter that tests each"
-                    " window once at most, such as GroupKFold. Of repeated splits, give"
-                    " one repeat at a time."
+                    "test folds must not share windows, got window"
+                    f" {row} in test folds {seen[row] + 1} and {i + 1}; use a splitter"
+                    " that tests each window at most once, such as GroupKFold, and pass"
+                    " repeated splits one repeat at a time"
                 )
             seen[row] = i
 
@@ -174,26 +179,31 @@ def check_disjoint(test_folds: Sequence[ArrayLike]) -> None:
 def nrmse_table(
     y: ArrayLike, predictions: Mapping[str, ArrayLike], test_folds: Iterable[ArrayLike]
 ) -> pd.DataFrame:
-    """Compare predictions by both NRMSEs, for each fold and pooled.
+    """Score predictions by both NRMSEs, for each fold and pooled.
 
-    The mean over the folds and the score of all windows pooled differ, since each
-    fold has a spread of its own. Report both.
+    The mean over the folds differs from the pooled score of all windows, since the
+    spread of the targets differs between folds. Report both.
 
     Parameters
     ----------
     y : array-like of shape (n_windows,) or (n_windows, n_outputs)
         Targets.
     predictions : dict of str to array-like
-        Out-of-fold predictions by name, shaped as `y`.
+        Out-of-fold predictions by name, with the shape of `y`.
     test_folds : sequence of ndarray of int
-        Windows of each test fold, ``results["indices"]["test"]``. No window may be in
-        several of them.
+        Indices of the windows in each test fold, ``results["indices"]["test"]``. No
+        window may be in several test folds.
 
     Returns
     -------
     table : pandas.DataFrame
-        A row for each fold, their mean, and all windows pooled; two columns for
-        each prediction, NRMSE by standard deviation and by range.
+        A row for each fold, one for their mean, and one for all windows pooled. Each
+        prediction has two columns, NRMSE by standard deviation and by range.
+
+    See Also
+    --------
+    out_of_fold_predictions : Predict each window with the estimator of its fold.
+    braindecode_sam.normalized_root_mean_squared_error : The score.
 
     Examples
     --------

@@ -20,41 +20,46 @@ from braindecode_sam.checks import (
 def pool_by_recording(
     y_true: ArrayLike, y_pred: ArrayLike, recordings: ArrayLike
 ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[Any]]:
-    """Average the predictions of each recording's windows, to score by recording.
+    """Average the predictions over the windows of each recording.
 
-    Where a target belongs to a whole recording, such as a person's age, its windows
-    are no independent samples: score the mean of their predictions.
+    If a target belongs to a recording, such as the age of a subject, its windows are
+    not independent samples. Score the mean of their predictions instead.
 
     Parameters
     ----------
     y_true : array-like of shape (n_windows,) or (n_windows, n_outputs)
-        Targets, numbers or text labels; the same in all windows of a recording.
+        Targets, numbers or text labels, equal in all windows of a recording.
     y_pred : array-like of shape (n_windows,) or (n_windows, n_outputs)
         Predicted values or probabilities.
     recordings : array-like of shape (n_windows,)
-        Recording of each window, text or numbers: a subject where each has one
-        recording, or the column ``path`` of a windows dataset's ``get_metadata()``. A
-        number that starts again with each subject would mix their windows.
+        Recording of each window, as text or numbers. Pass the subject if each has one
+        recording, or the column ``path`` of a windows dataset's ``get_metadata()``.
+        Names must be unique across subjects.
 
     Returns
     -------
     y_true : ndarray of shape (n_recordings,) or (n_recordings, n_outputs)
-        The target of each recording.
+        Target of each recording.
     y_pred : ndarray of shape (n_recordings,) or (n_recordings, n_outputs), float64
-        Mean over the windows of each recording.
+        Mean prediction over the windows of each recording.
     names : ndarray of shape (n_recordings,)
-        The recordings, sorted as by :func:`numpy.unique`: the order of the other two.
+        Recordings in the order of the other results, sorted as by
+        :func:`numpy.unique`.
 
     Raises
     ------
     ValueError
-        If lengths differ, a recording's target varies, or a target or a prediction is
-        missing or not finite. Predictions of windows that are in no test fold are
-        missing: leave these windows out of all three, as in the example.
+        If lengths differ, the target of a recording varies, or a target or a prediction
+        is missing or not finite. Windows in no test fold have no prediction. Exclude
+        them from all three arguments, as in the example.
+
+    See Also
+    --------
+    out_of_fold_predictions : Predict each window with the estimator of its fold.
 
     Examples
     --------
-    Here each person is one recording, and two people are tested:
+    Each subject has one recording, and two subjects are tested:
 
     >>> import numpy as np
     >>> from braindecode_sam.model_selection import (
@@ -62,24 +67,24 @@ def pool_by_recording(
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.metrics import accuracy_score
     >>> from sklearn.model_selection import cross_validate
-    >>> people = np.repeat(["a", "b", "c", "d"], 3)
+    >>> subjects = np.repeat(["a", "b", "c", "d"], 3)
     >>> y = np.repeat(["ill", "well", "ill", "well"], 3)
     >>> X = np.array([1, 2, 9, 8, 7, 2, 1, 2, 1, 8, 9, 8]).reshape(12, 1)
     >>> results = cross_validate(
-    ...     LogisticRegression(), X, y, groups=people,
+    ...     LogisticRegression(), X, y, groups=subjects,
     ...     cv=PredefinedSubjectSplit(["a", "b"]), return_estimator=True,
     ...     return_indices=True)
     >>> y_pred = out_of_fold_predictions(results, X, method="predict_proba")
     >>> tested = np.concatenate(results["indices"]["test"])
     >>> true, pooled, names = pool_by_recording(
-    ...     y[tested], y_pred[tested], people[tested])
+    ...     y[tested], y_pred[tested], subjects[tested])
     >>> names.tolist(), true.tolist(), pooled.round(1).tolist()
     (['a', 'b'], ['ill', 'well'], [[0.6, 0.4], [0.4, 0.6]])
     >>> classes = results["estimator"][0].classes_
     >>> accuracy_score(true, classes[pooled.argmax(axis=1)])
     1.0
 
-    For regression, ``r2_score(true, pooled)`` of the predicted values.
+    For regression, pool the predicted values and compute ``r2_score(true, pooled)``.
     """
     check_same_length(y_true=y_true, y_pred=y_pred, recordings=recordings)
     true, predicted = _targets_to_pool(y_true), _predictions_to_pool(y_pred)
@@ -88,14 +93,14 @@ def pool_by_recording(
     if row is not None:
         one, other = true[pooled.first[pooled.index[row]]], true[row]
         raise ValueError(
-            "y_true must be the same in all windows of a recording, but that of"
-            f" {pooled.name_of(row)!r} varies, {one.tolist()!r} and {other.tolist()!r}"
+            "y_true must be equal in all windows of a recording, got"
+            f" {one.tolist()!r} and {other.tolist()!r} in {pooled.name_of(row)!r}"
         )
     return true[pooled.first], pooled.mean(predicted), pooled.names
 
 
 class Recordings:
-    """Which windows belong together.
+    """Windows grouped by recording.
 
     Parameters
     ----------
@@ -105,11 +110,11 @@ class Recordings:
     Attributes
     ----------
     names : ndarray of shape (n_recordings,)
-        Sorted.
+        Sorted names of the recordings.
     first : ndarray of int of shape (n_recordings,)
-        The first window of each.
+        Index of the first window of each recording.
     index : ndarray of int of shape (n_windows,)
-        Place of each window's recording among the names.
+        Index in `names` of the recording of each window.
     """
 
     def __init__(self, recordings: ArrayLike) -> None:
@@ -119,7 +124,7 @@ class Recordings:
         )  # fmt: skip
 
     def first_that_varies(self, values: NDArray[Any]) -> int | None:
-        """Find a window whose value is not that of its recording's first window."""
+        """Find a window whose value differs from the first of its recording."""
         varies = values != values[self.first][self.index]
         rows = np.flatnonzero(varies.reshape(len(values), -1).any(axis=1))
         return int(rows[0]) if len(rows) else None
@@ -146,10 +151,10 @@ def _targets_to_pool(y_true: ArrayLike) -> NDArray[Any]:
 def _predictions_to_pool(y_pred: ArrayLike) -> NDArray[np.float64]:
     if has_text(y_pred):
         raise ValueError(
-            "y_pred must hold numbers, of which there is a mean, got text; predict"
-            ' probabilities: out_of_fold_predictions(..., method="predict_proba")'
+            "y_pred must hold numbers, since text has no mean, got text; predict"
+            ' probabilities with out_of_fold_predictions(..., method="predict_proba")'
         )
     columns = as_columns("y_pred", y_pred)
-    advice = "; leave out windows that are in no test fold"
+    advice = "; exclude windows that are in no test fold"
     check_finite_columns("y_pred", columns, advice)
     return columns.reshape(np.shape(y_pred))

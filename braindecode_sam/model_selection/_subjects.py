@@ -21,30 +21,36 @@ _SIZES = "a fraction between 0 and 1 or a number of subjects"
 
 
 class SubjectSplit:
-    """Hold out some of a fold's own training subjects for validation.
+    """Hold out some of the training subjects of a fold for validation.
 
-    For ``EEGRegressor(train_split=SubjectSplit(0.2))``: early stopping, checkpoints
-    and the choice of an epoch then see neither the test fold nor a subject that the
-    net trains on. skorch's own ``ValidSplit`` splits by window.
+    With ``EEGRegressor(train_split=SubjectSplit(0.2))``, early stopping, checkpoints
+    and the choice of an epoch use neither the test fold nor a training subject.
+    skorch's ``ValidSplit`` splits by window.
 
-    The subjects come with the data: as :class:`~braindecode_sam.datasets
-    .SubjectWindows`, as a braindecode windows dataset whose descriptions or metadata
-    have them, or as a ``SliceDataset`` of one.
+    The data must carry the subjects. This holds for
+    :class:`~braindecode_sam.datasets.SubjectWindows`, for braindecode's windows
+    datasets with subjects in their metadata or descriptions, and for a ``SliceDataset``
+    of one.
 
     Parameters
     ----------
     valid_size : float or int, default=0.2
         Fraction (between 0 and 1) or number of the subjects to hold out.
     subject : str, default="subject"
-        Column of a dataset's metadata or description with the subject.
+        Column of a dataset's metadata or description that names the subject.
     random_state : int, numpy.random.RandomState or None, default=None
-        Seed of the choice.
+        Seed of the choice of subjects.
 
     Raises
     ------
     ValueError
-        When the net is fitted: if the data do not tell their subjects, or there are
-        too few of them.
+        When the net is fitted, if the data carry no subjects or there are too few.
+
+    See Also
+    --------
+    PredefinedSubjectSplit : Cross-validation split by given lists of subjects.
+    subjects_of : Return the subject of each window.
+    braindecode_sam.datasets.SubjectWindows : Array that carries the subjects.
 
     Examples
     --------
@@ -80,21 +86,21 @@ class SubjectSplit:
         y: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> tuple[Subset[Any], Subset[Any]]:
-        """Split a net's dataset.
+        """Split the dataset of a net.
 
         Parameters
         ----------
         dataset : torch.utils.data.Dataset
-            What the net made of its X and y.
+            Dataset that the net made from X and y.
         y : array-like or None
-            Targets, not looked at.
+            Ignored.
         groups : array-like of shape (n_windows,) or None
-            Subjects, if scikit-learn's metadata routing brings them.
+            Subject of each window, if scikit-learn's metadata routing passes them.
 
         Returns
         -------
         train, valid : torch.utils.data.Subset
-            No subject is in both.
+            Subsets without a common subject.
         """
         if groups is None:
             groups = subjects_of(dataset, self.subject)
@@ -103,7 +109,7 @@ class SubjectSplit:
         subjects = np.unique(groups)
         if len(subjects) < 2:
             raise ValueError(
-                "SubjectSplit needs at least 2 subjects, one of them to validate on,"
+                "SubjectSplit needs at least 2 subjects, one of them for validation,"
                 f" got {len(subjects)}: {list(subjects)}"
             )
         _check_valid_size(self.valid_size, len(subjects))
@@ -123,33 +129,33 @@ def _check_valid_size(valid_size: float, n_subjects: int) -> None:
         raise TypeError(f"valid_size must be {_SIZES}, got {valid_size!r}")
     held_out = valid_size if is_number else 0
     if not is_number and 0 < valid_size < 1:
-        held_out = math.ceil(valid_size * n_subjects)  # as scikit-learn rounds
+        held_out = math.ceil(valid_size * n_subjects)  # rounded as in scikit-learn
     if not 0 < held_out < n_subjects:
         raise ValueError(
-            f"valid_size must be {_SIZES} and leave one of {n_subjects} subjects to"
-            f" train on, got {valid_size!r}"
+            f"valid_size must be {_SIZES} and leave at least one of {n_subjects}"
+            f" subjects for training, got {valid_size!r}"
         )
 
 
 def subjects_of(dataset: Any, subject: str = "subject") -> NDArray[Any]:
-    """Find out whose the windows of a dataset are.
+    """Return the subject of each window.
 
     Parameters
     ----------
     dataset : torch.utils.data.Dataset
-        skorch's dataset around the windows, or a windows dataset itself.
+        A windows dataset, or skorch's dataset of one.
     subject : str, default="subject"
-        Column with the subject, for braindecode datasets.
+        Column that names the subject, for braindecode's datasets.
 
     Returns
     -------
     subjects : ndarray of shape (n_windows,)
-        Subject of each window; text of a fixed width or numbers.
+        Subjects, as text of a fixed width or numbers.
 
     Raises
     ------
     ValueError
-        If the data do not tell, or a subject is missing.
+        If the data carry no subjects, or a subject is missing.
 
     Examples
     --------
@@ -176,38 +182,43 @@ def _subjects_of(dataset: Any, subject: str) -> NDArray[Any]:
         if subject in metadata.columns:
             return metadata[subject].to_numpy()
         raise ValueError(
-            f"subject names the column {subject!r}, which is not among"
-            f" {list(metadata.columns)}"
+            f"subject must name a column among {list(metadata.columns)}, got"
+            f" {subject!r}"
         )
     raise ValueError(
-        f"SubjectSplit cannot tell whose windows these are: {type(windows).__name__}"
-        " knows no subjects. Pass X=SubjectWindows(X, groups)"
-        " (braindecode_sam.datasets) or a braindecode windows dataset."
+        f"no subjects found in {type(windows).__name__}; pass"
+        " X=SubjectWindows(X, groups) (braindecode_sam.datasets) or a windows dataset of"
+        " braindecode"
     )
 
 
 class PredefinedSubjectSplit(BaseCrossValidator):
     """Train on some subjects and test on others, in a single split.
 
-    For ``cross_validate(cv=PredefinedSubjectSplit(...))``, where a study says who is
-    tested. scikit-learn's :class:`~sklearn.model_selection.PredefinedSplit` names
-    windows instead, and cannot leave any out of both sides.
+    Use it as ``cross_validate(cv=PredefinedSubjectSplit(...))`` if a study defines its
+    test subjects. scikit-learn's :class:`~sklearn.model_selection.PredefinedSplit`
+    lists windows instead, and uses every window on one side.
 
     Parameters
     ----------
     test_subjects : list of str or list of numbers
-        Subjects to test on, as `groups` spells them: the text "1" is not the number 1.
+        Subjects to test on, as in `groups`. The text "1" differs from the number 1.
     train_subjects : list of str, list of numbers or None, default=None
-        Subjects to train on; None means all others. Windows of subjects who are in
-        neither list are left out.
+        Subjects to train on. None means all others. Windows of subjects in neither list
+        are not used.
 
     Raises
     ------
     TypeError
         If an argument is not a list of text or numbers.
     ValueError
-        If a list is empty, or a subject is in both; when splitting, if there are no
-        groups, a subject is not among them, or nobody is left to train on.
+        If a list is empty or a subject is in both. When splitting, if `groups` is None
+        or lacks a subject, or if no training subject is left.
+
+    See Also
+    --------
+    SubjectSplit : Hold out training subjects for validation.
+    sklearn.model_selection.GroupKFold : Folds that test every subject.
 
     Examples
     --------
@@ -224,7 +235,7 @@ class PredefinedSubjectSplit(BaseCrossValidator):
     [0.0]
     """
 
-    # scikit-learn's metadata routing hands groups only to those who ask.
+    # Requests groups from scikit-learn's metadata routing.
     __metadata_request__split: ClassVar = {"groups": True}
 
     def __init__(
@@ -244,12 +255,12 @@ class PredefinedSubjectSplit(BaseCrossValidator):
     def split(
         self, X: Any, y: Any = None, groups: ArrayLike | None = None
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        """Return the one split.
+        """Yield the split.
 
         Parameters
         ----------
         X : array-like of shape (n_windows, n_chans, n_times)
-            EEG, of which only the length is looked at.
+            EEG. Only its length is used.
         y : array-like or None
             Ignored.
         groups : array-like of shape (n_windows,)
@@ -258,12 +269,12 @@ class PredefinedSubjectSplit(BaseCrossValidator):
         Yields
         ------
         train, test : ndarray of int
-            Windows to train and to test on, in ascending order.
+            Indices of the windows to train and to test on, in ascending order.
         """
         if groups is None:
             raise ValueError(
-                "groups is None, but PredefinedSubjectSplit needs the subject of each"
-                " window; pass groups= to cross_validate, or split(X, y, groups)"
+                "groups must hold the subject of each window, got None; pass groups= to"
+                " cross_validate, or call split(X, y, groups)"
             )
         check_same_length(X=X, groups=groups)
         groups = check_groups(groups)
@@ -275,8 +286,8 @@ class PredefinedSubjectSplit(BaseCrossValidator):
             is_train = np.isin(groups, self.train_subjects)
         if not is_train.any():
             raise ValueError(
-                "test_subjects must leave a subject to train on, got all of"
-                f" {_known(groups)}"
+                "test_subjects must leave a subject for training, got all of"
+                f" {_brief_subjects(groups)}"
             )
         yield np.flatnonzero(is_train), np.flatnonzero(is_test)
 
@@ -313,15 +324,15 @@ def _check_known(name: str, subjects: list[Any], groups: NDArray[Any]) -> None:
     known = set(groups.tolist())
     unknown = [subject for subject in subjects if subject not in known]
     if unknown:
-        alike = [k for k in known if str(k) == str(unknown[0])]
-        hint = (
-            f"; text and numbers differ, and groups has {alike[0]!r}" if alike else ""
-        )
+        similar = [k for k in known if str(k) == str(unknown[0])]
+        hint = ""
+        if similar:
+            hint = f"; text and numbers differ, and groups has {similar[0]!r}"
         raise ValueError(
-            f"{name} names {unknown[0]!r}, which is not among the subjects"
-            f" {_known(groups)} of groups{hint}"
+            f"{name} must name subjects of groups, {_brief_subjects(groups)}, got"
+            f" {unknown[0]!r}{hint}"
         )
 
 
-def _known(groups: NDArray[Any]) -> str:
+def _brief_subjects(groups: NDArray[Any]) -> str:
     return reprlib.repr(np.unique(groups).tolist())
