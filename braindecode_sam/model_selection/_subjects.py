@@ -187,8 +187,8 @@ def _subjects_of(dataset: Any, subject: str) -> NDArray[Any]:
         )
     raise ValueError(
         f"no subjects found in {type(windows).__name__}; pass"
-        " X=SubjectWindows(X, groups) (braindecode_sam.datasets) or a windows dataset of"
-        " braindecode"
+        " X=SubjectWindows(X, groups) (braindecode_sam.datasets) or a windows dataset"
+        " of braindecode"
     )
 
 

@@ -18,11 +18,11 @@ from braindecode_sam.nets._labels import Labels, codes_of, encode
 def check_takes_weight(criterion: Any, params: Mapping[str, Any]) -> None:
     if "weight" in params:
         raise ValueError(
-            "class_weight sets the criterion's weight, got criterion__weight="
-            f"{params['weight']!r} beside it; expected one of both"
+            "class_weight and criterion__weight cannot be combined, got"
+            f" criterion__weight={params['weight']!r}; pass one of them"
         )
     takes = False
-    if not isinstance(criterion, torch.nn.Module):  # one that is made already
+    if not isinstance(criterion, torch.nn.Module):  # not an instance
         parameters = inspect.signature(criterion).parameters.values()
         kinds = {p.kind for p in parameters}
         takes = inspect.Parameter.VAR_KEYWORD in kinds
@@ -37,8 +37,8 @@ def check_takes_weight(criterion: Any, params: Mapping[str, Any]) -> None:
 def check_has_weight(criterion: Any) -> None:
     if not hasattr(criterion, "weight"):
         raise ValueError(
-            "class_weight changes in a net that keeps its criterion, expected one with"
-            f" the attribute weight, as torch's losses have it, got {criterion!r}"
+            "class_weight can change in an initialized net only if its criterion has"
+            f" the attribute weight, as torch's losses do, got {criterion!r}"
         )
 
 
@@ -50,13 +50,13 @@ def compute_class_weights(
         return _weights_of_dict(class_weight, labels)
     if not (isinstance(class_weight, str) and class_weight == "balanced"):
         raise ValueError(
-            "class_weight must be None, 'balanced' or a dict of labels and their"
-            f" weights, got {class_weight!r}"
+            "class_weight must be None, 'balanced' or a dict of label to weight, got"
+            f" {class_weight!r}"
         )
     weights = np.ones(len(labels))
-    places = np.searchsorted(codes_of(labels), encode(np.asarray(y), labels))
-    present = np.unique(places)
-    weights[present] = compute_class_weight("balanced", classes=present, y=places)
+    indices = np.searchsorted(codes_of(labels), encode(np.asarray(y), labels))
+    present = np.unique(indices)
+    weights[present] = compute_class_weight("balanced", classes=present, y=indices)
     return weights
 
 
@@ -73,11 +73,11 @@ def _weights_of_dict(
             else f"{unknown[0]!r} is not a class"
         )
         raise ValueError(
-            f"class_weight must hold a weight for each of the classes {known} and for"
-            f" nothing else, got {dict(class_weight)!r}, where {wrong}"
+            f"class_weight must hold a weight for each of the classes {known} and no"
+            f" others, got {dict(class_weight)!r}, where {wrong}"
         )
     for label in known:
-        # With 0, a batch of that class alone would have the loss 0 / 0.
+        # With 0, the loss of a batch with that class only would be 0 / 0.
         check_positive(f"class_weight[{label!r}]", class_weight[label])
     return np.array([class_weight[label] for label in known], dtype=np.float64)
 

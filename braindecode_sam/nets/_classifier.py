@@ -30,10 +30,10 @@ from braindecode_sam.nets._conventions import Conventions
 from braindecode_sam.nets._labels import (
     Labels,
     as_labels,
+    check_integers,
     check_known,
     check_same_targets,
     check_several_classes,
-    check_whole_numbers,
     class_indices,
     encode,
     has_text,
@@ -43,52 +43,56 @@ from braindecode_sam.nets._labels import (
 
 
 class Classifier(Conventions, EEGClassifier):
-    """An EEGClassifier that goes by scikit-learn's conventions.
+    """An EEGClassifier that follows scikit-learn's conventions.
 
-    It takes labels of any kind that scikit-learn takes, and predicts them. As
+    It accepts all labels that scikit-learn accepts, and predicts them. Like
     :class:`Regressor`, its ``fit`` returns the net, an initialized net keeps its
     weights in ``partial_fit`` and with ``warm_start=True``, and
-    ``set_params(optimizer=torch.optim.AdamW)`` takes the options of SAM away.
-    Scoring callbacks, ``valid_acc`` among them, compare labels with labels.
+    ``set_params(optimizer=torch.optim.AdamW)`` removes the options of SAM. Scoring
+    callbacks such as ``valid_acc`` receive labels.
 
-    :func:`braindecode_sam.make_classifier` builds one.
+    :func:`braindecode_sam.make_classifier` builds one from a configuration.
 
     Parameters
     ----------
     module : str, type or torch.nn.Module
-        As :class:`braindecode.EEGClassifier` takes it. Its ``n_outputs`` is the number
-        of classes, unless ``module__n_outputs`` is given.
+        Model, or the name of a registered one such as ``"FastEEGNeX"``. Its
+        ``n_outputs`` is the number of classes, unless ``module__n_outputs`` is given.
     *args
         Further positional parameters of :class:`braindecode.EEGClassifier`.
     classes : list of labels or None, default=None
-        All labels there are. They fix the columns of ``predict_proba`` in every fold of
-        a cross-validation, also where the training data lack a class. None takes the
-        labels of the data that the net is fitted to.
+        All labels. They fix the columns of ``predict_proba`` in every fold of a
+        cross-validation, even if the training data lack a class. None takes the labels
+        of the training data.
     class_weight : None, "balanced" or dict of label to float, default=None
-        Weights of the classes in the loss, as scikit-learn defines them, passed to the
-        criterion as its ``weight``. "balanced" computes them at every call of ``fit``
-        and ``partial_fit`` from its y, held-out validation windows included; a class
-        that y lacks gets the weight 1. A dict holds a weight for each class. The
-        validation loss is weighted too.
+        Weights of the classes in the loss, as in scikit-learn, passed to the criterion
+        as its ``weight``. "balanced" computes them from y in each call of ``fit`` and
+        ``partial_fit``, including held-out validation windows. A class that y lacks
+        gets the weight 1. A dict holds a weight for each class. The validation loss is
+        weighted too.
     **kwargs
         Further parameters of :class:`braindecode.EEGClassifier`.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted: the order of the columns of ``predict_proba``.
+        Sorted labels, in the order of the columns of ``predict_proba``.
+
+    See Also
+    --------
+    Regressor : The same for regression.
+    braindecode_sam.make_classifier : Build a net from a configuration.
 
     Notes
     -----
-    A :class:`torch.utils.data.Dataset` carries its own targets, which must be whole
-    numbers. Fit it with ``y=None``. Its targets are read once before training, window
-    by window if need be; pass `classes` to do without, where `class_weight` is not
-    "balanced". Nobody looks then whether they are whole numbers, and braindecode cuts
-    off the rest.
+    A :class:`torch.utils.data.Dataset` carries its targets, which must be integers. Fit
+    it with ``y=None``. The net reads the targets once before training, if necessary
+    window by window. To avoid this, pass `classes` and a `class_weight` other than
+    "balanced". The targets are then not checked, and braindecode truncates fractions.
 
-    Scikit-learn's ``VotingClassifier``, ``StackingClassifier`` and
-    ``cross_val_predict(method="predict_proba")`` number the labels before they pass
-    them on. Leave `classes` at None there, and do not pass a dict as `class_weight`.
+    scikit-learn's ``VotingClassifier``, ``StackingClassifier`` and
+    ``cross_val_predict(method="predict_proba")`` encode labels as integers before they
+    pass them on. Keep ``classes=None`` there, and do not pass a dict as `class_weight`.
 
     Examples
     --------
@@ -104,7 +108,7 @@ class Classifier(Conventions, EEGClassifier):
     (['left', 'rest'], (8, 2), 'U')
     """
 
-    # Trailing underscores keep these out of what skorch takes for parameters.
+    # Trailing underscores, since skorch treats other attributes as parameters.
     class_weights_: NDArray[np.float64] | None = None
     has_inferred_outputs_ = False
 
@@ -116,26 +120,26 @@ class Classifier(Conventions, EEGClassifier):
 
     @property
     def classes_(self) -> Labels:
-        """Labels, sorted, an ndarray of shape (n_classes,)."""
+        """Sorted labels, in the order of the columns of ``predict_proba``."""
         if "labels_" in vars(self):
             return self.labels_
         if self.classes is not None:
             return sorted_classes(self.classes)
         raise NotFittedError(
-            "classes_ is not known, as this net was not fitted; fit it, or pass"
+            "classes_ is unknown, since this net is not fitted; call fit, or pass"
             " classes=[...] with all labels"
         )
 
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Self:
-        """Fit to labels.
+        """Fit the net to labels.
 
         Parameters
         ----------
         X : array-like, mne.Epochs or torch.utils.data.Dataset
             Windows.
         y : array-like of shape (n_windows,) or None, default=None
-            Labels: text, whole numbers or booleans. None only for a dataset, which
-            carries its own targets.
+            Labels, either text, integers or booleans. None only for a dataset, which
+            carries its targets.
         **fit_params
             See :meth:`braindecode.EEGClassifier.fit`.
 
@@ -151,7 +155,7 @@ class Classifier(Conventions, EEGClassifier):
             `classes`, or if `class_weight` does not fit the classes or the criterion.
         """
         is_new = not (self.warm_start and self._is_initialized())
-        y = self._learn(X, y, None, is_new)
+        y = self._set_labels(X, y, None, is_new)
         if is_new and self.has_inferred_outputs_:
             self.module__n_outputs = len(self.labels_)
         return super().fit(X, y, **fit_params)
@@ -159,17 +163,17 @@ class Classifier(Conventions, EEGClassifier):
     def partial_fit(
         self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
     ) -> Self:
-        """Go on training.
+        """Continue training.
 
         Parameters
         ----------
         X : array-like, mne.Epochs or torch.utils.data.Dataset
             Windows.
         y : array-like of shape (n_windows,) or None, default=None
-            Labels, as ``fit`` takes them.
+            Labels, as in ``fit``.
         classes : list of labels or None, default=None
-            All labels there are. Needed in the first call if its `y` lacks some and
-            the parameter `classes` is None; later calls may repeat them.
+            All labels. Required in the first call if its `y` lacks some and the
+            parameter `classes` is None. Later calls may repeat them.
         **fit_params
             See :meth:`braindecode.EEGClassifier.partial_fit`.
 
@@ -181,10 +185,10 @@ class Classifier(Conventions, EEGClassifier):
         Raises
         ------
         ValueError
-            As ``fit``, and if `classes` are not those known already.
+            As in ``fit``, and if `classes` differ from the known ones.
         """
-        if "_routing_method" not in fit_params:  # else skorch's fit calls this
-            y = self._learn(X, y, classes, False)
+        if "_routing_method" not in fit_params:  # not called by skorch's fit
+            y = self._set_labels(X, y, classes, False)
         return super().partial_fit(X, y, classes=classes, **fit_params)
 
     def predict(self, X: Any) -> Labels:
@@ -198,14 +202,14 @@ class Classifier(Conventions, EEGClassifier):
         Returns
         -------
         labels : ndarray of shape (n_windows,)
-            Some of ``classes_``.
+            Labels among ``classes_``.
         """
         outputs = super().predict_proba(X)
         wrong = ~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
         if wrong.any():
             warnings.warn(
                 f"The outputs for {wrong.sum()} of {len(wrong)} windows are not finite,"
-                " so their labels mean nothing; the training may have diverged.",
+                " so their labels are meaningless; the training may have diverged.",
                 stacklevel=2,
             )
         return self.classes_[outputs.argmax(axis=1)]
@@ -221,28 +225,28 @@ class Classifier(Conventions, EEGClassifier):
         Returns
         -------
         probabilities : ndarray of shape (n_windows, n_classes)
-            Columns in the order of ``classes_``. With ``cropped=True`` these are the
-            softmax of the outputs' mean over time, as :class:`CroppedLoss` takes it.
+            Columns in the order of ``classes_``. With ``cropped=True``, the softmax of
+            the outputs' mean over time, as in braindecode's ``CroppedLoss``.
 
         Raises
         ------
         ValueError
-            If the criterion does not tell how outputs become probabilities, and they
-            are none themselves; see `predict_nonlinearity`.
+            If the criterion does not define how outputs become probabilities, and the
+            outputs are not probabilities; see `predict_nonlinearity`.
         """
         found = super().predict_proba(X)
         if self.predict_nonlinearity == "auto" and not are_probabilities(found, axis=1):
             raise ValueError(
                 "The outputs of the module are not probabilities, got"
                 f" {reprlib.repr(found[0].tolist())} for window 0, and"
-                f" criterion={name_of_criterion(self.criterion)} does not tell how"
-                " they become some; expected a cross-entropy or"
+                f" criterion={name_of_criterion(self.criterion)} does not define how"
+                " they become probabilities; expected a cross-entropy, or"
                 " predict_nonlinearity=a function of a batch of outputs"
             )
         return found
 
     def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Any:
-        """Compare outputs with the places of the targets among the classes."""
+        """Compute the loss, with targets as indices of the classes."""
         if "labels_" in vars(self):
             _check_outputs(y_pred, self.labels_)
             if isinstance(y_true, torch.Tensor):
@@ -250,33 +254,33 @@ class Classifier(Conventions, EEGClassifier):
         return super().get_loss(y_pred, y_true, *args, **kwargs)
 
     def get_dataset(self, X: Any, y: Any = None) -> Any:
-        """Make a dataset of windows and of labels as the whole numbers of batches."""
+        """Make a dataset of windows and integer targets."""
         if y is not None and not is_dataset(X):
             y, found = as_labels("y", y)
             y = encode(y, vars(self).get("labels_", found))
         return super().get_dataset(X, y)
 
     def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
-        """Split; see :meth:`skorch.NeuralNet.get_split_datasets`."""
+        """Split the data; see :meth:`skorch.NeuralNet.get_split_datasets`."""
         train, valid = super().get_split_datasets(X, y, **fit_params)
         if isinstance(valid, Dataset) and has_text(valid.y):
-            valid = self.get_dataset(valid.X, valid.y)  # of skorch's predefined_split
+            valid = self.get_dataset(valid.X, valid.y)  # from skorch's predefined_split
         return train, valid
 
     def get_params_for(self, prefix: str) -> dict[str, Any]:
-        """Collect parameters, with the weights of the classes for the criterion."""
+        """Return the parameters, including the criterion's weights of the classes."""
         params = super().get_params_for(prefix)
         if prefix == "criterion" and self.class_weights_ is not None:
             params["weight"] = self._criterion_weight()
         return params
 
     def check_data(self, X: Any, y: Any) -> None:
-        """Do nothing: the labels were looked at before the module was built."""
+        """Do nothing, since labels are checked before the module is built."""
 
     def on_train_begin(
         self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
     ) -> None:
-        """Let the scoring callbacks compare labels."""
+        """Wrap the scoring callbacks so that they receive labels."""
         super().on_train_begin(net, X, y, **kwargs)
         for _, callback in self.callbacks_:
             is_scoring = isinstance(callback, ScoringBase)
@@ -297,23 +301,23 @@ class Classifier(Conventions, EEGClassifier):
             self.set_params(module__n_outputs=len(self.labels_))
             self.has_inferred_outputs_ = True
         if is_dataset(X):
-            # Of the windows alone: braindecode would compare the classes with metadata
-            # that the dataset may transform.
+            # Without metadata: braindecode would compare the classes with targets that
+            # the dataset may transform.
             X = torch.utils.data.Subset(X, [0])
         super()._set_signal_args(X, y, self.labels_.tolist())
 
     def _takes_outputs(self) -> bool:
-        if isinstance(self.module, torch.nn.Module):  # made already
+        if isinstance(self.module, torch.nn.Module):  # an instance
             return False
-        is_named = isinstance(self.module, str)  # one of braindecode's, which all do
+        is_named = isinstance(self.module, str)  # all of braindecode's models do
         return is_named or "n_outputs" in inspect.signature(self.module).parameters
 
-    def _learn(self, X: Any, y: Any, classes: Any, is_new: bool) -> Labels | None:
-        """Find out the labels and their weights; give y as an array."""
+    def _set_labels(self, X: Any, y: Any, classes: Any, is_new: bool) -> Labels | None:
+        """Determine the labels and their weights; return y as an array."""
         known = self._known_labels(classes, is_new)
         is_carried = y is None and is_dataset(X)
         if is_carried and known is not None and self.class_weight != "balanced":
-            labels, targets = known, None  # there is nothing to read
+            labels, targets = known, None  # no need to read the targets
         else:
             targets, found = as_labels("y", read_targets(X) if is_carried else y)
             labels = found if known is None else known
@@ -322,13 +326,13 @@ class Classifier(Conventions, EEGClassifier):
             if is_dataset(X) and not is_carried:
                 check_same_targets(X, targets, labels)
         if is_dataset(X):
-            check_whole_numbers(labels)
-        self._weigh(labels, targets, is_new)
+            check_integers(labels)
+        self._set_class_weights(labels, targets, is_new)
         self.labels_ = labels
         return None if is_carried else targets
 
     def _known_labels(self, classes: Any, is_new: bool) -> Labels | None:
-        """Labels that are fixed already, by the parameters or by training before."""
+        """Return the labels that parameters or earlier training have fixed."""
         known = None if is_new else vars(self).get("labels_")
         for given in (self.classes, classes):
             if given is None:
@@ -336,14 +340,16 @@ class Classifier(Conventions, EEGClassifier):
             labels = sorted_classes(given)
             if known is not None and known.tolist() != labels.tolist():
                 raise ValueError(
-                    f"classes must be those known already, {known.tolist()}, got"
+                    f"classes must equal the known ones, {known.tolist()}, got"
                     f" {labels.tolist()}"
                 )
             known = labels
         return known
 
-    def _weigh(self, labels: Labels, y: Labels | None, is_new: bool) -> None:
-        """Compute the weights of classes, and give them to a criterion that stays."""
+    def _set_class_weights(
+        self, labels: Labels, y: Labels | None, is_new: bool
+    ) -> None:
+        """Compute the weights of classes, and set them in an existing criterion."""
         had_weights, weights = self.class_weights_ is not None, None
         if self.class_weight is not None:
             check_takes_weight(self.criterion, super().get_params_for("criterion"))
@@ -362,7 +368,7 @@ class Classifier(Conventions, EEGClassifier):
 
 
 class _LabelScoring:
-    """A callback's scoring, with the labels of what it takes from batches."""
+    """Scoring of a callback, with targets of batches converted to labels."""
 
     def __init__(self, scoring: Any) -> None:
         self.scoring = scoring
@@ -379,14 +385,15 @@ def _check_outputs(y_pred: Any, labels: Labels) -> None:
     if is_known and y_pred.shape[1] != len(labels):
         n_outputs, n_classes = y_pred.shape[1], len(labels)
         raise ValueError(
-            f"The module has {n_outputs} outputs, but there are {n_classes} classes,"
-            f" {labels.tolist()}; pass module__n_outputs={n_classes}, or classes=[...]"
-            f" with {n_outputs} labels where y lacks some"
+            f"The module must have one output for each of {n_classes} classes,"
+            f" {labels.tolist()}, got {n_outputs} outputs; pass"
+            f" module__n_outputs={n_classes}, or classes=[...] with {n_outputs} labels"
+            " if y lacks some"
         )
 
 
 def _is_cross_entropy(criterion: Any) -> bool:
-    """Return whether a loss takes logits, or their logarithms after a softmax."""
+    """Return whether a loss takes logits or log-probabilities."""
     criterion = getattr(criterion, "_orig_mod", criterion)  # torch.compile's
     if isinstance(criterion, CroppedLoss):
         criterion = criterion.loss_function
@@ -396,9 +403,9 @@ def _is_cross_entropy(criterion: Any) -> bool:
 
 
 def _softmax_of_classes(outputs: torch.Tensor, *, averages: bool) -> torch.Tensor:
-    """Turn outputs of shape (n_windows, n_classes, ...) into probabilities.
+    """Convert outputs of shape (n_windows, n_classes, ...) to probabilities.
 
-    Log-probabilities become probabilities, too.
+    The outputs may be logits or log-probabilities.
     """
     if averages and outputs.ndim == 3:
         outputs = outputs.mean(dim=-1)

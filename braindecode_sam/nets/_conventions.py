@@ -1,4 +1,4 @@
-"""What the regressor and the classifier share."""
+"""Conventions that the regressor and the classifier share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from braindecode_sam.optim import SAM
 
 
 class Conventions(NeuralNet):
-    """What regressors and classifiers share; comes before braindecode's classes."""
+    """Mixin for regressors and classifiers, to precede braindecode's class."""
 
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Self:
         self._keep_weights(self.warm_start)
@@ -26,43 +26,54 @@ class Conventions(NeuralNet):
         return self
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters; another optimizer does not get the options of SAM.
+        """Set parameters. A new optimizer does not inherit the options of SAM.
+
+        Parameters
+        ----------
+        **params
+            Parameters of the net.
+
+        Returns
+        -------
+        net : NeuralNet
+            The net itself.
 
         Raises
         ------
         ValueError
-            If the optimizer of an initialized net is to be another one.
+            If `optimizer` changes in an initialized net.
         """
         before, after = self.optimizer, params.get("optimizer", self.optimizer)
         if after is not before:
             if self._is_initialized():
                 raise ValueError(
-                    "The optimizer of an initialized net cannot be set to another one,"
-                    f" got optimizer={after!r}; expected it to be set on"
-                    " sklearn.base.clone(net)."
+                    "The optimizer of an initialized net cannot be replaced, got"
+                    f" optimizer={after!r}; set it on sklearn.base.clone(net)"
                 )
-            self._take_options(before, after, params)
+            self._exchange_options(before, after, params)
         if self._has_sam_off() and params.get("callbacks__sam", "") is None:
-            del params["callbacks__sam"]  # skorch cannot do it twice
+            del params["callbacks__sam"]  # skorch raises the second time
         super().set_params(**params)
         return self
 
-    def _take_options(self, before: Any, after: Any, params: dict[str, Any]) -> None:
-        """Take the options of one optimizer away, and put back what was taken."""
-        taken = self.__dict__.setdefault("taken_", {})
+    def _exchange_options(
+        self, before: Any, after: Any, params: dict[str, Any]
+    ) -> None:
+        """Set aside the options of the old optimizer, and restore those of the new."""
+        stored = self.__dict__.setdefault("taken_", {})
         for option in _own_options(before) - _own_options(after):
             for name in [name for name in vars(self) if _is_spelling(name, option)]:
-                taken[name] = getattr(self, name)
+                stored[name] = getattr(self, name)
                 delattr(self, name)
-        for name in list(taken):
+        for name in list(stored):
             if any(_is_spelling(name, option) for option in _own_options(after)):
-                params.setdefault(name, taken.pop(name))
-        # As skorch switches a callback off, which it cannot do twice, nor undo.
+                params.setdefault(name, stored.pop(name))
+        # Disables the callback as skorch does, which cannot be repeated or undone.
         names = [c[0] for c in self.callbacks or [] if isinstance(c, tuple)]
         if not is_sam(after) and "sam" in names and not self._has_sam_off():
-            taken["callbacks__sam"] = self.callbacks__sam = None
-        elif is_sam(after) and "callbacks__sam" in taken:
-            del taken["callbacks__sam"], self.callbacks__sam
+            stored["callbacks__sam"] = self.callbacks__sam = None
+        elif is_sam(after) and "callbacks__sam" in stored:
+            del stored["callbacks__sam"], self.callbacks__sam
 
     def _has_sam_off(self) -> bool:
         return vars(self).get("callbacks__sam", "") is None
@@ -71,7 +82,7 @@ class Conventions(NeuralNet):
         return getattr(self, "initialized_", False)
 
     def _keep_weights(self, is_wanted: bool) -> None:
-        # braindecode would build the module again, for what it knows of the data.
+        # Otherwise braindecode infers the signal's shape and rebuilds the module.
         if is_wanted and self._is_initialized():
             self.signal_args_set_ = True
 
@@ -82,7 +93,7 @@ def is_sam(optimizer: Any) -> bool:
 
 
 def _own_options(optimizer: Any) -> set[str]:
-    """Names of the options that a SAM has beside those of its base."""
+    """Return the names of options that SAM adds to those of its base optimizer."""
     if not is_sam(optimizer):
         return set()
     arguments = set(inspect.signature(optimizer).parameters)

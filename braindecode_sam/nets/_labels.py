@@ -1,4 +1,4 @@
-"""Labels of classes, and the numbers that stand for them in batches."""
+"""Labels of classes, and their integer codes in batches."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ Labels = NDArray[Any]
 
 
 def as_labels(name: str, y: Any) -> tuple[Labels, Labels]:
-    """Return labels as an array of shape (n_windows,), and those that there are."""
+    """Return labels as an array of shape (n_windows,), and the unique ones."""
     y = to_numpy(y) if isinstance(y, torch.Tensor) else y
     try:
-        with np.errstate(invalid="ignore"):  # what NaN raises is not its name
+        with np.errstate(invalid="ignore"):  # NaN raises an error below
             found = unique_labels(y)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{name} must hold labels, all text or all whole numbers, got"
-            f" {reprlib.repr(y)}"
+            f"{name} must hold labels, all text or all integers, got {reprlib.repr(y)}"
         ) from error
     return column_or_1d(y, warn=True), found
 
@@ -44,17 +43,17 @@ def sorted_classes(classes: Any) -> Labels:
 def check_several_classes(name: str, labels: Labels) -> None:
     if len(labels) < 2:
         raise ValueError(
-            f"{name} must hold two classes or more, got {labels.tolist()}; where some"
+            f"{name} must hold at least two classes, got {labels.tolist()}; if some"
             " data lack a class, pass classes=[...] with all labels"
         )
 
 
-def check_whole_numbers(labels: Labels) -> None:
+def check_integers(labels: Labels) -> None:
     if labels.dtype.kind not in "biuf":
         raise ValueError(
-            "The targets of a Dataset must be whole numbers, got the classes"
-            f" {labels.tolist()}; map them in the Dataset, say by its target_transform,"
-            " or pass arrays X and y"
+            "The targets of a Dataset must be integers, got the classes"
+            f" {labels.tolist()}; convert them in the Dataset, for example with its"
+            " target_transform, or pass arrays X and y"
         )
 
 
@@ -65,28 +64,28 @@ def check_known(found: Labels, labels: Labels) -> None:
         hint = ""
         if set(found.tolist()) <= set(range(len(labels))):
             hint = (
-                "; leave classes=None where scikit-learn numbers the labels, as in"
+                "; keep classes=None where scikit-learn encodes the labels, as in"
                 " VotingClassifier and in cross_val_predict of probabilities"
             )
         raise ValueError(
-            f"y has the label {unknown[0]!r}, which is not among the classes"
-            f" {labels.tolist()}{hint}"
+            f"y must hold labels among the classes {labels.tolist()}, got"
+            f" {unknown[0]!r}{hint}"
         )
 
 
 def encode(y: Labels, labels: Labels) -> NDArray[np.int64]:
-    """Turn labels into the numbers that stand for them in batches."""
+    """Convert labels to their codes."""
     found, rows = np.unique(y, return_inverse=True)
     check_known(found, labels)
-    places = {label: place for place, label in enumerate(labels.tolist())}
+    indices = {label: index for index, label in enumerate(labels.tolist())}
     codes = codes_of(labels)
-    return np.array([codes[places[label]] for label in found.tolist()])[rows]
+    return np.array([codes[indices[label]] for label in found.tolist()])[rows]
 
 
 def codes_of(labels: Labels) -> NDArray[np.int64]:
-    """Numbers that stand for labels in batches: themselves, or places of text.
+    """Return the codes of labels in batches: numbers themselves, or indices of text.
 
-    Datasets with targets of their own hold labels, not places.
+    Numbers are not replaced by indices, since the targets of a Dataset are labels.
     """
     if labels.dtype.kind in "biuf":
         return labels.astype(np.int64)
@@ -94,21 +93,21 @@ def codes_of(labels: Labels) -> NDArray[np.int64]:
 
 
 def class_indices(targets: torch.Tensor, labels: Labels) -> torch.Tensor:
-    """Find the places among the classes of targets as batches hold them."""
+    """Convert codes in a batch to indices of the classes."""
     codes = torch.as_tensor(codes_of(labels), device=targets.device)
     targets = targets.to(codes.dtype).contiguous()
-    places = torch.searchsorted(codes, targets).clamp(max=len(codes) - 1)
-    unknown = targets[codes[places] != targets]
+    indices = torch.searchsorted(codes, targets).clamp(max=len(codes) - 1)
+    unknown = targets[codes[indices] != targets]
     if len(unknown):
         raise ValueError(
-            f"A batch has the target {unknown[0].item()}, which is not among the"
-            f" classes {labels.tolist()}"
+            f"targets must be among the classes {labels.tolist()}, got"
+            f" {unknown[0].item()} in a batch"
         )
-    return places
+    return indices
 
 
 def read_targets(dataset: Any) -> NDArray[Any]:
-    """Read the targets of a dataset, without its windows where that can be."""
+    """Read the targets of a dataset, without its windows if possible."""
     if isinstance(dataset, torch.utils.data.Subset):
         return read_targets(dataset.dataset)[np.asarray(dataset.indices)]
     if isinstance(dataset, BaseConcatDataset) and dataset.target_transform is None:
@@ -117,16 +116,16 @@ def read_targets(dataset: Any) -> NDArray[Any]:
         return np.asarray(dataset.y)
     try:
         return to_numpy(data_from_dataset(dataset)[1])
-    except AttributeError:  # not of a kind that skorch knows
+    except AttributeError:  # skorch does not know this type
         return np.array([np.asarray(dataset[i][1]) for i in range(len(dataset))])
 
 
 def check_same_targets(dataset: Any, y: Labels, labels: Labels) -> None:
-    """Refuse labels that are not those which a dataset trains with."""
+    """Raise if labels differ from the targets of a dataset."""
     targets = read_targets(dataset)
     is_unknown = targets.dtype == object and (targets == None).all()  # noqa: E711
     if not is_unknown and not np.array_equal(targets, encode(y, labels)):
         raise ValueError(
-            "y differs from the targets that the Dataset carries, which are those that"
-            " are trained with; pass y=None"
+            "y must equal the targets of the Dataset, which are used for training;"
+            " pass y=None"
         )
