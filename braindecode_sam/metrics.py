@@ -38,7 +38,7 @@ def normalized_root_mean_squared_error(
 ) -> float | NDArray[np.float64]:
     r"""Compute the root mean squared error over the spread of the targets.
 
-    .. math:: \frac{1}{s(y)} \sqrt{\frac{1}{n} \sum_i (y_i - {\hat{y}}_i)^2}
+    .. math:: \frac{1}{s(y)} \sqrt{\frac{1}{n} \sum_i (y_i - {\hat{y}{}}_i)^2}
 
     Parameters
     ----------

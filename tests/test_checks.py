@@ -1,4 +1,4 @@
-"""Checks before training: every error text, and that nothing is trained on bad data."""
+"""Checks before training: every error text, and no training on bad data."""
 
 import enum
 import io
@@ -98,7 +98,7 @@ def test_groups_that_an_array_would_change_are_refused(groups, got):
 
 
 class Number(np.int64):
-    """An integer of one's own."""
+    """A custom integer type."""
 
 
 class Sex(enum.StrEnum):
@@ -195,7 +195,7 @@ def test_check_windows_accepts():
 
 
 class Counter(Callback):
-    """Counts the batches that the net comes to train on."""
+    """Counts the training batches."""
 
     def __init__(self):
         self.batches_ = 0

@@ -1,4 +1,4 @@
-"""Simulated and real recordings, and the arrays made of them."""
+"""Simulated and real recordings, and their conversion to arrays."""
 
 import logging
 import math
@@ -364,7 +364,7 @@ def test_response_time_windows(shift, caplog):
 
 
 def test_response_times_where_a_recording_without_a_date_begins_later():
-    """MNE counts the onsets from before what was cut off."""
+    """MNE counts onsets from the beginning before cropping."""
     shifted = BaseConcatDataset([RawDataset(make_raw(EVENTS, first_samp=500), {})])
     whole = BaseConcatDataset([RawDataset(make_raw(EVENTS), {})])
     options = {"stimulus": "go", "response": "hit", "window_seconds": 2.0}
@@ -550,7 +550,7 @@ def write_fif(path, data=None, ch_names=("Cz", "Pz")):
 
 
 def count_up(path, seconds=5.0, sfreq=100.0, ch_names=("Cz",)):
-    """Write a recording of which each sample is its own number, in microvolts."""
+    """Write a recording whose samples are their indices, in microvolts."""
     numbers = 1e-6 * np.arange(round(seconds * sfreq))
     info = mne.create_info(list(ch_names), sfreq, "eeg")
     data = np.stack([numbers] * len(ch_names))
@@ -769,7 +769,7 @@ def test_values_that_are_not_finite(tmp_path):
         read_recordings([file])
 
 
-# Targets and subjects beside the data
+# Targets and subjects passed with the data
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:braindecode")

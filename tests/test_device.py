@@ -1,4 +1,4 @@
-"""Devices on builds and machines that are pretended."""
+"""Devices on simulated builds and machines."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Configurations and the nets made from them."""
+"""Configurations and the nets built from them."""
 
 import json
 import pickle
@@ -36,7 +36,7 @@ from braindecode_sam.model_selection import (
 from braindecode_sam.nets import Classifier, Regressor
 from tests.optim.helpers import assert_same
 
-# The table of the source document, typed in a second time.
+# The table of the competition notes, independent of the JSON files.
 TABLE = {
     "challenge_1": (72, 500, 1, torch.optim.AdamW, 30, 32),
     "challenge_2": (104, 1000, 8, torch.optim.Adamax, 20, 16),
@@ -158,7 +158,7 @@ def test_clone_and_grid_search():
     assert len(search.cv_results_["params"]) == 2
 
 
-# Where configurations come from
+# Sources of configurations
 
 
 def test_from_file_dict_and_model(tmp_path):

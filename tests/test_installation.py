@@ -1,4 +1,4 @@
-"""``python -m braindecode_sam``, with torch and torchaudio that fit and that do not."""
+"""``python -m braindecode_sam`` with compatible and incompatible torchaudio."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from braindecode_sam import installation
 
 pytestmark = pytest.mark.slow
 
-# What torchaudio raises for another version of CUDA and for a library that is missing.
+# Errors of torchaudio for another version of CUDA and for a missing library.
 REFUSALS = {
     "another CUDA": 'RuntimeError("compiled with different CUDA versions")',
     "a CPU build": 'OSError("libc10_cuda.so: cannot open shared object file")',

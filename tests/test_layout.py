@@ -1,4 +1,4 @@
-"""Every part imports only what the architecture lets it know."""
+"""Every module imports only what the architecture allows."""
 
 import ast
 import subprocess
@@ -84,7 +84,7 @@ def test_imports(path):
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    """The compiler and the configurations take longer than all the rest."""
+    """The compiler and the configurations take longer than the other imports."""
     heavy = {"torch._dynamo", "braindecode_sam.configs", "braindecode.models.config"}
     script = (
         "import sys, braindecode; before = set(sys.modules);"

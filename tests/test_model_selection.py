@@ -1,4 +1,4 @@
-"""SubjectSplit inside cross_validate: no subject on both sides, no test fold seen."""
+"""Splits by subject inside cross_validate, and out-of-fold predictions."""
 
 import types
 from typing import ClassVar
@@ -43,7 +43,7 @@ from braindecode_sam.model_selection import (
 
 RNG = np.random.default_rng(0)
 SUBJECTS = np.repeat(np.arange(10), 4)
-# A window's first sample is its subject, its second one its own number.
+# The first sample of a window is its subject, the second its index.
 X = RNG.normal(size=(40, 3, 120)).astype(np.float32)
 X[:, 0, 0], X[:, 0, 1] = SUBJECTS, np.arange(40)
 Y = RNG.normal(size=40).astype(np.float32)
@@ -70,7 +70,7 @@ def test_splits_by_subject(labels, valid_size, seed):
 
 
 class Witness(Callback):
-    """Writes down which windows train and which validate."""
+    """Records the windows for training and for validation."""
 
     seen: ClassVar[list] = []
 
@@ -106,7 +106,7 @@ def test_inside_cross_validate_no_subject_is_on_two_sides():
 @pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_early_stopping_and_scores_as_for_arrays(n_jobs):
-    """Windows that know their subjects give the scores that plain arrays give."""
+    """SubjectWindows give the same scores as arrays."""
     windows = SubjectWindows(X, SUBJECTS)
 
     def scores(data, **options):
@@ -205,7 +205,7 @@ def test_refuses_valid_size(valid_size):
         )
 
 
-# What scikit-learn itself says, which is clear enough to be left as it is
+# Errors of scikit-learn that need no wrapper
 
 
 def test_fewer_subjects_than_folds_and_no_groups():
@@ -349,7 +349,7 @@ def test_predefined_split_refuses_groups(arguments, groups, message):
         next(PredefinedSubjectSplit(*arguments).split(np.zeros(4), groups=groups))
 
 
-# Predictions out of the folds
+# Out-of-fold predictions
 
 
 LABELS = np.array(["left", "right", "rest", "right"] * 10)
@@ -453,7 +453,7 @@ def test_refuses_probabilities_of_estimators_without(estimator, name):
 
 
 def test_refuses_probabilities_of_regression_nets():
-    """skorch gives them a predict_proba, which predicts values."""
+    """skorch's regressors have a predict_proba, which predicts values."""
     results = fitted(make_net(train_split=None, max_epochs=1), Y, X, cv=GroupKFold(2))
     assert hasattr(results["estimator"][0], "predict_proba")
     with pytest.raises(ValueError, match=r"got 'predict_proba', which EEGRegressor of"):

@@ -61,7 +61,7 @@ def kind(request):
 
 
 class Linear(torch.nn.Module):
-    """Trains in no time."""
+    """Trains quickly."""
 
     def __init__(self, n_chans, n_times, n_outputs):
         super().__init__()
@@ -72,14 +72,14 @@ class Linear(torch.nn.Module):
 
 
 class LogLinear(Linear):
-    """Gives log-probabilities."""
+    """Returns log-probabilities."""
 
     def forward(self, x):
         return super().forward(x).log_softmax(1)
 
 
 class Crops(torch.nn.Module):
-    """Gives outputs for two crops of a window."""
+    """Returns outputs for two crops of a window."""
 
     def __init__(self, n_chans, n_times, n_outputs):
         super().__init__()
@@ -104,7 +104,7 @@ def weights(net):
 
 
 class Windows(torch.utils.data.Dataset):
-    """Windows with targets as they are, and a count of what is read."""
+    """Windows with unconverted targets, and a count of reads."""
 
     def __init__(self, targets):
         self.targets = targets
@@ -120,7 +120,7 @@ class Windows(torch.utils.data.Dataset):
 
 def concat(targets):
     with warnings.catch_warnings():
-        # braindecode itself passes on what its own function calls by another name.
+        # braindecode passes on an argument under another name.
         warnings.simplefilter("ignore", DeprecationWarning)
         return create_from_X_y(X, targets, drop_last_window=False, sfreq=128)
 
@@ -401,7 +401,7 @@ def test_fit_begins_anew_with_the_labels_of_its_own_data():
     assert again.classes_.tolist() == ["a", "b", "c"]
 
 
-# Going on
+# Continued training
 
 
 def test_partial_fit_has_the_classes_of_scikit_learn():
@@ -654,7 +654,7 @@ def test_weights_are_computed_again_in_every_call():
 
 
 class OwnLoss(torch.nn.Module):
-    """Takes a weight, and keeps it to itself."""
+    """Accepts a weight but does not expose it."""
 
     def __init__(self, weight):
         super().__init__()

@@ -1,4 +1,4 @@
-"""SubjectScaler against StandardScaler for each subject, and inside cross_validate."""
+"""SubjectScaler compared with StandardScaler, and inside cross_validate."""
 
 import pickle
 import tracemalloc
@@ -36,7 +36,7 @@ Y = RNG.normal(size=36).astype(np.float32)
 
 
 def by_subject(X, groups, **options):
-    """Scale by scikit-learn, subject by subject."""
+    """Scale each subject with scikit-learn."""
     scaled = np.empty(X.shape)
     for subject in np.unique(groups):
         rows = X[groups == subject].astype(float)
@@ -232,7 +232,7 @@ def test_arrays_with_groups_by_metadata_routing():
 
 
 class Scaled(SubjectScaler):
-    """Writes down who was scaled."""
+    """Records the scaled subjects."""
 
     seen: ClassVar[list] = []
 

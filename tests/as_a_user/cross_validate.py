@@ -1,4 +1,4 @@
-"""The main job in two processes, beside the obvious baseline."""
+"""Cross-validation in two processes, compared with AdamW."""
 
 import numpy as np
 import torch

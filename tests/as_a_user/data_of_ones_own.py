@@ -1,4 +1,4 @@
-"""Recordings in a folder, a table of people, their trait as the target."""
+"""Recordings in a folder, a table of participants, a trait as the target."""
 
 import mne
 import numpy as np

@@ -1,4 +1,4 @@
-"""Arrays, as they come."""
+"""Fit to arrays."""
 
 import numpy as np
 

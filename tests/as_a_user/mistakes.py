@@ -1,4 +1,4 @@
-"""What goes wrong is said, and by whom."""
+"""Errors and warnings for common mistakes."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A training loop of one's own: a closure, two steps, half precision."""
+"""Custom training loop: a closure, two steps, half precision."""
 
 import torch
 

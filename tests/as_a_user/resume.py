@@ -1,4 +1,4 @@
-"""A training that is interrupted and goes on, with other settings too."""
+"""Training that is interrupted and resumed, also with other settings."""
 
 import numpy as np
 from braindecode import EEGRegressor

@@ -1,4 +1,4 @@
-"""One call, held to what scikit-learn gives for each fit by itself."""
+"""compare, checked against single fits with scikit-learn."""
 
 import os
 import pickle
@@ -42,7 +42,7 @@ from braindecode_sam.comparison import compare, paired_comparison
 from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import SubjectSplit
 
-# Nets that train for an epoch or two hardly learn, which compare says.
+# compare warns that nets trained for an epoch or two hardly learn.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:no better than the dummy"),
     pytest.mark.filterwarnings("ignore:with 2 subjects in the test folds"),
@@ -370,7 +370,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path):
     assert contents(tmp_path).items() >= complete.items()
 
 
-# What comes back
+# Results
 
 
 def test_recordings_pool_windows():
@@ -564,7 +564,7 @@ def test_a_dummy_of_ones_own_is_the_dummy_if_it_knows_the_shares():
     assert result.dummy == "dummy"
 
 
-# Found by those who tried to break it
+# Regression tests
 
 
 def test_functions_of_the_same_name_are_told_apart(tmp_path):
@@ -619,7 +619,7 @@ def test_the_same_data_in_another_form_are_the_same(tmp_path):
 def test_values_keep_their_digits():
     shifted = quietly(RIDGES, X, Y.astype(float) + 1e9, GROUPS)
     plain = quietly(RIDGES, X, Y.astype(float), GROUPS)
-    # Of the dummy, as Ridge itself computes in the precision of X.
+    # The dummy, since Ridge computes in the precision of X.
     found, expected = (r.to_frame().loc["dummy", "loss"] for r in (shifted, plain))
     assert found == pytest.approx(expected)
 

@@ -1,4 +1,4 @@
-"""Statistics over subjects against plain NumPy, scikit-learn and simulation."""
+"""Statistics over subjects compared with NumPy, scikit-learn and simulations."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""speed_up: any model, exactly; and whatever stands between its first layers."""
+"""speed_up on any model, with anything between its first layers."""
 
 import copy
 import io
@@ -43,7 +43,7 @@ class Joined(nn.Module):
 
 
 class Doubled(torch.autograd.Function):
-    """Goes past torch functions."""
+    """Bypasses torch functions."""
 
     @staticmethod
     def forward(ctx, x):
@@ -58,7 +58,7 @@ def make_front(
     n_chans=3, n_filters=4, n_taps=9, padding="same", bias=True, norm=True, depth=2,
     second=None, is_full=False, time_first=False, n_branches=1, **norm_options,
 ):  # fmt: skip
-    """A front of a model: filters over time, maybe twice, then over channels."""
+    """Front of a model: filters over time, optionally twice, then over channels."""
 
     torch.manual_seed(0)
 
@@ -115,7 +115,7 @@ def run(model, x):
 
 
 def assert_equal(expected, found, tolerance=1e-8):
-    """Equal to the largest output, to a gradient's own and the largest of all."""
+    """Compare relative to the largest output, or to the largest gradients."""
     scale = max(expected[0].abs().max(), 1e-12)
     assert (expected[0] - found[0]).abs().max() < tolerance * scale
     largest = max([g.abs().max() for g in expected[1].values()], default=0)
@@ -131,7 +131,7 @@ def assert_equal(expected, found, tolerance=1e-8):
 
 
 def pair(model):
-    """A model, and a copy of it all of whose filters over time wait."""
+    """A model, and a copy in which all filters over time are deferred."""
     fast = copy.deepcopy(model)
     assert set(speed_up(fast)["pattern"]) == {"not tried"}
     return model, fast
@@ -174,7 +174,7 @@ def test_equals_the_stock_layers(
     stock, fast = model, copy.deepcopy(model)
     assert set(speed_up(fast)["pattern"]) == {"not tried"}  # so even what does not pay
     x = torch.randn(3, n_chans, n_times, dtype=torch.float64) + offset
-    # An offset takes as many digits from the original layers as from ours.
+    # An offset costs the original layers as many digits as ours.
     assert_equal(run(stock, x), run(fast, x), 1e-8 if offset == 0 else 1e-5)
 
 
@@ -206,7 +206,7 @@ def test_patterns_that_get_faster(options, pattern):
 
 
 def make_model(name, **options):
-    """A model with what it insists on, else 6 channels and 2 s."""
+    """A model with its required parameters, else 6 channels and 2 s."""
     signal = {"n_chans": 6, "n_outputs": 2, "n_times": 400, "sfreq": 200.0}
     listed = {entry[0]: entry[2] or {} for entry in models_mandatory_parameters}
     signal |= listed.get(name, {})
@@ -260,7 +260,7 @@ def test_other_models_come_back_as_they_were(name):
         assert torch.equal(value, state[key]), key
 
 
-# Whatever stands in between gets what the original layers give
+# Layers in between receive the values of the original layers
 
 
 def with_hook(model, seen):
@@ -359,7 +359,7 @@ def with_a_second_reader(model, seen):
 
 
 class Checkpointed(nn.Module):
-    """Keeps nothing of a layer's forward pass for the backward one."""
+    """Saves nothing of a layer's forward pass for the backward pass."""
 
     def __init__(self, inner, use_reentrant):
         super().__init__()
@@ -493,7 +493,7 @@ def test_layers_that_do_not_pay_are_turned_back(training):
             assert torch.equal(value, got[part][name])
 
 
-# Outputs that are kept
+# Stored outputs
 
 
 def keep_outputs(module):
@@ -553,7 +553,7 @@ def test_the_two_step_form_of_sam_keeps_its_speed():
     optimizer.second_step()
 
 
-# What the original layers refuse
+# Inputs for which the original layers raise
 
 
 def no_groups():
@@ -888,7 +888,7 @@ WHOLE = ["EEGNeX", "EEGNet"]
 
 @pytest.fixture(params=[None, *WHOLE])
 def to_compile(request):
-    """A stock and a fast model, and windows."""
+    """An original and a fast model, and windows."""
     if request.param is None:
         return *pair(make_front().float().eval()), torch.randn(4, 3, 60)
     model = make_model(request.param)[0].float().eval()
@@ -924,7 +924,7 @@ def test_onnx(to_compile):
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_tracing_and_scripting():
-    """Of a model of one's own: braindecode's parametrized ones cannot be scripted."""
+    """Of a custom model, since braindecode's parametrized ones cannot be scripted."""
     model = make_front().append(nn.Conv2d(8, 8, (1, 5), padding="same"))
     stock, fast = pair(model.append(nn.Dropout(0.5)).float().eval())
     x = torch.randn(4, 3, 60)
