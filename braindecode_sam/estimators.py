@@ -1,4 +1,4 @@
-"""Builders of nets from configurations, the only module that imports all others."""
+"""Builders of nets from configurations, where optimizer, models and callbacks meet."""
 
 from __future__ import annotations
 

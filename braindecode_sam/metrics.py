@@ -66,7 +66,7 @@ def normalized_root_mean_squared_error(
 
     See Also
     --------
-    pearson_correlation : Does not depend on the scale of the predictions.
+    braindecode_sam.metrics.pearson_correlation : Ignores the scale of predictions.
 
     Examples
     --------

@@ -218,7 +218,7 @@ class TrainingConfig(_Section):
 
     See Also
     --------
-    load_config : Read a configuration from JSON.
+    braindecode_sam.load_config : Read a configuration from JSON.
 
     Examples
     --------
