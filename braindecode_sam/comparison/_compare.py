@@ -91,9 +91,9 @@ def compare(
         Estimators without a ``random_state`` are fitted once.
     scoring : str, list, dict, optional
         Scorers as in ``cross_validate``, by default
-        :data:`~braindecode_sam.SCORING` or
-        :data:`~braindecode_sam.SCORING_CLASSIFICATION`. They receive an estimator that
-        returns the stored predictions, and the indices of windows as X.
+        :data:`~braindecode_sam.metrics.SCORING` or
+        :data:`~braindecode_sam.metrics.SCORING_CLASSIFICATION`. They receive an
+        estimator that returns the stored predictions, and the indices of windows as X.
     loss : str or callable, optional
         Loss by which subjects are compared; see :func:`paired_comparison`.
     by_epoch : bool, default=False
