@@ -184,8 +184,8 @@ def speed_up(
     ROCm. Windows must not be modified in place while the first layers run; this raises
     RuntimeError.
 
-    Replaced layers have subclasses of torch's classes. Run code that compares types,
-    such as ``type(layer) is torch.nn.Conv2d`` or fusion and quantization in
+    The classes of replaced layers are subclasses of torch's. Run code that compares
+    types, such as ``type(layer) is torch.nn.Conv2d`` or fusion and quantization in
     ``torch.ao``, before ``speed_up`` or after ``unspeed``. Forward hooks also receive
     the window of zeros.
 
