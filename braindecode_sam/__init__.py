@@ -1,8 +1,8 @@
 """Sharpness-Aware Minimization for EEG decoding.
 
 Extends braindecode, skorch and scikit-learn: a SAM optimizer for ``EEGRegressor`` and
-``EEGClassifier``, its callback, and what EEG regression and classification,
-cross-validated by subject, need around it.
+``EEGClassifier``, a callback for it, faster models, and tools for regression and
+classification that are cross-validated by subject.
 """
 
 import importlib
@@ -39,13 +39,13 @@ __all__ = [
     "unspeed",
 ]
 
-# Configurations are slow to import, and most scripts do without.
-_LATER = {
+# Configurations are slow to import, and most scripts do not use them.
+_LAZY = {
     "load_config": "braindecode_sam.configs",
     "make_classifier": "braindecode_sam.estimators",
     "make_regressor": "braindecode_sam.estimators",
 }
-_problem: Exception | None = None
+_import_error: Exception | None = None
 
 try:
     from braindecode_sam.augmentation import TimeShift
@@ -71,19 +71,19 @@ try:
     )
     from braindecode_sam.optim import SAM
 except (ImportError, OSError, RuntimeError, AttributeError) as _error:
-    # The error waits for the first name that is asked for, so that
-    # ``python -m braindecode_sam`` can say what is wrong.
-    _problem = _error
+    # Deferred until a name is accessed, so that ``python -m braindecode_sam`` can
+    # explain the error.
+    _import_error = _error
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _problem is not None:
+    if _import_error is not None:
         from braindecode_sam import installation
 
-        raise ImportError(installation.explain(_problem)) from _problem
-    return getattr(importlib.import_module(_LATER[name]), name)
+        raise ImportError(installation.explain(_import_error)) from _import_error
+    return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,9 +1,9 @@
-"""``python -m braindecode_sam``: what is installed here, and does it fit together."""
+"""``python -m braindecode_sam``: print the installed versions and check them."""
 
 import sys
 
 from braindecode_sam.installation import report
 
-text, fits = report()
+text, is_usable = report()
 print(text)
-sys.exit(0 if fits else 1)
+sys.exit(0 if is_usable else 1)

@@ -1,4 +1,4 @@
-"""Augmentations of EEG windows that braindecode does not have, or has slower."""
+"""Augmentations of EEG windows that braindecode lacks, or that are faster here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def time_shift(X: torch.Tensor, y: _Y, shifts: torch.Tensor) -> tuple[torch.Tens
     X : torch.Tensor of shape (n_windows, n_chans, n_times)
         EEG windows.
     y : torch.Tensor
-        Targets, returned as they are.
+        Targets, returned unchanged.
     shifts : torch.Tensor of shape (n_windows,)
         Samples by which each window moves to the right.
 
@@ -37,8 +37,9 @@ def time_shift(X: torch.Tensor, y: _Y, shifts: torch.Tensor) -> tuple[torch.Tens
     Examples
     --------
     >>> import torch
+    >>> from braindecode_sam import TimeShift
     >>> X = torch.arange(4).reshape(1, 1, 4)
-    >>> time_shift(X, None, torch.tensor([1]))[0]
+    >>> TimeShift.operation(X, None, torch.tensor([1]))[0]
     tensor([[[3, 0, 1, 2]]])
     """
     n_times = X.shape[-1]
@@ -48,22 +49,22 @@ def time_shift(X: torch.Tensor, y: _Y, shifts: torch.Tensor) -> tuple[torch.Tens
 
 
 class TimeShift(Transform):
-    """Shift windows circularly in time, each by an amount of its own.
+    """Shift each window circularly in time by a random amount.
 
     Parameters
     ----------
     probability : float
         Probability with which a window is shifted.
     max_shift : float, default=0.1
-        Largest shift, either way, as a fraction of the window; between 0 and 1.
-        Shifts are drawn uniformly from all whole numbers of samples within it.
+        Largest shift in either direction, as a fraction of the window between 0 and 1.
+        Shifts are integers, in samples, and drawn uniformly.
     random_state : int, numpy.random.RandomState or None, default=None
-        Where the shifts are drawn from.
+        Seed or generator of the shifts.
 
     Raises
     ------
     TypeError, ValueError
-        If `probability` or `max_shift` is not such a number.
+        If `probability` or `max_shift` is not a number between 0 and 1.
 
     Examples
     --------
@@ -91,7 +92,7 @@ class TimeShift(Transform):
         self.max_shift = max_shift
 
     def get_augmentation_params(self, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Draw one shift a window.
+        """Draw a shift for each window.
 
         Parameters
         ----------
@@ -101,10 +102,10 @@ class TimeShift(Transform):
         Returns
         -------
         params : dict
-            ``shifts``, of shape (n_windows,), in samples.
+            ``shifts`` of shape (n_windows,), in samples.
         """
         n_windows, _, n_times = batch[0].shape
-        # 0.29 * 100 is a little less than 29
+        # The product may fall just below an integer: 0.29 * 100 < 29.
         largest = int(np.floor(self.max_shift * n_times + 1e-9))
         shifts = self.rng.randint(-largest, largest + 1, size=n_windows)
         return {"shifts": torch.as_tensor(shifts, dtype=torch.int64)}
@@ -112,7 +113,7 @@ class TimeShift(Transform):
     def forward(self, X: torch.Tensor, y: torch.Tensor | None = None) -> Any:
         """Shift a batch or a single window.
 
-        Unlike braindecode's own transforms this keeps the dtype of `X`.
+        Unlike braindecode's transforms, this one keeps the dtype of `X`.
 
         Parameters
         ----------
@@ -124,9 +125,9 @@ class TimeShift(Transform):
         Returns
         -------
         X : torch.Tensor
-            Shifted, with the shape, dtype and device of the input.
+            Shifted windows, with the shape, dtype and device of the input.
         y : torch.Tensor
-            The targets; only if they were given.
+            Targets; returned only if they were passed.
         """
         X = torch.as_tensor(X)
         if X.ndim not in (2, 3) or X.shape[-1] == 0:
@@ -151,12 +152,12 @@ def gaussian_noise(
     X : torch.Tensor of shape (n_windows, n_chans, n_times)
         EEG windows.
     y : torch.Tensor
-        Targets, returned as they are.
+        Targets, returned unchanged.
     std : float or array-like
-        Standard deviation of the noise, in the unit of the windows; one for each
-        channel if its shape is (n_chans, 1).
+        Standard deviation of the noise, in the unit of the windows. An array of shape
+        (n_chans, 1) has one for each channel.
     random_state : numpy.random.RandomState
-        Draws the seed of the noise, once a call.
+        Generator from which each call draws the seed of its noise.
 
     Returns
     -------
@@ -169,8 +170,9 @@ def gaussian_noise(
     --------
     >>> import numpy as np
     >>> import torch
+    >>> from braindecode_sam.augmentation import GaussianNoise
     >>> X = torch.zeros(4, 2, 1000)
-    >>> noisy, _ = gaussian_noise(X, None, 0.5, np.random.RandomState(0))
+    >>> noisy, _ = GaussianNoise.operation(X, None, 0.5, np.random.RandomState(0))
     >>> round(noisy.std().item(), 1)
     0.5
     """
@@ -180,20 +182,26 @@ def gaussian_noise(
 
 
 class GaussianNoise(_GaussianNoise):
-    """Add Gaussian noise, drawn in the windows' own precision and on their device.
+    """Add Gaussian noise, drawn in the dtype and on the device of the windows.
 
-    As :class:`braindecode.augmentation.GaussianNoise`, whose noise NumPy draws in
-    float64: the same distribution, other numbers, and less time.
+    The distribution is that of :class:`braindecode.augmentation.GaussianNoise`, which
+    draws its noise with NumPy in float64. This class takes less time and draws other
+    numbers.
 
     Parameters
     ----------
     probability : float
         Probability with which a window gets noise.
     std : float or array-like, default=0.1
-        Standard deviation of the noise, in the unit of the windows; one for each
-        channel if its shape is (n_chans, 1).
+        Standard deviation of the noise, in the unit of the windows. An array of shape
+        (n_chans, 1) has one for each channel.
     random_state : int, numpy.random.RandomState or None, default=None
-        Where the seeds of the noise are drawn from.
+        Seed or generator of the noise.
+
+    See Also
+    --------
+    braindecode.augmentation.GaussianNoise : The original transform.
+    TimeShift : The other transform of the built-in configurations.
 
     Examples
     --------

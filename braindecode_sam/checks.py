@@ -1,4 +1,4 @@
-"""Checks of EEG windows and targets, made before any training."""
+"""Checks of EEG windows and targets, run before any training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from sklearn.utils import check_array
 
-# Batch normalization adds 1e-3 or 1e-5 to variances; optimizers' rates suit about 1.
+# BatchNorm adds an eps of 1e-3 or 1e-5 to variances; learning rates suit a scale of 1.
 SMALLEST_SPREAD, LARGEST_SPREAD = 1e-3, 1e5
-BLOCK = 256  # windows looked at together, to bound the memory of a check
+BLOCK = 256  # windows checked at a time, to bound the memory
 
 
 def check_windows(
@@ -27,8 +27,8 @@ def check_windows(
     X : array-like of shape (n_windows, n_chans, n_times)
         EEG.
     y : array-like of shape (n_windows,) or (n_windows, n_outputs), or None
-        Targets: numbers, or text of shape (n_windows,) that labels the windows. Text
-        is never read as numbers: "0.5" is a label.
+        Targets, either numbers or text labels of shape (n_windows,). Text is never
+        converted to numbers: "0.5" is a label.
     groups : array-like of shape (n_windows,) or None
         Subject of each window.
 
@@ -67,7 +67,7 @@ def _check_shape(X: ArrayLike) -> None:
 
 
 def check_same_length(**named: Any) -> None:
-    """Check that all arguments have one length; None is not looked at."""
+    """Check that all arguments have the same length; skip those that are None."""
     lengths = {
         name: _length(name, value) for name, value in named.items() if value is not None
     }
@@ -89,22 +89,22 @@ def _length(name: str, value: Any) -> int:
 def as_numbers(
     name: str, values: ArrayLike, dtype: DTypeLike | None = "float64"
 ) -> NDArray[Any]:
-    """Turn an array-like into real numbers; raise instead of guessing.
+    """Convert an array-like to real numbers; raise instead of guessing.
 
     Parameters
     ----------
     name : str
-        Of the argument.
+        Name of the argument, for the error message.
     values : array-like
-        Booleans, integers or floats. Text that reads like a number is refused, and so
-        is what would be cut off, an imaginary part or what exceeds the dtype.
+        Booleans, integers or floats. Text that reads like a number and complex numbers
+        raise.
     dtype : str, numpy.dtype or None, default="float64"
-        To turn them into; None leaves it.
+        Data type of the result. None keeps that of `values`.
 
     Returns
     -------
     numbers : ndarray
-        `values` itself if it is such an array.
+        `values` itself if it needs no conversion.
     """
     try:
         array = check_array(
@@ -120,7 +120,7 @@ def as_numbers(
         raise ValueError(
             f"{name} must hold numbers, got {array.dtype} {_brief(values)}"
         )
-    # What becomes infinite, or a quiet NaN, is refused by name.
+    # Callers check for values that became infinite or NaN, and name them.
     with np.errstate(over="ignore", invalid="ignore"):
         return array if dtype is None else array.astype(dtype, copy=False)
 
@@ -132,7 +132,7 @@ def _brief(values: Any) -> str:
 
 
 def as_columns(name: str, y: ArrayLike) -> NDArray[np.float64]:
-    """Turn targets or predictions into real numbers, a column for each output."""
+    """Convert targets or predictions to real numbers, one column for each output."""
     numbers = as_numbers(name, y)
     if numbers.ndim not in (1, 2) or numbers.size == 0:
         raise ValueError(
@@ -167,51 +167,50 @@ def check_finite_columns(
 
 
 def has_text(values: Any) -> bool:
-    """Tell whether there is text among the values."""
+    """Return whether any of the values is text."""
     if getattr(getattr(values, "dtype", None), "kind", "O") in "biufc":
         return False
     try:
-        # As objects: NumPy would make text of the numbers beside text.
+        # As objects: among text, NumPy would convert numbers to text.
         objects = np.asarray(values, dtype=object)
     except (TypeError, ValueError):
-        return False  # ragged, or out of reach; as_numbers refuses it by name
+        return False  # ragged or not an array; as_numbers raises
     return any(isinstance(value, str) for value in objects.flat)
 
 
 def as_numbers_or_labels(name: str, y: ArrayLike) -> NDArray[Any]:
-    """Turn targets into numbers of their own kind, or labels into text."""
+    """Convert numeric targets without a change of dtype, and labels to text."""
     return as_labels(name, y) if has_text(y) else as_numbers(name, y, None)
 
 
 def as_targets(y: ArrayLike) -> NDArray[Any]:
-    """Turn targets into float32, or labels into text of a fixed width."""
+    """Convert numeric targets to float32, and labels to text of a fixed width."""
     numbers = as_numbers_or_labels("y", y)
     if numbers.dtype.kind == "U":
         return numbers
     targets = as_numbers("y", numbers, np.float32)
     if numbers.dtype.kind in "iu" and (targets.astype(float) != numbers).any():
         raise ValueError(
-            "y holds integers that float32 cannot tell apart, such as"
-            f" {numbers[targets.astype(float) != numbers][0]}; expected up to 2**24, or"
-            " text labels"
+            "y must hold integers that float32 represents exactly, up to 2**24, or"
+            f" text labels, got {numbers[targets.astype(float) != numbers][0]}"
         )
     return targets
 
 
 def as_labels(name: str, labels: Any) -> NDArray[np.str_]:
-    """Turn text labels into text of a fixed width.
+    """Convert text labels to text of a fixed width.
 
     Parameters
     ----------
     name : str
-        Of the argument.
+        Name of the argument, for the error message.
     labels : array-like of str of shape (n_windows,)
         A label for each window.
 
     Returns
     -------
     labels : ndarray of str of shape (n_windows,)
-        The same.
+        The same labels.
     """
     objects = np.asarray(labels, dtype=object)
     if objects.ndim != 1:
@@ -223,7 +222,7 @@ def as_labels(name: str, labels: Any) -> NDArray[np.str_]:
 
 
 def check_numbers_or_labels(y: ArrayLike) -> None:
-    """Check targets, of which text is labels."""
+    """Check numeric targets or text labels."""
     if has_text(y):
         check_labels(y)
     else:
@@ -231,7 +230,7 @@ def check_numbers_or_labels(y: ArrayLike) -> None:
 
 
 def check_labels(y: ArrayLike) -> None:
-    """Check that text labels every window, and that the labels vary."""
+    """Check that every window has a text label, and that the labels vary."""
     labels = as_labels("y", y)
     if are_constant(labels):
         raise ValueError(
@@ -241,14 +240,14 @@ def check_labels(y: ArrayLike) -> None:
 
 
 def are_probabilities(y_pred: NDArray[Any], axis: int = -1) -> bool:
-    """Tell whether an axis holds probabilities; what is not finite is left out.
+    """Return whether an axis holds probabilities, ignoring values that are not finite.
 
     Parameters
     ----------
     y_pred : ndarray
-        What a classifier gives.
+        Output of a classifier.
     axis : int, default=-1
-        That of the classes.
+        Axis of the classes.
     """
     y_pred = np.moveaxis(y_pred, axis, -1)
     finite = y_pred[np.isfinite(y_pred).all(axis=-1)]
@@ -256,35 +255,34 @@ def are_probabilities(y_pred: NDArray[Any], axis: int = -1) -> bool:
 
 
 def is_missing_a_column(y_pred: Any, y_true: Any) -> bool:
-    """Tell whether a loss would compare each target with every prediction."""
+    """Return whether broadcasting would compare each target with all predictions."""
     return np.ndim(y_true) == 1 and np.shape(y_pred) == (len(y_true), 1)
 
 
 def check_scale(X: Any) -> None:
-    """Warn of windows whose unit is probably not the one that networks expect.
+    """Warn of windows that are probably not in the unit that models expect.
 
     Parameters
     ----------
     X : array-like of shape (n_windows, n_chans, n_times)
-        EEG; of large ones, some windows are looked at.
+        EEG. A sample of the windows is checked if there are many.
     """
     few = as_numbers("X", np.asarray(X[:: -(-len(X) // BLOCK)]))
     spreads = few.std(axis=-1)
     spread = float(np.median(spreads[spreads > 0])) if spreads.any() else 0.0
     if 0 < spread < SMALLEST_SPREAD or spread > LARGEST_SPREAD:
-        like = "as EEG in volts" if spread < SMALLEST_SPREAD else "far more than EEG"
+        like = "like EEG in volts" if spread < SMALLEST_SPREAD else "far more than EEG"
         warnings.warn(
-            f"X has a standard deviation of {spread:.2g} over time, {like}; networks"
-            " expect about 0.1 to 100. Give them microvolts (1e6 times volts), or"
+            f"X has a standard deviation of {spread:.2g} over time, {like}; models"
+            " expect about 0.1 to 100. Convert to microvolts (1e6 times volts) or"
             " standardize.",
             stacklevel=3,
         )
 
 
 def are_constant(columns: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell for each column whether all of its values are the same."""
-    # Not by the standard deviation, which rounding keeps from being 0, nor by the
-    # range, which can overflow.
+    """Return for each column whether all its values are equal."""
+    # Rounding keeps the standard deviation from being 0, and the range can overflow.
     return np.all(columns == columns[0], axis=0)
 
 
@@ -294,54 +292,54 @@ def _check_finite_windows(X: Any) -> None:
 
 
 def check_finite(block: NDArray[Any], start: int) -> None:
-    """Check windows of which the first is number `start`, or that one alone."""
+    """Check a block of windows that begins at window `start`, or window `start`."""
     if not np.isfinite(block).all():
         axes = tuple(range(1, block.ndim)) if block.ndim == 3 else None
         wrong = np.flatnonzero(~np.isfinite(block).all(axis=axes))
         raise ValueError(
             f"X must be finite, but window {start + wrong[0]} holds NaN or infinite"
-            " values. Interpolate or leave out what the recording does not have."
+            " values; interpolate or drop the missing samples"
         )
 
 
 def check_groups(groups: Any) -> NDArray[Any]:
-    """Check that groups name a subject for every window; give them as an array.
+    """Check that groups name a subject for every window, and return them as an array.
 
     Parameters
     ----------
     groups : array-like of shape (n_windows,)
-        Subjects: all text or all numbers.
+        Subjects, either all text or all numbers.
 
     Returns
     -------
     groups : ndarray of shape (n_windows,)
-        The same; text has a fixed width, and integers are no objects, so that
-        ``numpy.load`` reads them without pickle.
+        The same subjects. Text has a fixed width and integers are not Python objects,
+        so that ``numpy.load`` reads them without pickle.
     """
     return as_names("groups", groups, "a subject")
 
 
 def as_names(name: str, names: Any, meaning: str) -> NDArray[Any]:
-    """Check names of subjects, recordings or classes; give them as an array.
+    """Check names of subjects, recordings or classes, and return them as an array.
 
-    NumPy would make the text "1" of the number 1 beside text, and "nan" of a missing
-    value. It keeps text from pandas as Python objects, which ``numpy.load`` refuses.
+    Among text, NumPy would convert the number 1 to "1" and a missing value to "nan". It
+    keeps text from pandas as Python objects, which ``numpy.load`` refuses.
 
     Parameters
     ----------
     name : str
-        Of the argument.
+        Name of the argument, for the error message.
     names : array-like of shape (n_windows,)
         All text or all numbers.
     meaning : str
-        What one is, with an article: "a subject".
+        What a name stands for, with an article: "a subject".
 
     Returns
     -------
     names : ndarray of shape (n_windows,)
-        The same; never of dtype object.
+        The same names, never of dtype object.
     """
-    # Not np.asarray, which makes one kind of several.
+    # np.asarray would convert mixed types to a common one.
     objects = np.fromiter(names, dtype=object, count=_length(name, names))
     missing = np.flatnonzero(pd.isna(objects))
     if len(missing):
@@ -350,8 +348,8 @@ def as_names(name: str, names: Any, meaning: str) -> NDArray[Any]:
             f" {objects[missing[0]]!r} for window {missing[0]}"
         )
     for i, value in enumerate(objects):
-        accepted = isinstance(value, (str, Number, np.generic))
-        if not accepted or isinstance(value, str) != isinstance(objects[0], str):
+        is_accepted = isinstance(value, (str, Number, np.generic))
+        if not is_accepted or isinstance(value, str) != isinstance(objects[0], str):
             raise ValueError(
                 f"{name} must have the shape (n_windows,) and be all text or all"
                 f" numbers, got {value!r} for window {i}"
@@ -368,20 +366,21 @@ def as_names(name: str, names: Any, meaning: str) -> NDArray[Any]:
 def _without_objects(
     name: str, array: NDArray[Any], objects: NDArray[np.object_]
 ) -> NDArray[Any]:
-    """Give text a fixed width and numbers their own dtype; refuse what that changes."""
+    """Convert text to a fixed width, and numbers to a numeric dtype, if it is exact."""
     if array.dtype.kind in ("O", "T"):
         array = np.array(objects.tolist())
-    # Integers beyond 64 bits become floats or stay objects; a "\0" at the end of a
-    # text is lost.
-    kept = array == objects if array.dtype.kind in "biufU" else array.dtype != object
+    # Integers beyond 64 bits become floats or stay objects, and text loses a trailing
+    # "\0".
+    is_plain = array.dtype.kind in "biufU"
+    unchanged = array == objects if is_plain else array.dtype != object
     if array.dtype.kind == "f" and all(
         isinstance(value, Integral) for value in objects
     ):
-        kept = False
-    changed = np.flatnonzero(~np.broadcast_to(kept, len(objects)))
+        unchanged = False
+    changed = np.flatnonzero(~np.broadcast_to(unchanged, len(objects)))
     if len(changed):
         raise ValueError(
-            f"{name} must be text or numbers that NumPy holds without a change, got"
+            f"{name} must be text or numbers that NumPy stores unchanged, got"
             f" {objects[changed[0]]!r} for window {changed[0]}"
         )
     return array

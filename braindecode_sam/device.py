@@ -1,4 +1,4 @@
-"""Turn what a user calls a device into what PyTorch calls it."""
+"""Device names, checked against this machine and this build of PyTorch."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ PATTERN = re.compile(r"(auto|cpu|mps)|(cuda|rocm)(?::(\d+))?")
 
 NO_HIP = (
     "device {device!r} needs a ROCm build of PyTorch, but this is {build}. Install one"
-    " with the selector on pytorch.org (Linux, Pip, Python, ROCm). Cards that ROCm does"
-    " not list, such as the RX 5600 XT (gfx1010), also need HSA_OVERRIDE_GFX_VERSION in"
-    " the environment, 10.3.0 for this one."
+    " with the selector on pytorch.org (Linux, Pip, Python, ROCm). GPUs that ROCm does"
+    " not list also need the environment variable HSA_OVERRIDE_GFX_VERSION, such as"
+    " 10.3.0 for the RX 5600 XT (gfx1010)."
 )
 
 
 def resolve_device(device: str | torch.device = "auto") -> str:
-    """Name the device for PyTorch, and check that it is there.
+    """Return PyTorch's name of a device, and check that it is available.
 
-    ROCm builds of PyTorch address AMD GPUs as ``"cuda"``; here they can be called
-    ``"rocm"``, which is also a check that the build is one.
+    ROCm builds of PyTorch address AMD GPUs as ``"cuda"``. This function also accepts
+    ``"rocm"``, and raises if PyTorch was built without ROCm.
 
     Parameters
     ----------
     device : str or torch.device, default="auto"
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"rocm"``, ``"rocm:0"``, ``"mps"`` or
-        ``"auto"``: the GPU if PyTorch can use one, else the CPU.
+        ``"auto"``. The last is a GPU if PyTorch can use one, else the CPU.
 
     Returns
     -------
     device : str
-        What ``torch.device`` and ``EEGRegressor(device=...)`` accept.
+        Name that ``torch.device`` and ``EEGRegressor(device=...)`` accept.
 
     Raises
     ------
     ValueError
-        If there is no such kind of device, or none with that index.
+        If the kind of device is unknown, or no device has that index.
     RuntimeError
-        If this build of PyTorch or this machine does not have it.
+        If this build of PyTorch or this machine does not support the device.
 
     Notes
     -----
-    An AMD card that ROCm does not list may still run: an RX 5600 XT (gfx1010) does
-    with ``HSA_OVERRIDE_GFX_VERSION=10.3.0`` in the environment of the process.
+    An AMD GPU that ROCm does not list may still work. The RX 5600 XT (gfx1010) needs
+    ``HSA_OVERRIDE_GFX_VERSION=10.3.0`` in the environment of the process.
 
     Examples
     --------
@@ -77,8 +77,8 @@ def _best() -> str:
 def _require(available: bool, device: str | torch.device, what: str) -> None:
     if not available:
         raise RuntimeError(
-            f"device {device!r} needs {what}, and PyTorch finds none here"
-            f" ({torch_build()}). Use 'cpu', or 'auto' to take what there is."
+            f"device {device!r} needs {what}, but PyTorch finds none here"
+            f" ({torch_build()}). Use 'cpu', or 'auto' for the best available device."
         )
 
 
@@ -95,17 +95,17 @@ def _existing(device: str | torch.device, index: int) -> int:
 def _unknown(device: str | torch.device) -> str:
     hint = ""
     if str(device).startswith("hip"):
-        hint = " torch.device accepts 'hip' but cannot compute on it: say 'rocm'."
+        hint = " torch.device accepts 'hip' but cannot compute on it; use 'rocm'."
     return f"device must be {ACCEPTED}, got {device!r}.{hint}"
 
 
 def torch_build() -> str:
-    """Say which kind of build of PyTorch this is.
+    """Describe this build of PyTorch.
 
     Returns
     -------
     text : str
-        The kind and the version.
+        Kind of the build and version.
 
     Examples
     --------

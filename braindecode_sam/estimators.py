@@ -1,4 +1,4 @@
-"""From a configuration to a net: the only place where all parts meet."""
+"""Builders of nets from configurations, where optimizer, models and callbacks meet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Augmentation: TypeAlias = str | Transform | Sequence[Transform] | None
 
 
 class _Task(NamedTuple):
-    """What a builder's nets are for, and which of torch's losses are not for that."""
+    """A builder and the losses of torch that belong to the other one."""
 
     builder: str
     foreign_losses: tuple[type, ...]
@@ -64,43 +64,49 @@ def make_regressor(
     Parameters
     ----------
     config : str, path-like, dict or TrainingConfig, default="challenge_1"
-        What :func:`braindecode_sam.load_config` accepts. One whose criterion is a loss
-        for classification needs another `criterion`; the net then takes its number of
-        outputs from the targets, not from the configuration.
+        A configuration, as :func:`braindecode_sam.load_config` accepts it. If its
+        criterion is a loss for classification, pass another `criterion`. The net then
+        infers its number of outputs from the targets.
     device : str or torch.device, default="auto"
-        What :func:`braindecode_sam.resolve_device` accepts.
+        A device, as :func:`braindecode_sam.resolve_device` accepts it.
     random_state : int or None, default=None
-        Seed of all that is drawn for the net, by a callback named ``seed``; see
-        :class:`~braindecode_sam.callbacks.SeedCallback`. Pass
-        ``callbacks__seed__n_threads=1`` for the same scores in any number of workers.
+        Seed of weight initialization, shuffling, augmentation and dropout, set by a
+        callback named ``seed``; see :class:`~braindecode_sam.callbacks.SeedCallback`.
+        Pass ``callbacks__seed__n_threads=1`` for the same scores in any number of
+        workers.
     augmentation : "config", None or list of Transform, default="config"
-        What is done to training windows: what the configuration says, nothing, or
-        transforms as :mod:`braindecode.augmentation` has them.
+        Transforms of :mod:`braindecode.augmentation` for training windows. "config"
+        takes those of the configuration, None takes none.
     **overrides
-        Any parameter of an EEGRegressor, over the configuration's: ``max_epochs=3``,
-        ``optimizer__base_optimizer=torch.optim.SGD``, ``module__n_chans=19``.
-        ``callbacks`` are added to the two that check the data (named
-        ``window_check``) and record the sharpness (``sam``), the latter only where
-        the optimizer is a SAM. Another ``optimizer=torch.optim.AdamW`` gets the
-        configuration's learning rate and weight decay.
+        Parameters of EEGRegressor that replace the configuration's, such as
+        ``max_epochs=3``, ``optimizer__base_optimizer=torch.optim.SGD`` or
+        ``module__n_chans=19``. `callbacks` are added to the built-in ones:
+        ``window_check`` checks the data, and ``sam`` records the sharpness if the
+        optimizer is a SAM. Another optimizer, as in ``optimizer=torch.optim.AdamW``,
+        gets the configuration's learning rate and weight decay.
 
     Returns
     -------
     net : Regressor
-        An EEGRegressor, not initialized, with :class:`~braindecode_sam.FastEEGNeX` as
-        its module (pass ``module="EEGNeX"`` for the stock one). All windows are trained
-        on (``train_split=None``); pass ``train_split=SubjectSplit(0.2)`` to validate
-        inside.
+        An EEGRegressor, not initialized. Its module is
+        :class:`~braindecode_sam.FastEEGNeX`; pass ``module="EEGNeX"`` for the original
+        model. It trains on all windows (``train_split=None``); pass
+        ``train_split=SubjectSplit(0.2)`` to hold out subjects for validation.
 
     Raises
     ------
     TypeError
-        If `augmentation` is neither "config", None nor made of transforms.
+        If `augmentation` is neither "config", None nor a list of transforms.
     ValueError
-        If the configuration is not valid or for classification, or the device does not
+        If the configuration is invalid or for classification, or the device does not
         exist.
     RuntimeError
-        If PyTorch cannot use the device here.
+        If PyTorch cannot use the device.
+
+    See Also
+    --------
+    make_classifier : Build an EEGClassifier.
+    load_config : Read a configuration.
 
     Examples
     --------
@@ -128,9 +134,9 @@ def make_classifier(
     Parameters
     ----------
     config : str, path-like, dict or TrainingConfig, default="classification"
-        What :func:`braindecode_sam.load_config` accepts. One whose criterion is a loss
-        for regression needs another `criterion`; the net then takes its number of
-        outputs from the labels, not from the configuration.
+        A configuration, as :func:`braindecode_sam.load_config` accepts it. If its
+        criterion is a loss for regression, pass another `criterion`. The net then
+        infers its number of outputs from the labels.
     device : str or torch.device, default="auto"
         As in :func:`make_regressor`.
     random_state : int or None, default=None
@@ -141,27 +147,31 @@ def make_classifier(
         Weights of the classes in the loss; see
         :class:`~braindecode_sam.nets.Classifier`.
     **overrides
-        Any parameter of an EEGClassifier, over the configuration's:
-        ``classes=["left", "right"]``, ``max_epochs=3``. As in :func:`make_regressor`,
-        `callbacks` are added to those of the net.
+        Parameters of EEGClassifier that replace the configuration's, such as
+        ``classes=["left", "right"]`` or ``max_epochs=3``. As in
+        :func:`make_regressor`, `callbacks` are added to the built-in ones.
 
     Returns
     -------
     net : Classifier
-        An EEGClassifier, not initialized, with :class:`~braindecode_sam.FastEEGNeX` as
-        its module (pass ``module="EEGNeX"`` for the stock one). It takes and predicts
-        labels of any kind. All windows are trained on (``train_split=None``); pass
-        ``train_split=SubjectSplit(0.2)`` to validate inside.
+        An EEGClassifier, not initialized, that accepts labels of any kind. Its module
+        is :class:`~braindecode_sam.FastEEGNeX`; pass ``module="EEGNeX"`` for the
+        original model. It trains on all windows (``train_split=None``); pass
+        ``train_split=SubjectSplit(0.2)`` to hold out subjects for validation.
 
     Raises
     ------
     TypeError
-        If `augmentation` is neither "config", None nor made of transforms.
+        If `augmentation` is neither "config", None nor a list of transforms.
     ValueError
-        If the configuration is not valid or for regression, or the device does not
-        exist.
+        If the configuration is invalid or for regression, or the device does not exist.
     RuntimeError
-        If PyTorch cannot use the device here.
+        If PyTorch cannot use the device.
+
+    See Also
+    --------
+    make_regressor : Build an EEGRegressor.
+    load_config : Read a configuration.
 
     Examples
     --------
@@ -187,7 +197,7 @@ def _settings(
     augmentation: Augmentation,
     overrides: dict[str, Any],
 ) -> dict[str, Any]:
-    """Parameters of a net of either kind."""
+    """Return the parameters of a net for either task."""
     config = load_config(config)
     _check_criterion(task, config, overrides)
     optimizer = overrides.pop("optimizer", SAM)
@@ -212,10 +222,10 @@ def _check_criterion(
     is_own = "criterion" in overrides
     criterion = overrides["criterion"] if is_own else config.training.criterion
     loss = criterion if isinstance(criterion, type) else type(criterion)
-    if loss in task.foreign_losses:  # one derived from them may be for anything
+    if loss in task.foreign_losses:  # not a subclass, which may suit either task
         source = "criterion" if is_own else f"config={config.name!r}"
         raise ValueError(
-            f"{task.builder} cannot train with {loss.__name__}, got it from {source};"
+            f"{task.builder} cannot train with {loss.__name__}, given by {source};"
             f" expected config={task.accepted}"
         )
 
@@ -229,7 +239,7 @@ def _module_settings(config: TrainingConfig, task: _Task) -> dict[str, Any]:
     model = config.model
     chosen = model.model_dump(exclude_unset=True, exclude={"model_name_"})
     if config.training.criterion in task.foreign_losses:
-        chosen.pop("n_outputs", None)  # which is the other task's
+        chosen.pop("n_outputs", None)  # that of the other task
     return {
         "module": f"Fast{model.model_name_}",
         **{f"module__{name}": value for name, value in chosen.items()},

@@ -1,4 +1,4 @@
-"""What is installed here, and whether its parts fit together."""
+"""Installed versions, and whether they are compatible."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ PACKAGES = (
 )
 
 ADVICE = (
-    "torch and torchaudio do not fit together, and braindecode imports both. Their"
-    " newest releases need not match: torchaudio 2.11 refuses torch 2.15, and a CPU"
-    " build of one cannot load a CUDA build of the other. In a fresh virtual"
-    ' environment, pip install "torch<2.15" braindecode installs a pair that fits; for'
-    " CPU or ROCm builds install torch and torchaudio together, by the selector on"
+    "torch and torchaudio are not compatible, and braindecode imports both. Their"
+    " newest releases need not match: torchaudio 2.11 does not support torch 2.15, and"
+    " a CPU build of one cannot load a CUDA build of the other. In a fresh virtual"
+    ' environment, pip install "torch<2.15" braindecode installs a compatible pair. For'
+    " CPU or ROCm builds, install torch and torchaudio together with the selector on"
     " pytorch.org."
 )
 
 
 def versions() -> dict[str, str]:
-    """Give the installed versions of what matters here.
+    """Return the versions of this package and of its main dependencies.
 
     Returns
     -------
     versions : dict of str to str
-        By name; "not installed" where there is none.
+        Version of each package, or "not installed".
 
     Examples
     --------
@@ -52,19 +52,18 @@ def versions() -> dict[str, str]:
 
 
 def import_problem(name: str) -> Exception | None:
-    """Import a module, and tell what went wrong if anything did.
+    """Import a module and return the error, if any.
 
     Parameters
     ----------
     name : str
-        Of the module.
+        Name of the module.
 
     Returns
     -------
     error : Exception or None
-        What importing it raised. A library that was built against another one raises
-        more than ImportError: torchaudio raises RuntimeError for another version of
-        CUDA and OSError for a library that the other build lacks.
+        Error that the import raised. It is not always an ImportError. torchaudio raises
+        RuntimeError for another version of CUDA, and OSError for a missing library.
 
     Examples
     --------
@@ -82,17 +81,17 @@ def import_problem(name: str) -> Exception | None:
 
 
 def explain(error: Exception) -> str:
-    """Say what can be done where the package's parts cannot be imported.
+    """Explain why the package cannot be imported.
 
     Parameters
     ----------
     error : Exception
-        What importing them raised.
+        Error that the import raised.
 
     Returns
     -------
     text : str
-        The error, and advice if torchaudio is the reason.
+        The error, and advice if torchaudio is its cause.
     """
     what = f"{type(error).__name__}: {error}"
     if import_problem("torchaudio") is None:
@@ -101,12 +100,12 @@ def explain(error: Exception) -> str:
 
 
 def devices() -> list[str]:
-    """List what PyTorch can compute on here.
+    """List the devices that PyTorch can use.
 
     Returns
     -------
     devices : list of str
-        The build of PyTorch, then devices with the names that
+        Build of PyTorch, then the devices by the names that
         :func:`braindecode_sam.resolve_device` accepts.
 
     Examples
@@ -130,14 +129,21 @@ def devices() -> list[str]:
 
 
 def report() -> tuple[str, bool]:
-    """Describe the installation.
+    """Describe the installation, as ``python -m braindecode_sam`` prints it.
 
     Returns
     -------
     text : str
-        Lines to print.
-    fits : bool
-        Whether the package can be used.
+        Versions, devices and a verdict, as lines to print.
+    is_usable : bool
+        Whether the package can be imported.
+
+    Examples
+    --------
+    >>> from braindecode_sam.installation import report
+    >>> text, is_usable = report()
+    >>> text.splitlines()[-1], is_usable
+    ('torch and torchaudio are compatible, and braindecode can be imported.', True)
     """
     lines = [f"Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"{name} {version}" for name, version in versions().items()]
@@ -145,7 +151,7 @@ def report() -> tuple[str, bool]:
     if error is None:
         lines += ["", "Devices", *(f"  {device}" for device in devices()), *_rocm()]
     error = error or import_problem("torchaudio") or import_problem("braindecode")
-    verdict = "torch and torchaudio fit together, braindecode can be imported."
+    verdict = "torch and torchaudio are compatible, and braindecode can be imported."
     return "\n".join([*lines, "", verdict if error is None else explain(error)]), (
         error is None
     )

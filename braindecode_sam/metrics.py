@@ -1,9 +1,9 @@
 """Scores for regression and classification on EEG.
 
-Two things are called NRMSE. The 2025 competition divides the root mean squared
-error by the standard deviation of the targets, so that always predicting their mean
-scores 1. Others divide by their range, by which the same prediction scores far less.
-The two cannot be compared: name the one that you report.
+Two different scores are called NRMSE. The 2025 competition divides the root mean
+squared error by the standard deviation of the targets, so that predicting their mean
+scores 1. Others divide by the range of the targets, which gives a far smaller number
+for the same predictions. The two cannot be compared. State which one you report.
 """
 
 from __future__ import annotations
@@ -36,32 +36,37 @@ def normalized_root_mean_squared_error(
     normalization: str = "std",
     multioutput: str = "uniform_average",
 ) -> float | NDArray[np.float64]:
-    r"""Root mean squared error over the spread of the targets.
+    r"""Compute the root mean squared error over the spread of the targets.
 
-    .. math:: \frac{1}{s(y)} \sqrt{\frac{1}{n} \sum_i (y_i - \hat y_i)^2}
+    .. math:: \frac{1}{s(y)} \sqrt{\frac{1}{n} \sum_i (y_i - {\hat{y}{}}_i)^2}
 
     Parameters
     ----------
     y_true : array-like of shape (n_samples,) or (n_samples, n_outputs)
         Targets.
     y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        Predictions. One output may be a column in one and flat in the other.
+        Predictions. For a single output, one of `y_true` and `y_pred` may be flat and
+        the other a column.
     normalization : {"std", "range"}, default="std"
-        Divide by the population standard deviation of `y_true` or by its range.
+        Divide by s(y), the population standard deviation of `y_true` or its range.
     multioutput : {"uniform_average", "raw_values"}, default="uniform_average"
         Mean over the outputs, or one score for each.
 
     Returns
     -------
     error : float or ndarray of shape (n_outputs,)
-        At least 0; lower is better. With "std", always predicting the mean of
-        `y_true` scores 1.
+        Non-negative; lower is better. With "std", predicting the mean of `y_true`
+        scores 1.
 
     Raises
     ------
     ValueError
         If an output is constant in `y_true`, shapes differ, a value is not finite,
         or an option is unknown.
+
+    See Also
+    --------
+    braindecode_sam.metrics.pearson_correlation : Ignores the scale of predictions.
 
     Examples
     --------
@@ -88,14 +93,14 @@ def normalized_root_mean_squared_error(
         error = error / spread
     if not np.isfinite(error).all():
         raise ValueError(
-            "y_true and y_pred differ, or vary, by more or less than float64 can hold;"
-            f" expected other units, got {true[0]} and {pred[0]}"
+            "the error or the spread of y_true overflows or underflows float64;"
+            f" rescale the targets, got y_true[0]={true[0]} and y_pred[0]={pred[0]}"
         )
     return error if multioutput == "raw_values" else float(error.mean())
 
 
 def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Pearson's correlation of targets and predictions, averaged over outputs.
+    """Compute Pearson's correlation coefficient, averaged over the outputs.
 
     Parameters
     ----------
@@ -107,8 +112,8 @@ def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     Returns
     -------
     r : float
-        Between -1 and 1; nan if an output is constant in either, as it is for a
-        prediction that is always the mean.
+        Between -1 and 1. nan if an output is constant in the targets or the
+        predictions, as that of the mean predictor is.
 
     Examples
     --------
@@ -136,8 +141,16 @@ SCORING = {
     "r2": "r2",
     "pearsonr": make_scorer(pearson_correlation),
 }
-"""For ``cross_validate(scoring=SCORING)``. As scikit-learn's own, errors are negated,
-so that more is better, and named ``neg_``."""
+"""Scorers for ``cross_validate(scoring=SCORING)``.
+
+As in scikit-learn, the names of errors begin with ``neg_`` and the errors are negated,
+so that greater is better.
+
+- ``neg_nrmse``: NRMSE by standard deviation; the mean predictor scores about -1.
+- ``neg_nrmse_range``: NRMSE by range.
+- ``r2``: coefficient of determination.
+- ``pearsonr``: Pearson's correlation coefficient, averaged over the outputs.
+"""
 
 
 def _mean_recall(y_true: ArrayLike, y_pred: ArrayLike) -> float:
@@ -168,7 +181,7 @@ def _roc_auc(estimator: Any, X: Any, y: ArrayLike) -> float:
 def _labels_and_probabilities(
     name: str, estimator: Any, X: Any, y: ArrayLike
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Check an estimator and labels, and predict."""
+    """Check the estimator and the labels, and predict probabilities."""
     for wanted in ("predict_proba", "classes_"):
         if not hasattr(estimator, wanted):
             raise TypeError(
@@ -179,7 +192,7 @@ def _labels_and_probabilities(
     unknown = [label for label in np.unique(y).tolist() if label not in known]
     if unknown:
         raise ValueError(
-            f"{name} is not defined for the label {unknown[0]!r}: the classifier was"
+            f"{name} is undefined for the label {unknown[0]!r}: the classifier was"
             f" fitted to {known} only. Pass all labels as classes=[...] to a net, or"
             " use a stratified splitter."
         )
@@ -191,14 +204,15 @@ SCORING_CLASSIFICATION = {
     "neg_log_loss": _neg_log_loss,
     "roc_auc": _roc_auc,
 }
-"""For ``cross_validate(scoring=SCORING_CLASSIFICATION)`` of any classifier that has
-``predict_proba``, whatever its labels are.
+"""Scorers for ``cross_validate(scoring=SCORING_CLASSIFICATION)``.
 
-- ``balanced_accuracy``: recall, averaged over the classes that the fold holds.
-- ``neg_log_loss``: the logarithm of the probability of the true class, averaged over
+They accept any classifier with ``predict_proba``, and labels of any kind.
+
+- ``balanced_accuracy``: recall, averaged over the classes in the fold.
+- ``neg_log_loss``: logarithm of the probability of the true class, averaged over the
   windows. A fold may lack classes.
-- ``roc_auc``: area under the ROC curve; of more than two classes that of each against
-  the rest, averaged. nan where the fold lacks a class.
+- ``roc_auc``: area under the ROC curve. With more than two classes, the average of each
+  class against the rest. nan if the fold lacks a class.
 """
 
 
@@ -213,12 +227,12 @@ def _columns_of_both(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Columns, Col
 
 
 def _columns(name: str, y: ArrayLike) -> Columns:
-    with np.errstate(invalid="ignore"):  # what a signaling NaN raises is not its name
+    with np.errstate(invalid="ignore"):  # check_array names signaling NaNs itself
         columns: Columns = check_array(as_columns(name, y), input_name=name)
     return columns
 
 
 def _centered(columns: Columns) -> Columns:
-    columns = columns / np.abs(columns).max(axis=0)  # or squares might overflow
+    columns = columns / np.abs(columns).max(axis=0)  # keeps squares from overflowing
     centered = columns - columns.mean(axis=0)
     return centered / np.abs(centered).max(axis=0)

@@ -15,7 +15,9 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 warnings.filterwarnings("ignore", message="Using padding='same' with even kernel")
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
+from braindecode.models.base import EEGModuleMixin  # noqa: E402
 from inventories import write_inventories  # noqa: E402
+from sphinx.util import inspect  # noqa: E402
 
 from braindecode_sam import __version__  # noqa: E402
 
@@ -145,3 +147,46 @@ html_sidebars = {
     )
 }  # fmt: skip
 html_show_sourcelink = False
+
+# Members that skorch, braindecode or pydantic call, not users.
+INTERNAL = {
+    "check_data",
+    "get_dataset",
+    "get_loss",
+    "get_params_for",
+    "get_split_datasets",
+    "input_shape",
+    "model_config",
+}
+
+
+def skip_internal_members(app, what, name, obj, skip, options):
+    """Leave out hooks of callbacks and nets, and pydantic's settings."""
+    return True if name in INTERNAL or name.startswith("on_") else None
+
+
+def hide_private_bases(app, name, obj, options, bases):
+    """List public base classes only."""
+
+    def is_public(base):
+        parts = [*base.__module__.split("."), base.__qualname__]
+        is_ours = parts[0] == "braindecode_sam"
+        return not (is_ours and any(part.startswith("_") for part in parts))
+
+    bases[:] = [base for base in bases if is_public(base)] or bases[0].__bases__
+
+
+def show_parameters_of_models(app, what, name, obj, options, signature, returns):
+    """Replace the ``(*args, **kwargs)`` of braindecode's metaclass."""
+    if what == "class" and issubclass(obj, EEGModuleMixin):
+        parameters = inspect.signature(obj.__init__, bound_method=True)
+        shown = inspect.stringify_signature(parameters, show_annotation=False)
+        return shown, returns
+    return None
+
+
+def setup(app):
+    """Connect the hooks of autodoc."""
+    app.connect("autodoc-skip-member", skip_internal_members)
+    app.connect("autodoc-process-bases", hide_private_bases)
+    app.connect("autodoc-process-signature", show_parameters_of_models)

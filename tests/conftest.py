@@ -12,14 +12,14 @@ import torch
 from hypothesis import settings
 from torch.nn.modules import module as torch_module
 
-# A slow day must not fail a test; and CI must fail for what changed, not by chance:
-# the random search is for those who run the tests.
+# No deadlines, since machines may be slow. CI runs the same examples every time, so
+# that it fails because of changes only; local runs search at random.
 settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("project")
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
-# A shell's background jobs ignore Ctrl-C; what the tests send must arrive there too.
+# Background jobs of a shell ignore SIGINT, but tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -34,7 +34,7 @@ TRIED = collections.Counter()
 
 @pytest.fixture(scope="session")
 def tried():
-    """Count what the tests try; the sums are printed at the end."""
+    """Count the cases that the tests try, and print the sums at the end."""
     return TRIED
 
 
@@ -79,5 +79,5 @@ def eeglab():
 
 def _folder(name):
     if not (SHARED / name).is_dir():
-        pytest.skip(f"the recordings in shared/data/{name} are not beside the project")
+        pytest.skip(f"the recordings in shared/data/{name} are missing")
     return SHARED / name

@@ -1,4 +1,4 @@
-"""One of several processes that train one net: python -m tests.distributed_parts."""
+"""Process of a distributed training: python -m tests.distributed_parts."""
 
 import copy
 import sys
@@ -73,7 +73,7 @@ def shard(module):
 
 
 def resume(cls, module, optimizer, batches):
-    """Go on from torch.distributed's own state dict, and without it."""
+    """Continue from torch.distributed's state dict, and without it."""
     saved = copy.deepcopy(get_optimizer_state_dict(module, optimizer))
     other = shard(make_small())
     other.load_state_dict(module.state_dict())

@@ -1,4 +1,4 @@
-"""A training that may be killed: python -m tests.killed_training CHECKPOINT EPOCH."""
+"""Training that a test may kill: python -m tests.killed_training CHECKPOINT EPOCH."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def make_net(checkpoint, stop, cls=SAM, max_epochs=5):
         batch_size=6,
         iterator_train=AugmentedDataLoader,
         iterator_train__transforms=[
-            TimeShift(0.5, max_shift=0.1, random_state=3),  # has a generator of its own
+            TimeShift(0.5, max_shift=0.1, random_state=3),  # has its own generator
             GaussianNoise(0.5, std=0.01),  # NumPy's global one
         ],
         iterator_train__generator=torch.Generator().manual_seed(4),

@@ -1,4 +1,4 @@
-"""What must hold on a GPU; what of it a CPU can show runs everywhere."""
+"""Tests for GPUs, run on a CPU where possible."""
 
 import sys
 
@@ -51,7 +51,7 @@ def test_4_rho_0_and_the_base_alone_are_bit_identical(device, module, base_name)
 
 
 class Waiting(TorchDispatchMode):
-    """Refuse to read a value, for which a host would have to wait."""
+    """Raise if a value is read, which would synchronize with the device."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function.name().startswith(("aten::_local_scalar_dense", "aten::nonzero")):
@@ -98,7 +98,7 @@ def test_a_step_makes_no_host_wait(cls):
         torch.cuda.set_sync_debug_mode("default")
 
 
-# Fake tensors know their devices, and have no values that a host could wait for.
+# Fake tensors have a device but no values, so reading one raises.
 
 
 @pytest.mark.skipif(
@@ -108,7 +108,7 @@ def test_a_step_makes_no_host_wait(cls):
 @pytest.mark.filterwarnings("ignore")  # of what these models think of small windows
 @pytest.mark.parametrize("cls", FAST)
 def test_the_fast_front_stays_on_its_device_and_reads_no_value(cls, monkeypatch):
-    # The module, not the function that has its name.
+    # The module, not the function of the same name.
     speed_up = sys.modules["braindecode_sam.models.speed_up"]
     monkeypatch.setattr(speed_up, "_TENSORS", (*speed_up._TENSORS, FakeTensor))
     module = cls(n_chans=22, n_times=1000, n_outputs=4, sfreq=250.0)

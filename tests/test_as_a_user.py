@@ -1,4 +1,4 @@
-"""Short scripts as users write them, each in a process of its own."""
+"""Short scripts as users write them, each in its own process."""
 
 import fnmatch
 import re
@@ -11,12 +11,12 @@ import pytest
 pytestmark = pytest.mark.slow
 
 SCRIPTS = sorted((Path(__file__).parent / "as_a_user").glob("*.py"))
-# What others say of themselves; see docs/limits.rst.
+# Warnings of other packages; see docs/limits.rst.
 KNOWN = ("*Montage name *", "*Using padding='same' with even kernel lengths*")
 
 
 def wanted(script, title):
-    """Patterns of lines that the comment at a script's end asks for."""
+    """Patterns of lines in the comment at the end of a script."""
     comments = script.read_text().split("\n# Prints:\n")[1].splitlines()
     parts = {"Prints:": [], "Warns:": []}
     current = "Prints:"

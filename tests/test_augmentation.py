@@ -1,4 +1,4 @@
-"""TimeShift against np.roll, noise against its distribution; and in a loader."""
+"""TimeShift compared with np.roll, noise with its distribution, both in a loader."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Checks before training: every error text, and that nothing is trained on bad data."""
+"""Checks before training: every error text, and no training on bad data."""
 
 import enum
 import io
@@ -92,13 +92,13 @@ def test_check_windows_refuses_groups_of_another_shape(groups):
     ids=["no int64", "beyond 64 bits", "both", "NUL", "Fraction"],
 )
 def test_groups_that_an_array_would_change_are_refused(groups, got):
-    message = f"groups must be text or numbers that NumPy holds .* got {got} for window"
+    message = f"groups must be text or numbers that NumPy stores .* got {got} for"
     with pytest.raises(ValueError, match=message):
         check_groups(groups)
 
 
 class Number(np.int64):
-    """An integer of one's own."""
+    """A custom integer type."""
 
 
 class Sex(enum.StrEnum):
@@ -162,7 +162,7 @@ def test_an_error_stays_short():
 
 
 @pytest.mark.parametrize(
-    ("factor", "match"), [(1e-6, "as EEG in volts"), (1e8, "far more than EEG")]
+    ("factor", "match"), [(1e-6, "like EEG in volts"), (1e8, "far more than EEG")]
 )
 def test_windows_in_volts_are_noticed(factor, match):
     with pytest.warns(UserWarning, match=match):
@@ -177,7 +177,7 @@ def test_windows_in_volts_are_noticed(factor, match):
 def test_volts_are_noticed_beside_channels_of_zeros():
     volts = 1e-6 * X
     volts[:, 1:] = 0
-    with pytest.warns(UserWarning, match="as EEG in volts"):
+    with pytest.warns(UserWarning, match="like EEG in volts"):
         check_scale(volts)
 
 
@@ -195,7 +195,7 @@ def test_check_windows_accepts():
 
 
 class Counter(Callback):
-    """Counts the batches that the net comes to train on."""
+    """Counts the training batches."""
 
     def __init__(self):
         self.batches_ = 0

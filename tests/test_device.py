@@ -1,4 +1,4 @@
-"""Devices on builds and machines that are pretended."""
+"""Devices on simulated builds and machines."""
 
 import pytest
 import torch
@@ -57,14 +57,14 @@ def test_resolves(pretend, build, device, expected):
     [
         ("cpu", "rocm", RuntimeError, "'rocm' needs a ROCm build.*this is a CPU build"),
         ("cuda", "rocm:0", RuntimeError, "'rocm:0' needs.*this is a CUDA 13.0 build"),
-        ("cuda", "rocm", RuntimeError, "gfx1010.*HSA_OVERRIDE_GFX_VERSION.*10.3.0"),
+        ("cuda", "rocm", RuntimeError, "HSA_OVERRIDE_GFX_VERSION.*10.3.0.*gfx1010"),
         ("rocm, no GPU", "rocm", RuntimeError, "none here .a ROCm 6.4 build"),
         ("cpu", "cuda", RuntimeError, "'cuda' needs a GPU.*Use 'cpu', or 'auto'"),
         ("cuda", "cuda:2", ValueError, r"'cuda:2' does not exist: PyTorch finds 2 GPU"),
         ("rocm", "rocm:1", ValueError, "index must be between 0 and 0"),
         ("cpu", "mps", RuntimeError, "'mps' needs Apple's MPS"),
-        ("rocm", "hip", ValueError, "got 'hip'.*say 'rocm'"),
-        ("rocm", "hip:0", ValueError, "say 'rocm'"),
+        ("rocm", "hip", ValueError, "got 'hip'.*use 'rocm'"),
+        ("rocm", "hip:0", ValueError, "use 'rocm'"),
         ("cuda", "gpu", ValueError, "device must be 'auto', 'cpu'.*got 'gpu'"),
         ("cuda", "cuda:", ValueError, "got 'cuda:'"),
         ("cuda", "cpu:1x", ValueError, "got 'cpu:1x'"),

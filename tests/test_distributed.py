@@ -1,4 +1,4 @@
-"""SAM on several ranks, two processes on one machine: whole, or in shards."""
+"""SAM on two ranks on one machine, with replicated or sharded parameters."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each rank has at the end."""
+    """Results of each rank."""
     file = tmp_path_factory.mktemp("ranks") / "meeting"
     command = [sys.executable, "-W", "ignore", "-m", "tests.distributed_parts"]
     processes = [

@@ -1,4 +1,4 @@
-"""The documentation names what there is: every public name, every example's test."""
+"""The API page lists every public name, and every example has a test."""
 
 import importlib
 import inspect

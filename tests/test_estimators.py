@@ -1,4 +1,4 @@
-"""Configurations and the nets made from them."""
+"""Configurations and the nets built from them."""
 
 import json
 import pickle
@@ -36,7 +36,7 @@ from braindecode_sam.model_selection import (
 from braindecode_sam.nets import Classifier, Regressor
 from tests.optim.helpers import assert_same
 
-# The table of the source document, typed in a second time.
+# The table of the competition notes, independent of the JSON files.
 TABLE = {
     "challenge_1": (72, 500, 1, torch.optim.AdamW, 30, 32),
     "challenge_2": (104, 1000, 8, torch.optim.Adamax, 20, 16),
@@ -158,7 +158,7 @@ def test_clone_and_grid_search():
     assert len(search.cv_results_["params"]) == 2
 
 
-# Where configurations come from
+# Sources of configurations
 
 
 def test_from_file_dict_and_model(tmp_path):
@@ -329,7 +329,7 @@ def test_the_configuration_of_classifiers():
             make_classifier,
             "challenge_1",
             {},
-            "make_classifier cannot train with MSELoss, got it from"
+            "make_classifier cannot train with MSELoss, given by"
             " config='challenge_1'; expected config='classification', or"
             " criterion=torch.nn.CrossEntropyLoss",
         ),
@@ -337,7 +337,7 @@ def test_the_configuration_of_classifiers():
             make_regressor,
             "classification",
             {},
-            "make_regressor cannot train with CrossEntropyLoss, got it from"
+            "make_regressor cannot train with CrossEntropyLoss, given by"
             " config='classification'; expected config='challenge_1' or 'challenge_2',"
             " or criterion=torch.nn.MSELoss",
         ),
@@ -345,13 +345,13 @@ def test_the_configuration_of_classifiers():
             make_classifier,
             "classification",
             {"criterion": torch.nn.L1Loss},
-            "cannot train with L1Loss, got it from criterion; expected config='class",
+            "cannot train with L1Loss, given by criterion; expected config='class",
         ),
         (
             make_regressor,
             "challenge_2",
             {"criterion": torch.nn.NLLLoss()},
-            "cannot train with NLLLoss, got it from criterion; expected config='chall",
+            "cannot train with NLLLoss, given by criterion; expected config='chall",
         ),
     ],
 )
@@ -462,10 +462,10 @@ def test_refuses_data(data, target, message):
 
 def test_out_of_fold_predictions_need_estimators():
     with pytest.raises(
-        ValueError, match="results has no 'estimator'; call cross_valid"
+        ValueError, match=r"results must have the key 'estimator'.*; call cross_valid"
     ):
         out_of_fold_predictions({"test_score": []}, X)
 
 
 def test_configuration_model_is_documented():
-    assert "refused at every level" in TrainingConfig.__doc__
+    assert "at every level" in TrainingConfig.__doc__

@@ -1,4 +1,4 @@
-"""What skorch and scikit-learn promise of an optimizer, with a SAM in its place.
+"""Contracts of skorch and scikit-learn for optimizers, tested with SAM.
 
 Each test runs for regressors and classifiers, trialwise and cropped, of braindecode
 and, with text for labels, of this package.
@@ -309,7 +309,7 @@ def test_checkpoint_and_initial_state(host, tmp_path):
     assert net.optimizer_.n_steps == 8
 
 
-# Where the host itself is the cause (section 10 of the design: traps)
+# Limits of skorch and braindecode
 
 
 def test_a_pattern_that_matches_no_parameter_is_refused(host):

@@ -1,4 +1,4 @@
-"""``python -m braindecode_sam``, with torch and torchaudio that fit and that do not."""
+"""``python -m braindecode_sam`` with compatible and incompatible torchaudio."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from braindecode_sam import installation
 
 pytestmark = pytest.mark.slow
 
-# What torchaudio raises for another version of CUDA and for a library that is missing.
+# Errors of torchaudio for another version of CUDA and for a missing library.
 REFUSALS = {
     "another CUDA": 'RuntimeError("compiled with different CUDA versions")',
     "a CPU build": 'OSError("libc10_cuda.so: cannot open shared object file")',
@@ -42,14 +42,14 @@ def test_report_of_what_is_here():
         assert any(line.startswith(f"{name} ") for line in lines)
     assert torch.__version__ in done.stdout
     assert "  auto: " in done.stdout
-    assert lines[-1].startswith("torch and torchaudio fit together")
+    assert lines[-1].startswith("torch and torchaudio are compatible")
 
 
 def test_report_of_parts_that_do_not_fit(refusing):
     folder, reason = refusing
     done = python("-m", "braindecode_sam", path=[folder])
     assert done.returncode == 1
-    assert "torch and torchaudio do not fit together" in done.stdout
+    assert "torch and torchaudio are not compatible" in done.stdout
     assert 'pip install "torch<2.15" braindecode' in done.stdout
     assert reason in done.stdout
 
@@ -59,7 +59,7 @@ def test_a_name_that_cannot_be_imported_says_why(refusing):
     done = python("-c", "from braindecode_sam import make_regressor", path=[folder])
     assert done.returncode == 1
     last = done.stderr[done.stderr.rindex("ImportError: ") :]
-    assert "torch and torchaudio do not fit together" in last
+    assert "torch and torchaudio are not compatible" in last
     assert reason in last
 
 

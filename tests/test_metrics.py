@@ -1,4 +1,4 @@
-"""Metrics against their formulas in NumPy and SciPy."""
+"""Metrics compared with their formulas in NumPy and SciPy."""
 
 import math
 import pickle
@@ -134,7 +134,7 @@ def test_scores_of_labels_equal_those_of_scikit_learn(name, n_classes):
     expected = balanced_accuracy_score(y, classifier.predict(X))
     assert found["balanced_accuracy"] == pytest.approx(expected)
     assert found["neg_log_loss"] == pytest.approx(-log_loss(y, probabilities))
-    # Of numbers: scikit-learn's own takes no text of two classes.
+    # Numbers, since scikit-learn's scorer does not accept two classes of text.
     outputs = probabilities if n_classes > 2 else probabilities[:, 1]
     expected = roc_auc_score(places[40:], outputs, multi_class="ovr", average="macro")
     assert found["roc_auc"] == pytest.approx(expected)
@@ -202,7 +202,7 @@ def test_scores_of_probabilities_name_who_has_none(name):
         scorer(regressor, FEATURES, PLACES)
     few = LogisticRegression().fit(FEATURES[y != "rest"], y[y != "rest"])
     message = (
-        rf"{name} is not defined for the label 'rest'.*fitted to \['left', 'right'\]"
+        rf"{name} is undefined for the label 'rest'.*fitted to \['left', 'right'\]"
     )
     with pytest.raises(ValueError, match=message):
         scorer(few, FEATURES, y)

@@ -1,4 +1,4 @@
-"""SubjectSplit inside cross_validate: no subject on both sides, no test fold seen."""
+"""Splits by subject inside cross_validate, and out-of-fold predictions."""
 
 import types
 from typing import ClassVar
@@ -43,7 +43,7 @@ from braindecode_sam.model_selection import (
 
 RNG = np.random.default_rng(0)
 SUBJECTS = np.repeat(np.arange(10), 4)
-# A window's first sample is its subject, its second one its own number.
+# The first sample of a window is its subject, the second its index.
 X = RNG.normal(size=(40, 3, 120)).astype(np.float32)
 X[:, 0, 0], X[:, 0, 1] = SUBJECTS, np.arange(40)
 Y = RNG.normal(size=40).astype(np.float32)
@@ -70,7 +70,7 @@ def test_splits_by_subject(labels, valid_size, seed):
 
 
 class Witness(Callback):
-    """Writes down which windows train and which validate."""
+    """Records the windows for training and for validation."""
 
     seen: ClassVar[list] = []
 
@@ -106,7 +106,7 @@ def test_inside_cross_validate_no_subject_is_on_two_sides():
 @pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_early_stopping_and_scores_as_for_arrays(n_jobs):
-    """Windows that know their subjects give the scores that plain arrays give."""
+    """SubjectWindows give the same scores as arrays."""
     windows = SubjectWindows(X, SUBJECTS)
 
     def scores(data, **options):
@@ -167,7 +167,9 @@ def test_braindecode_datasets(dataset):
     part = torch.utils.data.Subset(dataset, list(range(8)))
     train, valid = SubjectSplit(1, random_state=0)(part)
     assert (len(train), len(valid)) == (4, 4)
-    with pytest.raises(ValueError, match=r"'person', which is not among.*subject"):
+    with pytest.raises(
+        ValueError, match=r"subject must name a column among .*'subject'.*got 'person'"
+    ):
         SubjectSplit(subject="person")(dataset)
 
 
@@ -178,7 +180,7 @@ def test_groups_by_metadata_routing():
 
 def test_refuses_data_without_subjects():
     with pytest.raises(
-        ValueError, match=r"ndarray knows no subjects.*SubjectWindows\(X"
+        ValueError, match=r"no subjects found in ndarray.*SubjectWindows\(X"
     ):
         make_net().fit(X, Y)
 
@@ -203,7 +205,7 @@ def test_refuses_valid_size(valid_size):
         )
 
 
-# What scikit-learn itself says, which is clear enough to be left as it is
+# Errors of scikit-learn that need no wrapper
 
 
 def test_fewer_subjects_than_folds_and_no_groups():
@@ -231,7 +233,7 @@ def test_repeated_splits_are_refused_where_later_repeats_would_overwrite(cv):
     results = cross_validate(
         DummyRegressor(), X, Y, cv=cv, return_estimator=True, return_indices=True
     )
-    message = r"window \d+ is in test folds \d and \d, so it has several predictions"
+    message = r"must not share windows, got window \d+ in test folds \d and \d"
     with pytest.raises(ValueError, match=message):
         out_of_fold_predictions(results, X)
     with pytest.raises(ValueError, match=message):
@@ -258,7 +260,9 @@ def test_predefined_split_by_hand(groups, data):
     cv = PredefinedSubjectSplit(tested, trained)
     assert cv.get_n_splits() == 1
     if not others:
-        with pytest.raises(ValueError, match="leave a subject to train on, got all of"):
+        with pytest.raises(
+            ValueError, match="leave a subject for training, got all of"
+        ):
             next(cv.split(groups, groups=groups))
         return
     [(train, test)] = cv.split(groups, groups=groups)
@@ -322,12 +326,20 @@ def test_predefined_split_refuses(arguments, error, message):
 @pytest.mark.parametrize(
     ("arguments", "groups", "message"),
     [
-        ([["a"]], None, r"groups is None.*pass groups= to cross_validate"),
+        ([["a"]], None, r"got None; pass groups= to cross_validate"),
         ([["a"]], ["a"], "same length, got X: 4, groups: 1"),
-        ([["x"]], list("aabb"), r"test_subjects names 'x', .* \['a', 'b'\] of groups$"),
-        ([["a"], ["x"]], list("aabb"), "train_subjects names 'x', which is not among"),
-        ([["1"]], [1, 1, 2, 2], r"'1', .* \[1, 2\] .*text and numbers .* groups has 1"),
-        ([[1]], list("1122"), r"names 1, .* \['1', '2'\] of .* groups has '1'"),
+        (
+            [["x"]],
+            list("aabb"),
+            r"test_subjects must name subjects of groups, \['a', 'b'\], got 'x'$",
+        ),
+        (
+            [["a"], ["x"]],
+            list("aabb"),
+            "train_subjects must name subjects of groups.*got 'x'",
+        ),
+        ([["1"]], [1, 1, 2, 2], r"\[1, 2\], got '1'.*text and numbers .* groups has 1"),
+        ([[1]], list("1122"), r"\['1', '2'\], got 1;.* groups has '1'"),
         ([["a", "b"]], list("abab"), r"leave a subject .* got all of \['a', 'b'\]"),
         ([["a"]], ["a", None, "b", "b"], "subject for every window, got None"),
     ],
@@ -337,7 +349,7 @@ def test_predefined_split_refuses_groups(arguments, groups, message):
         next(PredefinedSubjectSplit(*arguments).split(np.zeros(4), groups=groups))
 
 
-# Predictions out of the folds
+# Out-of-fold predictions
 
 
 LABELS = np.array(["left", "right", "rest", "right"] * 10)
@@ -441,7 +453,7 @@ def test_refuses_probabilities_of_estimators_without(estimator, name):
 
 
 def test_refuses_probabilities_of_regression_nets():
-    """skorch gives them a predict_proba, which predicts values."""
+    """skorch's regressors have a predict_proba, which predicts values."""
     results = fitted(make_net(train_split=None, max_epochs=1), Y, X, cv=GroupKFold(2))
     assert hasattr(results["estimator"][0], "predict_proba")
     with pytest.raises(ValueError, match=r"got 'predict_proba', which EEGRegressor of"):
@@ -453,9 +465,7 @@ def test_refuses_probabilities_of_other_classes():
     rows = np.arange(40)
     folds = [(rows[:36], rows[36:]), (rows[:32], rows[32:36])]
     results = fitted(DummyClassifier(), y, cv=folds)
-    known = (
-        r"fold 2 knows \['left', 'rest', 'right'\], that of fold 1 \['left', 'never'"
-    )
+    known = r"got \['left', 'rest', 'right'\] in fold 2 and \['left', 'never', "
     with pytest.raises(ValueError, match=known):
         out_of_fold_predictions(results, X[:, 0], method="predict_proba")
     assert set(out_of_fold_predictions(results, X[:, 0])) == {"", "right"}
@@ -465,7 +475,7 @@ def test_refuses_folds_whose_predictions_do_not_fit_together():
     results = fitted(DummyRegressor(), np.stack([Y, Y], axis=1), cv=GroupKFold(2))
     other = fitted(DummyRegressor(), Y, cv=GroupKFold(2))
     results["estimator"][1] = other["estimator"][1]
-    message = "of fold 2 are 1 columns of float.*, those of fold 1 2 columns of float"
+    message = "got 1 of float.* in fold 2 and 2 of float.* in fold 1"
     with pytest.raises(ValueError, match=message):
         out_of_fold_predictions(results, X[:, 0])
 
@@ -475,7 +485,7 @@ def test_refuses_results_that_lack_something(key):
     results = fitted(DummyRegressor(), Y)
     del results[key]
     with pytest.raises(
-        ValueError, match=f"results has no '{key}'; call cross_validate"
+        ValueError, match=f"results must have the key '{key}'.*; call cross_validate"
     ):
         out_of_fold_predictions(results, X[:, 0])
 
@@ -531,9 +541,9 @@ def test_scores_by_recording():
     ("y_true", "y_pred", "recordings", "message"),
     [
         ([1, 1, 2], [0.5] * 3, list("aab"), None),
-        ([1, 3, 2], [0.5] * 3, list("aab"), "of 'a' varies, 1 and 3$"),
-        (["x", "x", "y"], [0.5] * 3, list("abb"), "of 'b' varies, 'x' and 'y'$"),
-        ([[1, 2], [1, 3]], [0.5] * 2, [7, 7], r"of 7 varies, \[1, 2\] and \[1, 3\]"),
+        ([1, 3, 2], [0.5] * 3, list("aab"), "got 1 and 3 in 'a'$"),
+        (["x", "x", "y"], [0.5] * 3, list("abb"), "got 'x' and 'y' in 'b'$"),
+        ([[1, 2], [1, 3]], [0.5] * 2, [7, 7], r"got \[1, 2\] and \[1, 3\] in 7$"),
         ([1, 1, 2], [0.5, np.nan, 0.5], list("aab"),
          r"y_pred must be finite, got \[nan\] for window 1 .*in no test fold"),
         ([1, np.nan, 2], [0.5] * 3, list("aab"), "y_true must be finite, got .nan."),

@@ -1,4 +1,4 @@
-"""SubjectScaler against StandardScaler for each subject, and inside cross_validate."""
+"""SubjectScaler compared with StandardScaler, and inside cross_validate."""
 
 import pickle
 import tracemalloc
@@ -36,7 +36,7 @@ Y = RNG.normal(size=36).astype(np.float32)
 
 
 def by_subject(X, groups, **options):
-    """Scale by scikit-learn, subject by subject."""
+    """Scale each subject with scikit-learn."""
     scaled = np.empty(X.shape)
     for subject in np.unique(groups):
         rows = X[groups == subject].astype(float)
@@ -163,8 +163,8 @@ def test_one_copy_is_made_of_what_is_large():
 @pytest.mark.parametrize(
     ("X", "groups", "message"),
     [
-        (X, None, r"ndarray knows no subjects.*Pass X=SubjectWindows\(X, groups\)"),
-        (X.tolist(), None, "list knows no subjects"),
+        (X, None, r"got ndarray without groups; pass X=SubjectWindows\(X, groups\)"),
+        (X.tolist(), None, "got list without groups"),
         (SubjectWindows(X, GROUPS), GROUPS, "groups must be None for SubjectWindows"),
         (X, GROUPS[:5], "same length, got X: 36, groups: 5"),
         (X[0], GROUPS[:3], r"X must have the shape .*got \(3, 120\)"),
@@ -232,7 +232,7 @@ def test_arrays_with_groups_by_metadata_routing():
 
 
 class Scaled(SubjectScaler):
-    """Writes down who was scaled."""
+    """Records the scaled subjects."""
 
     seen: ClassVar[list] = []
 

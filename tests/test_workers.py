@@ -94,7 +94,7 @@ def test_seed_refuses(options, error, message):
 
 
 def still_net():
-    """At a learning rate of 0 buffers tell all; nothing is drawn."""
+    """With a learning rate of 0, only buffers change; nothing is drawn."""
     return make_net(
         lr=0.0, callbacks=[("seed", SeedCallback(3, n_threads=1))],
         iterator_train__transforms=[], iterator_train__shuffle=False,
@@ -147,7 +147,7 @@ def spawned(*arguments):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A scheduler and two workers, processes of their own that talk by TCP."""
+    """Scheduler and two workers in separate processes, connected by TCP."""
     distributed = pytest.importorskip(
         "distributed", reason="the extra distributed is not installed"
     )
@@ -159,7 +159,8 @@ def cluster(tmp_path_factory):
         )
     ]  # fmt: skip
     for _ in range(2):
-        # Imports take seconds, in which a worker seems dead and is sent things twice.
+        # During imports, which take seconds, a worker seems dead and data are sent
+        # again.
         options = ["--scheduler-file", file, "--preload", "tests.worker_parts"]
         options += ["--nthreads", 1, "--no-nanny"]
         processes.append(

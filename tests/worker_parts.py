@@ -1,4 +1,4 @@
-"""What workers in other processes import."""
+"""Helpers that worker processes import."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ Y = RNG.normal(size=80).astype(np.float32)
 
 
 class CountedWindows(SubjectWindows):
-    """Write down in which process they arrive."""
+    """Record the process that receives it."""
 
     def __init__(self, X, groups, file):
         super().__init__(X, groups)
@@ -31,7 +31,7 @@ class CountedWindows(SubjectWindows):
 
 
 class Noted(Callback):
-    """Write down in which process a training begins."""
+    """Record the process in which training begins."""
 
     def __init__(self, file=None):
         self.file = file

@@ -3,14 +3,14 @@
 ::
 
     for each seed, fold and estimator:
-        fit a clone on the fold's training windows, predict its test windows
+        fit a clone on the training windows of the fold, and predict its test windows
     for each estimator:
-        average the loss over a subject's windows and the seeds
-    for each estimator but the reference:
-        d = losses of the subjects - the reference's
+        average the loss over the windows of each subject and over the seeds
+    for each estimator except the reference:
+        d = losses of the subjects - losses of the reference
         interval of mean(d): bootstrap over subjects
-        p-value: flip the signs of d
-    correct the p-values for their number (Holm)
+        p-value: permutation test that flips the signs of d
+    correct the p-values for multiple comparisons (Holm)
 """
 
 from braindecode_sam.comparison._compare import compare

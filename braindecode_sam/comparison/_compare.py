@@ -69,75 +69,88 @@ def compare(
     Parameters
     ----------
     estimators : dict of str to estimator
-        Nets, pipelines or any other estimators of scikit-learn, all regressors or all
-        classifiers. The others are compared with the first. Where no dummy
-        predictor is among them that predicts the mean or the shares of the classes, one
-        is added under the name "dummy".
+        Nets, pipelines or other estimators of scikit-learn, all regressors or all
+        classifiers. The first is the reference, with which the others are compared. If
+        none is a dummy predictor of the mean or of the class frequencies, one is added
+        under the name "dummy".
     X : array-like of shape (n_windows, n_chans, n_times)
-        EEG; :class:`~braindecode_sam.datasets.SubjectWindows` where an estimator
-        itself asks for the subjects.
+        EEG. Pass :class:`~braindecode_sam.datasets.SubjectWindows` if an estimator
+        needs the subjects.
     y : array-like of shape (n_windows,) or (n_windows, n_outputs)
         Targets, or labels of any kind.
     groups : array-like of shape (n_windows,)
-        Subject of each window: the unit of all statistics.
+        Subject of each window. Subjects are the unit of all statistics.
     cv : int, splitter or iterable of splits, optional
-        Folds, ``GroupKFold(5)`` by default, of fewer folds for fewer subjects. An
-        integer is the number of folds of a ``GroupKFold``. No window may be in several
-        test folds.
+        Folds, by default ``GroupKFold(5)``, with fewer folds if there are fewer
+        subjects. An integer is the number of folds of a ``GroupKFold``. No window may
+        be in several test folds.
     n_seeds : int, default=5
-        Fits of each estimator on each fold. Every ``random_state`` of an estimator is
-        set, and a net without a :class:`~braindecode_sam.callbacks.SeedCallback` gets
-        one, with a single thread. What takes no ``random_state`` is fitted once.
+        Number of fits of each estimator on each fold. Each fit sets every
+        ``random_state`` of the estimator. A net without a
+        :class:`~braindecode_sam.callbacks.SeedCallback` gets one, with a single thread.
+        Estimators without a ``random_state`` are fitted once.
     scoring : str, list, dict, optional
         Scorers as in ``cross_validate``, by default
-        :data:`~braindecode_sam.SCORING` or
-        :data:`~braindecode_sam.SCORING_CLASSIFICATION`. They are called with an
-        estimator that gives the stored predictions, and with numbers of windows as X.
+        :data:`~braindecode_sam.metrics.SCORING` or
+        :data:`~braindecode_sam.metrics.SCORING_CLASSIFICATION`. They receive an
+        estimator that returns the stored predictions, and the indices of windows as X.
     loss : str or callable, optional
-        The loss by which subjects are compared; see :func:`paired_comparison`.
+        Loss by which subjects are compared; see :func:`paired_comparison`.
     by_epoch : bool, default=False
-        Also predict the test fold with the weights of every epoch, for estimators that
-        predict with a single net. The training does not depend on it.
+        Whether to also predict the test fold with the weights of every epoch, for
+        estimators with a single net. Training does not depend on it.
     folder : path-like, optional
-        Keep every finished fit there. A second call with the same data and settings
-        continues where the first stopped, also after it was killed, and may bring
-        further estimators and seeds. Functions that can be imported are compared by
-        their names.
+        Folder in which to store finished fits. A second call with the same data and
+        settings continues after the last finished fit, even if the first call was
+        killed. It may add estimators and seeds. Importable functions are compared by
+        name.
     n_jobs : int, optional
-        Fits at a time, on joblib's current backend: loky's processes or, inside of
-        :func:`~braindecode_sam.model_selection.on_dask`, a cluster.
+        Number of fits that run in parallel on joblib's current backend: processes of
+        loky or, inside :func:`~braindecode_sam.model_selection.on_dask`, a cluster.
     params : dict of str to dict, optional
-        By the name of an estimator, parameters of its ``fit``, as ``params`` of
-        ``cross_validate``: ``{"ridge": {"groups": groups}}``.
+        Parameters of ``fit`` by the name of the estimator, passed as ``params`` to
+        ``cross_validate``. For example, ``{"ridge": {"groups": groups}}``.
     random_state : int, default=0
-        The first seed; the others follow it.
+        First seed. The others are consecutive.
     verbose : int, default=1
-        Print a line every few seconds with an estimate of the time that is left, unless
-        0. Nets print what their own ``verbose`` says.
+        Whether to print the progress and the estimated remaining time every few
+        seconds. Nets print according to their own ``verbose``.
 
     Returns
     -------
     comparison : Comparison
-        Scores, paired differences, pictures and a report.
+        Scores, paired differences, figures and a report.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described; if windows are in several test folds; if a
-        classifier has no ``predict_proba``; if fits would share a file, as those of a
-        net with skorch's ``Checkpoint(load_best=True)``; or if `folder` belongs to
-        other data or settings, in which case nothing in it is changed.
+        If an argument is invalid, windows are in several test folds, a classifier lacks
+        ``predict_proba``, or fits would share a file, as with skorch's
+        ``Checkpoint(load_best=True)``. Also if `folder` belongs to other data or
+        settings; it is not modified.
 
     Warns
     -----
     UserWarning
-        If a fold trains and tests on the same subject, if a net is no better than the
-        dummy predictor, if there are too few subjects for any corrected p-value below
-        0.05, or if predictions are not finite.
+        If a fold trains and tests on the same subject, an estimator is no better than
+        the dummy predictor, there are too few subjects for a corrected p-value below
+        0.05, or predictions are not finite.
 
     See Also
     --------
-    paired_comparison : For predictions that you already have.
+    paired_comparison : Compare existing predictions.
+    Comparison : The result.
+
+    Notes
+    -----
+    The p-values are corrected for multiple comparisons by Holm's method [1]_. See
+    :func:`paired_comparison` for the test.
+
+    References
+    ----------
+    .. [1] Holm (1979). A simple sequentially rejective multiple test procedure.
+       Scandinavian Journal of Statistics, 6(2), 65-70.
+       https://www.jstor.org/stable/4615733
 
     Examples
     --------
@@ -178,12 +191,12 @@ def compare(
         name: _fits.settings_of(e) | {"params": joblib.hash(params.get(name))}
         for name, e in estimators.items()
     }
-    claimed = None
+    store = None
     if folder is not None:
         data = {"X": X, "y": y, "groups": groups}
-        told = {name: contents_of(values) for name, values in data.items()}
-        told["folds"] = joblib.hash([[a.tolist(), b.tolist()] for a, b in splits])
-        claimed = _fits.Folder(folder, told, settings)
+        digests = {name: contents_of(values) for name, values in data.items()}
+        digests["folds"] = joblib.hash([[a.tolist(), b.tolist()] for a, b in splits])
+        store = _fits.Folder(folder, digests, settings)
     fits = [
         _fits.Fit(seed, fold, name)
         for name, estimator in estimators.items()
@@ -192,7 +205,7 @@ def compare(
         for fold in range(len(splits))
     ]
     results = _fits.run(
-        fits, estimators, X, y, splits, folder=claimed, n_jobs=n_jobs, verbose=verbose,
+        fits, estimators, X, y, splits, folder=store, n_jobs=n_jobs, verbose=verbose,
         classes=classes, by_epoch=by_epoch, params=params,
     )  # fmt: skip
     folds = [test for _, test in splits]
@@ -226,7 +239,7 @@ def _check_y(y: ArrayLike, classifies: bool) -> NDArray[Any]:
 def _check_nets(
     estimators: Mapping[str, BaseEstimator], by_epoch: bool, n_jobs: int | None
 ) -> None:
-    """Refuse what would give other results than each fit by itself."""
+    """Raise for nets whose fits would depend on one another."""
     nets = {name: _fits.nets_in(e) for name, e in estimators.items()}
     for name, inside in nets.items():
         if by_epoch and len(inside) > 1:
@@ -238,23 +251,23 @@ def _check_nets(
             _fits.check_callbacks(name, net)
             if isinstance(net.module, torch.nn.Module):
                 warnings.warn(
-                    f"the module of {name!r} is an instance, whose first weights are"
-                    " the same for all seeds; pass the class and its parameters",
+                    f"the module of {name!r} is an instance, so all seeds have the same"
+                    " initial weights; pass the class and its parameters",
                     stacklevel=3,
                 )
     backend, _ = joblib.parallel.get_active_backend()
     shares = isinstance(backend, joblib.parallel.ThreadingBackend)
     if shares and any(nets.values()) and joblib.effective_n_jobs(n_jobs) > 1:
         raise ValueError(
-            "nets that train in threads share random numbers; expected n_jobs=1 or a"
-            " backend of processes such as loky, got joblib's threading"
+            "nets that train in threads would share random number generators; expected"
+            " n_jobs=1 or a backend of processes such as loky, got joblib's threading"
         )
 
 
 def _check_scores(
     y: NDArray[Any], classes: NDArray[Any] | None, loss: Loss | None, scorers: Any
 ) -> None:
-    """Use loss and scorers once, before any training."""
+    """Call the loss and the scorers once, before any training."""
     if classes is None:
         columns = y.reshape(len(y), -1)
         y_pred = np.broadcast_to(columns.mean(axis=0), columns.shape)
@@ -265,8 +278,8 @@ def _check_scores(
     for name, scorer in scorers.items():
         if name in RESERVED:
             raise ValueError(
-                f"scoring must not name a scorer {name!r}, which is a column of the"
-                " tables; expected another name"
+                f"scoring must not name a scorer {name!r}, which is reserved for a"
+                " column of the tables; use another name"
             )
         score = scorer(stored(y_pred, classes), rows, y)
         if not isinstance(score, Real):
@@ -295,7 +308,9 @@ def _check_estimators(
         )
     for name, estimator in estimators.items():
         if not isinstance(name, str) or not name:
-            raise TypeError(f"names of estimators must be texts, got {name!r}")
+            raise TypeError(
+                f"names of estimators must be non-empty strings, got {name!r}"
+            )
         if not (is_classifier(estimator) or is_regressor(estimator)):
             raise TypeError(
                 "estimators must be regressors or classifiers of scikit-learn, got"
@@ -320,20 +335,20 @@ def _check_estimators(
         dummy = DummyClassifier() if classifies else DummyRegressor()
         if DUMMY in estimators:
             raise ValueError(
-                f"the name {DUMMY!r} is that of the dummy predictor, got"
-                f" {estimators[DUMMY]!r}; expected another name"
+                f"the name {DUMMY!r} is reserved for the dummy predictor, got"
+                f" {estimators[DUMMY]!r}; use another name"
             )
         estimators = {**estimators, DUMMY: dummy}
     if _is_dummy(next(iter(estimators.values()))):
         raise ValueError(
-            "the first of the estimators is the reference and cannot be a dummy"
-            f" predictor, got {list(estimators)}"
+            "the first estimator is the reference and must not be a dummy predictor,"
+            f" got {list(estimators)}"
         )
     return dict(estimators), classifies
 
 
 def _is_dummy(estimator: BaseEstimator) -> bool:
-    """Tell whether an estimator always predicts the mean or the shares of classes."""
+    """Return whether an estimator predicts the mean or the class frequencies."""
     is_dummy = isinstance(estimator, (DummyClassifier, DummyRegressor))
     return is_dummy and estimator.strategy in ("mean", "prior")
 
@@ -354,15 +369,15 @@ def _splits(cv: Any, X: Any, y: Any, groups: NDArray[Any]) -> list[Any]:
         for train, test in (cv.split(X, y, groups) if hasattr(cv, "split") else cv)
     ]
     if not splits:
-        raise ValueError("cv must give at least one split, got none")
+        raise ValueError("cv must yield at least one split, got none")
     check_disjoint([test for _, test in splits])
     for i, (train, test) in enumerate(splits):
         shared = np.intersect1d(groups[train], groups[test])
         if len(shared):
             warnings.warn(
-                f"fold {i + 1} trains and tests on {len(shared)} of the same groups,"
-                f" {shared.tolist()[0]!r} among them, so its scores do not tell what to"
-                " expect of new ones; use GroupKFold",
+                f"fold {i + 1} trains and tests on {len(shared)} of the same subjects,"
+                f" such as {shared.tolist()[0]!r}, so its scores do not show how well"
+                " estimators generalize to new subjects; use GroupKFold",
                 stacklevel=3,
             )
             break
@@ -376,7 +391,7 @@ def _rows_of(part: ArrayLike, n_windows: int) -> NDArray[Any]:
     is_rows = rows.ndim == 1 and rows.size and rows.dtype.kind in "iu"
     if not is_rows or rows.min() < 0 or rows.max() >= n_windows:
         raise ValueError(
-            f"cv must give numbers of windows from 0 to {n_windows - 1}, at least one"
+            f"cv must yield indices of windows from 0 to {n_windows - 1}, at least one"
             f" on each side, got {part!r}"
         )
     return rows
@@ -404,7 +419,7 @@ def _check_params(
 def _collect(
     name: str, results: Mapping[Any, Any], folds: list[Any], n_windows: int
 ) -> Floats:
-    """Put folds together; windows in no test fold are nan."""
+    """Join the predictions of folds; windows in no test fold are nan."""
     mine = {fit: r for fit, r in sorted(results.items()) if fit.estimator == name}
     seeds = list(dict.fromkeys(fit.seed for fit in mine))
     n_columns = next(iter(mine.values()))["y_pred"].shape[1]
@@ -424,7 +439,7 @@ def _collect(
 def _collect_epochs(
     name: str, results: Mapping[Any, Any], folds: list[Any], n_windows: int
 ) -> Floats:
-    """Put folds together, up to the last epoch that all fits have."""
+    """Join the predictions of folds, up to the last epoch that all fits have."""
     curves = {fit: r["by_epoch"] for fit, r in results.items() if fit.estimator == name}
     n_epochs = min(map(len, curves.values()))
     per_epoch = [

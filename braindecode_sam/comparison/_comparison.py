@@ -1,4 +1,4 @@
-"""What comes out of a comparison: scores, paired differences, pictures, a page."""
+"""Result of a comparison: scores, paired differences, figures and a report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from braindecode_sam.visualization import plot_paired_losses, plot_score_by_epoc
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
-    """What :func:`compare` returns.
+    """Result of :func:`compare`.
 
     Attributes
     ----------
@@ -47,25 +47,29 @@ class Comparison:
     folds : list of ndarray of int
         Windows of each test fold.
     y_pred : dict of str to ndarray of shape (n_seeds, n_windows, n_columns)
-        Out-of-fold predictions of each estimator: values, or probabilities in the
+        Out-of-fold predictions of each estimator, either values or probabilities in the
         order of `classes`. nan for windows in no test fold.
     y_pred_by_epoch : dict of str to ndarray
-        Likewise of shape (n_seeds, n_epochs, n_windows, n_columns), of the estimators
-        with a net if ``by_epoch=True``. Where trainings stop at different epochs, up to
-        the last one that all have reached.
+        Out-of-fold predictions after each epoch, of shape
+        (n_seeds, n_epochs, n_windows, n_columns), for estimators with a net if
+        ``by_epoch=True``. It ends at the last epoch that all fits have reached.
     fits : pandas.DataFrame
-        A row for each fit: seconds by the clock and of the processor, epochs trained,
-        number of parameters.
+        A row for each fit, with wall-clock and CPU seconds, number of epochs and number
+        of parameters.
     settings : dict of str to dict
-        Parameters of each estimator, as texts.
+        Parameters of each estimator, as text.
     classes : ndarray of shape (n_classes,) or None
-        Labels, sorted; None for regression.
+        Sorted labels, or None for regression.
     scoring : dict of str to callable
         Scorers by name.
     loss : str, callable or None
-        The loss of the paired comparisons.
+        Loss of the paired comparisons.
     dummy : str
         Name of the dummy predictor.
+
+    See Also
+    --------
+    compare : Fit estimators and compare them.
     """
 
     y: NDArray[Any] = dataclasses.field(repr=False)
@@ -129,14 +133,14 @@ class Comparison:
         Parameters
         ----------
         by : {"pooled", "fold", "subject"}, default="pooled"
-            All windows together, each test fold, or each subject by itself. Scores of
-            subjects and folds are nan where they are not defined, as the NRMSE is for a
-            subject with a single value.
+            Whether to score all windows together, each test fold or each subject.
+            Scores of subjects and folds are nan where they are undefined, as the NRMSE
+            is for a subject with a constant target.
 
         Returns
         -------
         scores : pandas.DataFrame
-            A row for each estimator, seed and fold or subject, a column for each
+            A row for each estimator, seed and fold or subject. A column for each
             scorer.
         """
         check_choice("by", by, ("pooled", "fold", "subject"))
@@ -146,7 +150,7 @@ class Comparison:
 
     @functools.cached_property
     def _scores(self) -> dict[str, pd.DataFrame]:
-        return {}  # by what they were asked for by: scorers take their time
+        return {}  # cache by the argument of `scores`
 
     def _score_all(self, by: str) -> pd.DataFrame:
         parts = self._parts(by)
@@ -181,23 +185,23 @@ class Comparison:
         try:
             return float(scorer(estimator, windows, self.y[windows]))
         except ValueError:
-            # Scorers raise it where they are not defined.
+            # Scorers raise it where they are undefined.
             if may_be_undefined:
                 return float("nan")
             raise
 
     def to_frame(self) -> pd.DataFrame:
-        """Give the main table.
+        """Return the main table of scores.
 
         Returns
         -------
         table : pandas.DataFrame
-            A row for each estimator. Each scorer's pooled score averaged over the
-            seeds, its standard deviation over the seeds (``_sd``), its mean over folds
-            and seeds (``_folds``) and over subjects and seeds (``_subjects``); the
-            comparisons' `loss`, averaged over subjects, with a 95 % interval over
-            subjects (``loss_low``, ``loss_high``); processor seconds, epochs and
-            parameters of a fit.
+            A row for each estimator. For each scorer, the mean of the pooled score over
+            the seeds, its standard deviation over the seeds (``_sd``), and its means
+            over folds and seeds (``_folds``) and over subjects and seeds
+            (``_subjects``). The `loss` of the comparisons, averaged over subjects, with
+            a 95 % interval over subjects (``loss_low``, ``loss_high``). CPU seconds,
+            epochs and number of parameters of a fit.
         """
         columns: dict[str, Any] = {}
         grouped = {
@@ -222,7 +226,7 @@ class Comparison:
 
     @functools.cached_property
     def paired(self) -> dict[str, PairedComparison]:
-        """Each estimator against the reference; see :func:`paired_comparison`."""
+        """Comparison of each estimator with the reference, as PairedComparison."""
         others = [name for name in self.estimators if name != self.reference]
         losses = {n: c.to_numpy() for n, c in self.subject_losses.items()}
         return {
@@ -243,12 +247,13 @@ class Comparison:
         Returns
         -------
         table : pandas.DataFrame
-            A row for each estimator but the reference, the dummy predictor included:
-            `difference` of the mean loss to the reference's (negative: better), its
-            95 % bootstrap interval over subjects, `n_better` of `n_subjects`, the
-            `p_value` of a sign-flip permutation test, `p_holm` corrected for all rows,
-            and `smallest_detectable`, the difference that this many subjects would have
-            shown four times out of five at the level 0.05 over the number of rows.
+            A row for each estimator except the reference, including the dummy
+            predictor. `difference` is the mean loss minus that of the reference
+            (negative is better), `ci_low` and `ci_high` its 95 % bootstrap interval
+            over subjects. `n_better` of `n_subjects` have a lower loss. `p_value` is
+            that of a sign-flip permutation test, and `p_holm` is corrected for all
+            rows. `smallest_detectable` is the difference that is significant with a
+            probability of 0.8 at the level 0.05 divided by the number of rows.
         """
         names = (
             "difference", "ci_low", "ci_high", "n_better", "n_subjects", "p_value",
@@ -266,14 +271,14 @@ class Comparison:
         )
 
     def by_epoch(self) -> pd.DataFrame:
-        """Mean loss of the test folds after each epoch.
+        """Return the mean loss of the test folds after each epoch.
 
         Returns
         -------
         table : pandas.DataFrame
             Columns `estimator`, `epoch` (from 1), `loss` (mean over subjects),
-            `loss_low` and `loss_high` (95 % over subjects); for all but the reference
-            also `difference` to it with `ci_low` and `ci_high`.
+            `loss_low` and `loss_high` (95 % interval over subjects). For all except the
+            reference also the `difference` from it with `ci_low` and `ci_high`.
 
         Raises
         ------
@@ -282,7 +287,7 @@ class Comparison:
         """
         if not self.y_pred_by_epoch:
             raise ValueError(
-                "there are no predictions by epoch; call compare(..., by_epoch=True)"
+                "no predictions by epoch were stored; call compare(..., by_epoch=True)"
             )
         return self._by_epoch.copy()
 
@@ -307,7 +312,7 @@ class Comparison:
         return pd.DataFrame(rows)
 
     def by_recording(self, recordings: ArrayLike) -> Comparison:
-        """Average the predictions of each recording's windows.
+        """Average the predictions over the windows of each recording.
 
         Parameters
         ----------
@@ -318,12 +323,12 @@ class Comparison:
         Returns
         -------
         comparison : Comparison
-            Of recordings instead of windows.
+            Comparison of recordings instead of windows.
 
         Raises
         ------
         ValueError
-            If a recording's target, subject or fold varies.
+            If the target, subject or fold of a recording varies.
         """
         check_same_length(y=self.y, recordings=recordings)
         pooled = Recordings(recordings)
@@ -335,8 +340,8 @@ class Comparison:
             row = pooled.first_that_varies(values)
             if row is not None:
                 raise ValueError(
-                    f"recordings must not mix windows, but the {what} of"
-                    f" {pooled.name_of(row)!r} varies"
+                    "all windows of a recording must have the same target, subject and"
+                    f" fold, but the {what} of {pooled.name_of(row)!r} varies"
                 )
         mean = functools.partial(pooled.mean, axis=-2)
         fold_of = fold_of[pooled.first]
@@ -350,7 +355,7 @@ class Comparison:
         )
 
     def plot(self) -> Figure:
-        """Plot each subject's loss with every estimator, and the differences.
+        """Plot the losses of subjects with every estimator, and their differences.
 
         Returns
         -------
@@ -376,7 +381,14 @@ class Comparison:
         )  # fmt: skip
 
     def sentences(self) -> list[str]:
-        """Say in a sentence or two what each comparison shows."""
+        """Describe each comparison in words.
+
+        Returns
+        -------
+        sentences : list of str
+            Difference, interval and significance for each estimator except the
+            reference and the dummy predictor.
+        """
         return _page.sentences(self)
 
     def report(self, path: str | os.PathLike[str], title: str = "Comparison") -> None:
@@ -385,25 +397,25 @@ class Comparison:
         Parameters
         ----------
         path : path-like
-            Ending in ``.html``. An existing page is overwritten.
+            Path that ends in ``.html``. An existing file is overwritten.
         title : str, default="Comparison"
-            Of the page.
+            Title of the page.
         """
         _page.write(self, path, title)
 
     def warn(self) -> None:
-        """Warn of what makes the comparison worth less."""
+        """Warn if estimators are no better than the dummy, or subjects are too few."""
         losses = self.subject_losses.mean()
-        useless = [
+        uninformative = [
             name
             for name in self.estimators
             if name != self.dummy and not losses[name] < losses[self.dummy]
         ]
-        if useless:
-            worst = ", ".join(f"{name} {losses[name]:.3g}" for name in useless)
+        if uninformative:
+            listed = ", ".join(f"{name} {losses[name]:.3g}" for name in uninformative)
             warnings.warn(
                 f"no better than the dummy predictor, whose {self.loss_name} is"
-                f" {losses[self.dummy]:.3g}: {worst}",
+                f" {losses[self.dummy]:.3g}: {listed}",
                 stacklevel=3,
             )
         n, n_rows = len(self.subjects), len(self.paired)
@@ -417,13 +429,13 @@ class Comparison:
 
 
 def stored(y_pred: Any, classes: NDArray[Any] | None) -> BaseEstimator:
-    """Make an estimator that has predicted already."""
+    """Make an estimator that returns stored predictions."""
     kind = _StoredRegressor if classes is None else _StoredClassifier
     return kind(y_pred, classes)
 
 
 class _StoredRegressor(RegressorMixin, BaseEstimator):
-    """Has predicted already; X are the numbers of windows."""
+    """Returns stored predictions; X are indices of windows."""
 
     def __init__(self, y_pred: Any, classes: Any) -> None:
         self.y_pred = y_pred
@@ -435,7 +447,7 @@ class _StoredRegressor(RegressorMixin, BaseEstimator):
 
 
 class _StoredClassifier(ClassifierMixin, BaseEstimator):
-    """Has predicted already; X are the numbers of windows."""
+    """Returns stored predictions; X are indices of windows."""
 
     def __init__(self, y_pred: Any, classes: Any) -> None:
         self.y_pred = y_pred

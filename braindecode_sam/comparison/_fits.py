@@ -1,4 +1,4 @@
-"""Fit estimators on the same folds and seeds, and keep what they predict."""
+"""Fits of estimators on the same folds and seeds, and storage of predictions."""
 
 from __future__ import annotations
 
@@ -30,14 +30,21 @@ from braindecode_sam.callbacks._fingerprint import (
 )
 from braindecode_sam.checks import are_probabilities
 
-# What may change between the runs that share a folder.
-_FREE = ("verbose", "n_jobs", "device", "num_workers", "pin_memory", "n_threads")
+# Parameters that may differ between runs that share a folder.
+_IGNORED_PARAMS = (
+    "verbose",
+    "n_jobs",
+    "device",
+    "num_workers",
+    "pin_memory",
+    "n_threads",
+)
 SECONDS_BETWEEN_LINES = 5.0
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Fit:
-    """One fit: the seed comes first, so that whole seeds are finished one by one."""
+    """One fit. The seed is first, so that sorted fits complete seed by seed."""
 
     seed: int
     fold: int
@@ -48,21 +55,21 @@ class Fit:
 
 
 class Folder:
-    """Where finished fits are kept; each file is complete or absent.
+    """Folder of finished fits. Files are written atomically.
 
     Parameters
     ----------
     path : path-like
-        New, empty, or of an earlier comparison of the same data.
+        Folder that is new, empty, or of an earlier comparison of the same data.
     data : dict of str to str
-        Digests of what all fits have in common.
+        Digests of the data that all fits share.
     estimators : dict of str to dict
         Settings of each estimator.
 
     Raises
     ------
     ValueError
-        If the folder holds something else. Nothing in it is changed then.
+        If the folder holds anything else. It is not modified.
     """
 
     def __init__(
@@ -72,7 +79,7 @@ class Folder:
         estimators: Mapping[str, Mapping[str, str]],
     ) -> None:
         self.path = Path(path).expanduser()
-        self.belongs = {
+        self.digests = {
             name: joblib.hash([sorted(data.items()), sorted(settings.items())])
             for name, settings in estimators.items()
         }
@@ -82,7 +89,7 @@ class Folder:
             before = _read_json(file)
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise ValueError(
-                f"folder must be empty, new or of an earlier comparison, got"
+                "folder must be new, empty or of an earlier comparison, got"
                 f" {str(self.path)!r}, which holds"
                 f" {min(p.name for p in self.path.iterdir())!r}"
             )
@@ -93,9 +100,8 @@ class Folder:
         if changes:
             listed = "; ".join(f"{key} {text}" for key, text in changes.items())
             raise ValueError(
-                f"folder {str(self.path)!r} belongs to another comparison ({listed})."
-                " Nothing was changed in it. Name another folder, or go back to those"
-                " data and settings."
+                f"folder {str(self.path)!r} belongs to another comparison ({listed});"
+                " it was not modified. Use another folder, or those data and settings."
             )
         before["estimators"] |= estimators
         self.path.mkdir(parents=True, exist_ok=True)
@@ -104,13 +110,13 @@ class Folder:
         part.replace(file)
 
     def file_of(self, fit: Fit) -> Path:
-        """Path of a fit's file, whatever the name of its estimator."""
+        """Return the path of a fit's file, for any name of its estimator."""
         readable = re.sub("[^A-Za-z0-9=.]+", "-", fit.estimator)[:40].strip("-.")
         name = f"{readable}-{joblib.hash(fit.estimator)[:8]}"
         return self.path / name / f"seed_{fit.seed}_fold_{fit.fold}.npz"
 
     def read(self, fit: Fit) -> dict[str, Any] | None:
-        """Read a fit, None if it is not there."""
+        """Read a fit; None if it is not stored."""
         file = self.file_of(fit)
         if not file.exists():
             return None
@@ -119,24 +125,24 @@ class Folder:
                 result = dict(found)
         except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"{str(file)!r} is not a complete fit ({error}); delete it, and it is"
-                " run again"
+                f"{str(file)!r} is not a complete fit ({error}); delete it to run the"
+                " fit again"
             ) from error
-        # Two comparisons may have begun in one new folder at the same time.
-        if result.pop("belongs", None) != self.belongs[fit.estimator]:
+        # Two comparisons may have started in the same new folder.
+        if result.pop("belongs", None) != self.digests[fit.estimator]:
             raise ValueError(
-                f"{str(file)!r} is a fit of other data or settings; delete it, or name"
+                f"{str(file)!r} is a fit of other data or settings; delete it, or use"
                 " another folder"
             )
         return result
 
     def write(self, fit: Fit, result: Mapping[str, Any]) -> None:
-        """Keep a fit."""
+        """Store a fit."""
         file = self.file_of(fit)
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(f".{os.getpid()}.part")
         with part.open("wb") as opened:
-            np.savez(opened, belongs=self.belongs[fit.estimator], **result)
+            np.savez(opened, belongs=self.digests[fit.estimator], **result)
         part.replace(file)
 
 
@@ -145,32 +151,33 @@ def _read_json(file: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(
-            f"{str(file)!r} cannot be read ({error}); name another folder"
+            f"{str(file)!r} cannot be read ({error}); use another folder"
         ) from error
     return found
 
 
 def check_callbacks(name: str, net: NeuralNet) -> None:
-    """Refuse callbacks that keep in a file what belongs to a single fit."""
+    """Raise for callbacks that share a file between fits."""
     for callback in callbacks_given(net.callbacks):
         loads = getattr(callback, "load_best", False) and hasattr(callback, "dirname")
         if loads or isinstance(callback, LoadInitState):
             raise ValueError(
-                f"{name!r} has the callback {type(callback).__name__}, which loads"
-                " weights from a file that all fits share; expected"
-                " EarlyStopping(load_best=True), which keeps them in memory, or none"
+                f"{name!r} must not have the callback {type(callback).__name__}, which"
+                " loads weights from a file that all fits share; use"
+                " EarlyStopping(load_best=True), which keeps them in memory"
             )
 
 
 def settings_of(estimator: BaseEstimator) -> dict[str, str]:
-    """Describe what an estimator's predictions depend on."""
+    """Describe the parameters that affect an estimator's predictions."""
     return {
         "class": described(type(estimator)),
         **{
             name: described(value)
             for name, value in estimator.get_params(deep=True).items()
-            # What a net keeps for itself begins with an underscore.
-            if name.rpartition("__")[2] not in _FREE and "___" not in f"__{name}"
+            # Private parameters of nets begin with an underscore.
+            if name.rpartition("__")[2] not in _IGNORED_PARAMS
+            and "___" not in f"__{name}"
         },
     }
 
@@ -189,9 +196,8 @@ def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
     estimator = clone(estimator)
     for net in nets_in(estimator):
         _add_callback(net, "comparison_seed", SeedCallback(seed, n_threads=1))
-        for callback in callbacks_given(
-            net.callbacks
-        ):  # one without a name is no parameter
+        # Callbacks without a name are not parameters.
+        for callback in callbacks_given(net.callbacks):
             if isinstance(callback, SeedCallback):
                 callback.random_state = seed
     states = _random_states(estimator)
@@ -199,7 +205,7 @@ def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
 
 
 def has_randomness(estimator: BaseEstimator) -> bool:
-    """Tell whether an estimator depends on a seed."""
+    """Return whether an estimator depends on a seed."""
     return bool(_random_states(estimator) or nets_in(estimator))
 
 
@@ -211,11 +217,11 @@ def _random_states(estimator: BaseEstimator) -> list[str]:
 def _add_callback(net: NeuralNet, name: str, callback: Any) -> None:
     if isinstance(net.callbacks, str):
         raise ValueError(
-            f"callbacks must be a list or None, to add a {type(callback).__name__}, got"
-            f" {net.callbacks!r}"
+            "callbacks must be a list or None, so that a"
+            f" {type(callback).__name__} can be added, got {net.callbacks!r}"
         )
     if not any(isinstance(c, type(callback)) for c in callbacks_given(net.callbacks)):
-        # First: a callback that stops the training keeps those after it from running.
+        # First, since a callback that stops the training prevents later ones.
         net.set_params(callbacks=[(name, callback), *(net.callbacks or [])])
 
 
@@ -231,32 +237,32 @@ def run(
     verbose: int,
     **options: Any,
 ) -> dict[Fit, dict[str, Any]]:
-    """Fit what is not in the folder; give the results of all.
+    """Run the fits that are not in the folder, and return the results of all.
 
     Parameters
     ----------
     fits : list of Fit
-        To run.
+        Fits to run.
     estimators : dict of str to estimator
-        By name; they are cloned.
+        Estimators by name, which are cloned.
     X, y : array-like, ndarray
         All windows and their targets.
     splits : list of tuple of ndarray
         Training and test rows of each fold.
     folder : Folder or None
-        Where finished fits are.
+        Storage of finished fits.
     n_jobs, verbose : int
-        As joblib's; one line every few seconds if `verbose` is not 0.
+        As in joblib. Progress is printed unless `verbose` is 0.
     **options
-        Of :func:`_fit`.
+        Options of :func:`_fit`.
     """
     results = {} if folder is None else _finished(fits, folder)
-    if options["by_epoch"]:  # an earlier run may have done without
-        curved = {name for name, e in estimators.items() if nets_in(e)}
+    if options["by_epoch"]:  # an earlier run may not have stored it
+        with_epochs = {name for name, e in estimators.items() if nets_in(e)}
         results = {
             fit: result
             for fit, result in results.items()
-            if "by_epoch" in result or fit.estimator not in curved
+            if "by_epoch" in result or fit.estimator not in with_epochs
         }
     missing = sorted(set(fits) - set(results))
     progress = _Progress(fits, results, joblib.effective_n_jobs(n_jobs), verbose)
@@ -266,10 +272,10 @@ def run(
         )
         for fit in missing
     )
-    # In the order in which they finish, so that the progress is right.
+    # Unordered, so that the progress counts fits as they finish.
     parallel = joblib.Parallel(n_jobs, return_as="generator_unordered")
     for fit, result in parallel(jobs):
-        if folder is not None:  # here, as a worker may have another disk
+        if folder is not None:  # here, since a worker may have another disk
             folder.write(fit, result)
         results[fit] = result
         progress.count(fit, float(result["seconds"]))
@@ -282,7 +288,7 @@ def _finished(fits: list[Fit], folder: Folder) -> dict[Fit, dict[str, Any]]:
 
 
 class _Progress:
-    """Print what is done, and an estimate of what is left."""
+    """Print the progress and an estimate of the remaining time."""
 
     def __init__(
         self, fits: list[Fit], finished: Mapping[Fit, Any], n_jobs: int, verbose: int
@@ -295,10 +301,10 @@ class _Progress:
             self.seconds.setdefault(fit.estimator, []).append(float(result["seconds"]))
         if verbose:
             found = f", {len(finished)} of them found" if finished else ""
-            print(f"{self.n_fits} fits{found}, {n_jobs} at a time", flush=True)
+            print(f"{self.n_fits} fits{found}, {n_jobs} in parallel", flush=True)
 
     def count(self, fit: Fit, seconds: float) -> None:
-        """Note that a fit is done."""
+        """Count a finished fit."""
         self.left.discard(fit)
         self.seconds.setdefault(fit.estimator, []).append(seconds)
         waited = time.monotonic() - self.last_line
@@ -309,7 +315,7 @@ class _Progress:
                   flush=True)  # fmt: skip
 
     def remaining(self) -> float:
-        """Estimate the seconds that are left, from fits of the same estimator."""
+        """Estimate the remaining seconds from fits of the same estimator."""
         means = {name: np.mean(values) for name, values in self.seconds.items()}
         unknown = np.mean(list(means.values()))
         total = sum(means.get(fit.estimator, unknown) for fit in self.left)
@@ -332,11 +338,11 @@ def _fit(
     Returns
     -------
     fit : Fit
-        The one that was run.
+        The fit.
     result : dict of str to ndarray
-        "y_pred" of shape (n_test, n_columns), "seconds" by the clock and "cpu_seconds"
-        of the fit, "n_epochs" trained and "n_params"; with `by_epoch` also "by_epoch"
-        of shape (n_epochs, n_test, n_columns).
+        "y_pred" of shape (n_test, n_columns), "seconds" (wall clock) and "cpu_seconds"
+        (processor) of the fit, "n_epochs" and "n_params". With `by_epoch` also
+        "by_epoch" of shape (n_epochs, n_test, n_columns).
     """
     estimator = seeded(estimator, fit.seed)
     nets = nets_in(estimator)
@@ -346,7 +352,7 @@ def _fit(
     test = split[1]
     cpu = time.process_time()
     try:
-        with joblib.parallel_config("sequential"):  # not on the cluster once more
+        with joblib.parallel_config("sequential"):  # not on the cluster again
             found = cross_validate(
                 estimator, X, y, cv=[split], scoring=_no_score, return_estimator=True,
                 params=dict(params.get(fit.estimator, {})), error_score="raise",
@@ -368,7 +374,7 @@ def _fit(
         if by_epoch and nets:
             result["by_epoch"] = _predict_by_epoch(fitted, predict, X[test])
     except Exception as error:
-        error.add_note(f"This happened in a fit of {fit}.")
+        error.add_note(f"Raised in the fit of {fit}.")
         raise
     return fit, result
 
@@ -384,8 +390,8 @@ def _predict(
         found = np.asarray(estimator.predict(X), dtype=float).reshape(len(X), -1)
         if found.shape[1] != n_outputs:
             raise ValueError(
-                f"{type(estimator).__name__} must predict {n_outputs} columns, as many"
-                f" as y has, got {found.shape[1]}"
+                f"{type(estimator).__name__} must predict {n_outputs} columns, as in y,"
+                f" got {found.shape[1]}"
             )
         return found
     found = np.asarray(estimator.predict_proba(X), dtype=float)
@@ -393,7 +399,7 @@ def _predict(
     unknown = known[~np.isin(known, classes)]
     if len(unknown) or found.shape != (len(X), len(known)):
         raise ValueError(
-            f"{type(estimator).__name__} must give a probability for each of its"
+            f"{type(estimator).__name__} must return a probability for each of its"
             f" classes, all among {classes.tolist()}, got {known.tolist()} and"
             f" probabilities of shape {found.shape}"
         )
@@ -402,7 +408,7 @@ def _predict(
             f"predict_proba of {type(estimator).__name__} must return probabilities,"
             f" which sum to 1 for each window, got {found[0]}"
         )
-    # A training fold may lack a class, and so does the estimator then.
+    # If a training fold lacks a class, so does the estimator.
     y_pred = np.zeros((len(X), len(classes)))
     y_pred[:, np.searchsorted(classes, known)] = found / found.sum(
         axis=1, keepdims=True
@@ -431,7 +437,7 @@ def _facts_of(estimator: Any) -> dict[str, int]:
 
 
 def fitted_nets(estimator: Any) -> list[NeuralNet]:
-    """List the nets with which a fitted estimator predicts."""
+    """List the nets that a fitted estimator uses for prediction."""
     if isinstance(estimator, NeuralNet):
         return [estimator] if getattr(estimator, "initialized_", False) else []
     found = []
@@ -445,7 +451,7 @@ def fitted_nets(estimator: Any) -> list[NeuralNet]:
 
 
 def facts_frame(results: Mapping[Fit, Mapping[str, Any]]) -> pd.DataFrame:
-    """Tabulate seconds, epochs and parameters of all fits."""
+    """Tabulate seconds, epochs and numbers of parameters of all fits."""
     names = ("seconds", "cpu_seconds", "n_epochs", "n_params")
     return pd.DataFrame(
         [
@@ -453,7 +459,7 @@ def facts_frame(results: Mapping[Fit, Mapping[str, Any]]) -> pd.DataFrame:
                 "estimator": fit.estimator,
                 "seed": fit.seed,
                 "fold": fit.fold + 1,
-                # Files hold them as arrays.
+                # Values read from files are arrays.
                 **{name: np.asarray(result[name]).item() for name in names},
             }
             for fit, result in sorted(results.items())

@@ -1,4 +1,4 @@
-"""A comparison as sentences and as a self-contained HTML page."""
+"""Sentences and a self-contained HTML page about a comparison."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ PACKAGES = ("braindecode_sam", "braindecode", "skorch", "scikit-learn", "torch",
 
 
 def label(loss: str) -> str:
-    """Name a loss for people."""
+    """Return the display name of a loss."""
     return LABELS.get(loss, loss)
 
 
 def sentences(comparison: Any) -> list[str]:
-    """Say what each comparison with the reference shows."""
+    """Describe the result of each comparison with the reference."""
     means = comparison.subject_losses.mean()
     reference, loss = comparison.reference, label(comparison.loss_name)
     said = []
@@ -50,16 +50,16 @@ def sentences(comparison: Any) -> list[str]:
         p = f"p = {row['p_holm']:.2g} after Holm correction"
         if np.isinf(row["smallest_detectable"]):
             verdict = (
-                f"So few subjects, with {len(comparison.paired)} comparisons, cannot"
-                f" show any difference ({p})."
+                f"With so few subjects and {len(comparison.paired)} comparisons, no"
+                f" difference can be significant ({p})."
             )
         elif row["p_holm"] < ALPHA:
             verdict = f"The difference is significant ({p})."
         else:
             verdict = (
-                f"This is not significant ({p}). With these subjects, a difference of"
-                f" {row['smallest_detectable']:.3f} would have been significant four"
-                " times out of five."
+                f"The difference is not significant ({p}). With these subjects, a"
+                f" difference of {row['smallest_detectable']:.3f} would be significant"
+                " with a probability of 0.8."
             )
         said.append(f"{numbers} {verdict}")
     return said
@@ -74,8 +74,8 @@ def write(comparison: Any, path: str | os.PathLike[str], title: str) -> None:
     def add(heading: str, content: str, section: str | None = None) -> None:
         report.add_html(content, title=heading, section=section)
 
-    add("What was found", _findings(comparison))
-    figures = {"Subject by subject": comparison.plot()}
+    add("Results", _findings(comparison))
+    figures = {"Losses of subjects": comparison.plot()}
     if comparison.y_pred_by_epoch:
         figures["Held-out loss by epoch"] = comparison.plot_by_epoch()
     for heading, figure in figures.items():
@@ -95,13 +95,13 @@ def write(comparison: Any, path: str | os.PathLike[str], title: str) -> None:
         "Folds and subjects")  # fmt: skip
     for name, settings in comparison.settings.items():
         table = pd.DataFrame({"value": settings}).rename_axis("parameter")
-        add(f"Settings of {name}", _table(table), "How it was made")
-    add("Versions", _table(_versions()), "How it was made")
+        add(f"Settings of {name}", _table(table), "Settings and versions")
+    add("Versions", _table(_versions()), "Settings and versions")
     report.save(path, overwrite=True, open_browser=False, verbose="error")
 
 
 def scores_table(comparison: Any) -> pd.DataFrame:
-    """Make a table for people: scores with their spread over the seeds."""
+    """Format the scores and their standard deviations over the seeds."""
     table = comparison.to_frame()
     columns: dict[str, Iterable[Any]] = {}
     for metric in comparison.scoring:
@@ -114,22 +114,23 @@ def scores_table(comparison: Any) -> pd.DataFrame:
         f"{row['loss']:.3f} [{row['loss_low']:.3f}, {row['loss_high']:.3f}]"
         for _, row in table.iterrows()
     ]
-    columns["processor seconds a fit"] = table["cpu_seconds"].map("{:.1f}".format)
+    columns["CPU seconds per fit"] = table["cpu_seconds"].map("{:.1f}".format)
     columns["epochs"] = table["n_epochs"].map("{:.0f}".format)
     columns["parameters"] = table["n_params"].map("{:,.0f}".format)
     return pd.DataFrame(columns, index=table.index)
 
 
-_SCORES_NOTE = """<p>All out-of-fold predictions pooled; mean and standard deviation
-over the seeds. Scores named <code>neg_</code> are negated, so that higher is better. In
-brackets the 95&nbsp;% bootstrap interval over subjects of their mean loss.</p>"""
-_PAIRED_NOTE = """<p>Each row against the reference, by the loss averaged over a
-subject's windows and the seeds; negative differences are in favour of the row. The
-interval is a bootstrap over subjects, the p-value that of a permutation test that flips
-the signs of the subjects' differences, corrected for all rows in <code>p_holm</code>
-(Holm 1979). <code>smallest_detectable</code> is the difference that these subjects
-would have shown four times out of five. Subjects of one fold share their training set,
-which no such test takes into account.</p>"""
+_SCORES_NOTE = """<p>Scores of all out-of-fold predictions pooled, mean and standard
+deviation over the seeds. Scores that begin with <code>neg_</code> are negated, so that
+higher is better. Brackets hold the 95&nbsp;% bootstrap interval of the mean loss over
+subjects.</p>"""
+_PAIRED_NOTE = """<p>Each row is compared with the reference by the loss averaged over
+the windows of each subject and over the seeds. Negative differences favor the row. The
+interval is a bootstrap over subjects. The p-value is that of a permutation test that
+flips the signs of the subjects' differences; <code>p_holm</code> is corrected for all
+rows (Holm 1979). <code>smallest_detectable</code> is the difference that would be
+significant with a probability of 0.8. The test ignores that subjects of the same fold
+share a training set.</p>"""
 
 
 def _findings(comparison: Any) -> str:
@@ -143,7 +144,7 @@ def _findings(comparison: Any) -> str:
         f"{len(comparison.subjects)} subjects, {sum(map(len, comparison.folds))}"
         f" windows, {kind}; {len(comparison.folds)} folds,"
         f" {n_seeds} seed{'s' if n_seeds > 1 else ''}, {len(fits)} fits in"
-        f" {fits['cpu_seconds'].sum() / 60:.1f} minutes of processor time."
+        f" {fits['cpu_seconds'].sum() / 60:.1f} minutes of CPU time."
     )
     items = "".join(f"<li>{html.escape(s)}</li>" for s in comparison.sentences())
     return f"<ul>{items}</ul><p>{html.escape(facts)}</p>"

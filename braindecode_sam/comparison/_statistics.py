@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -30,29 +31,29 @@ POWER = 0.8
 
 @dataclasses.dataclass(frozen=True)
 class PairedComparison:
-    """What :func:`paired_comparison` found.
+    """Result of :func:`paired_comparison`.
 
     Attributes
     ----------
     difference : float
-        Mean over subjects of the first predictions' loss less the second's. Negative:
-        the first are better.
+        Mean over subjects of the loss of the first predictions minus that of the
+        second. Negative if the first are better.
     ci_low, ci_high : float
         Bootstrap interval of `difference` over subjects.
     p_value : float
-        Two-sided sign-flip permutation test over subjects.
+        p-value of the two-sided sign-flip permutation test over subjects.
     n_better : int
-        Subjects whose loss is lower in the first predictions.
+        Number of subjects with a lower loss for the first predictions.
     n_subjects : int
-        All subjects.
+        Number of subjects.
     smallest_detectable : float
-        The absolute difference that a test at level `alpha` would find with a
-        probability of 0.8, given the spread of these subjects' differences. Infinite
-        where so few subjects can show none.
+        Absolute difference that a test at level `alpha` detects with a probability of
+        0.8, given the spread of the subjects' differences. Infinite if there are too
+        few subjects for any difference to be significant.
     alpha : float
-        Level of the test that `smallest_detectable` refers to.
+        Level of the test for `smallest_detectable`.
     subjects : ndarray of shape (n_subjects,)
-        Sorted.
+        Sorted subjects.
     losses_a, losses_b : ndarray of shape (n_subjects,)
         Mean loss of each subject.
     """
@@ -83,44 +84,45 @@ def paired_comparison(
 ) -> PairedComparison:
     r"""Compare two sets of predictions, paired by subject.
 
-    The loss is averaged over a subject's windows (and over the seeds), which gives a
-    pair of numbers for each subject. Subjects are the unit of all that follows, since
-    windows of one subject are not independent.
+    The loss is averaged over the windows of each subject and over the seeds, which
+    gives a pair of losses for each subject. Subjects are the unit of the statistics,
+    since windows of the same subject are not independent.
 
     Parameters
     ----------
     a, b : array-like, or list of array-like
-        Out-of-fold predictions shaped as `y`; for classification probabilities of shape
-        (n_windows, n_classes), in the order of ``np.unique(y)``, or with an explicit
-        `loss` that of the second of two labels. A list or tuple holds predictions of
-        several seeds. Windows that are nan in both are left out.
+        Out-of-fold predictions with the shape of `y`. For classification,
+        probabilities of shape (n_windows, n_classes) in the order of ``np.unique(y)``.
+        With an explicit `loss`, the probability of the second of two labels suffices. A
+        list or tuple holds predictions of several seeds. Windows that are nan in both
+        are excluded.
     y : array-like of shape (n_windows,) or (n_windows, n_outputs)
         Targets or labels.
     groups : array-like of shape (n_windows,)
         Subject of each window.
     loss : str or callable, optional
-        For regression "nmse", the squared error over the variance of `y`, so that the
-        mean predictor scores about 1 (default), "squared_error" or "absolute_error".
-        For classification "log_loss" (default) or "zero_one". A callable gets
-        ``(y, y_pred)`` and returns an array of shape (n_windows,).
+        For regression, "nmse" (default), "squared_error" or "absolute_error". "nmse" is
+        the squared error over the variance of `y`, so that the mean predictor scores
+        about 1. For classification, "log_loss" (default) or "zero_one". A callable
+        takes ``(y, y_pred)`` and returns an array of shape (n_windows,).
     confidence : float, default=0.95
-        Of the bootstrap interval.
+        Confidence level of the bootstrap interval.
     alpha : float, default=0.05
-        Level of the test for which `smallest_detectable` is computed. Divide it by the
-        number of comparisons that you correct for.
+        Level of the test for `smallest_detectable`. Divide it by the number of
+        comparisons for which you correct.
     random_state : int, default=0
         Seed of the bootstrap and the permutations.
 
     Returns
     -------
     comparison : PairedComparison
-        Difference, interval, test and what could have been found.
+        Difference, interval, p-value and smallest detectable difference.
 
     Raises
     ------
     ValueError
-        If shapes differ, there are fewer than two subjects, `a` and `b` were not
-        predicted for the same windows, or the loss is unknown.
+        If shapes differ, there are fewer than two subjects, `a` and `b` hold
+        predictions of different windows, or the loss is unknown.
 
     See Also
     --------
@@ -128,11 +130,11 @@ def paired_comparison(
 
     Notes
     -----
-    The interval is a percentile bootstrap (:func:`scipy.stats.bootstrap`), the test
-    :func:`scipy.stats.permutation_test` with ``permutation_type="samples"``: exact
-    for up to 13 subjects, else of 9999 random sign flips. Its smallest p-value is
-    :math:`2 / 2^n` for n subjects, so with fewer than 6 none is below 0.05. The
-    detectable difference is that of a paired t-test [1]_.
+    The interval is a percentile bootstrap (:func:`scipy.stats.bootstrap`). The test is
+    :func:`scipy.stats.permutation_test` with ``permutation_type="samples"``, exact for
+    up to 13 subjects and otherwise with 9999 random sign flips. Its smallest p-value is
+    :math:`2 / 2^n` for n subjects, so at least 6 subjects are needed for p below 0.05.
+    The smallest detectable difference is that of a paired t-test [1]_.
 
     References
     ----------
@@ -163,7 +165,7 @@ def paired_comparison(
         row = int(np.flatnonzero(rows != rows_of_b)[0])
         raise ValueError(
             "a and b must hold predictions of the same windows, but only one of them"
-            f" has one of window {row}; compare them on the same folds"
+            f" predicts window {row}; use the same folds"
         )
     losses_a, losses_b = (
         subject_means(window_losses(y, p, rows, loss), groups[rows]) for p in both
@@ -180,11 +182,11 @@ def compare_losses(
     alpha: float,
     random_state: int,
 ) -> PairedComparison:
-    """Compare a loss of each subject with another."""
+    """Compare two losses of each subject."""
     for name, value in (("confidence", confidence), ("alpha", alpha)):
         check_number(name, value)
         if not 0 < value < 1:
-            raise ValueError(f"{name} must lie between 0 and 1, got {value!r}")
+            raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
     if len(subjects) < 2:
         raise ValueError(
             "a comparison needs at least 2 subjects in the test folds, got"
@@ -215,14 +217,14 @@ def compare_losses(
 
 
 def smallest_p_value(n_subjects: int) -> float:
-    """Smallest p-value of a two-sided sign-flip test."""
+    """Return the smallest p-value of a two-sided sign-flip test."""
     return float(max(2 / 2**n_subjects, 1 / (N_RESAMPLES + 1)))
 
 
 def bootstrap_interval(
     values: Floats, confidence: float = 0.95, random_state: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean over subjects."""
+    """Return the percentile bootstrap interval of the mean over subjects."""
     if not np.isfinite(values).all():
         return float("nan"), float("nan")
     found = stats.bootstrap(
@@ -233,20 +235,20 @@ def bootstrap_interval(
 
 
 def smallest_detectable(differences: Floats, alpha: float = ALPHA) -> float:
-    """Mean difference that a paired t-test finds four times out of five.
+    """Return the mean difference that a paired t-test detects with power 0.8.
 
     Parameters
     ----------
     differences : ndarray of shape (n_subjects,)
-        Observed; only their spread is used.
+        Observed differences, of which only the spread is used.
     alpha : float, default=0.05
         Level of the two-sided test.
 
     Returns
     -------
     difference : float
-        Positive, in the unit of `differences`; infinite where a sign-flip test of so
-        few subjects cannot reach the level.
+        Positive, in the unit of `differences`. Infinite if a sign-flip test with so few
+        subjects cannot reach the level.
     """
     n = len(differences)
     if smallest_p_value(n) > alpha:
@@ -257,24 +259,24 @@ def smallest_detectable(differences: Floats, alpha: float = ALPHA) -> float:
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
 
     def excess_power(shift: float) -> float:
-        # The other tail's share of the power is far below any digit that is shown.
+        # The other tail contributes less than any digit that is shown.
         return float(stats.nct.sf(critical, n - 1, shift)) - POWER
 
     return optimize.brentq(excess_power, 0, 10 * critical + 10) * error
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """Correct p-values for their number (Holm 1979).
+    """Correct p-values for multiple comparisons by Holm's method [1]_.
 
     Parameters
     ----------
     p_values : array-like of shape (n_tests,)
-        Of single tests; nan stays and does not count.
+        p-values of single tests. nan is ignored and stays nan.
 
     Returns
     -------
     corrected : ndarray of shape (n_tests,)
-        At most 1.
+        Corrected p-values, at most 1.
 
     References
     ----------
@@ -291,7 +293,7 @@ def holm(p_values: ArrayLike) -> Floats:
 
 
 def subject_means(values: Floats, groups: NDArray[Any]) -> Floats:
-    """Average over each subject's windows, subjects sorted."""
+    """Average over the windows of each subject, in sorted order of subjects."""
     _, index = np.unique(groups, return_inverse=True)
     return np.bincount(index, weights=values) / np.bincount(index)
 
@@ -299,16 +301,16 @@ def subject_means(values: Floats, groups: NDArray[Any]) -> Floats:
 def window_losses(
     y: NDArray[Any], y_pred: Floats, rows: NDArray[np.bool_], loss: Loss | None = None
 ) -> Floats:
-    """Loss of each window that was predicted, averaged over the seeds.
+    """Compute the loss of each predicted window, averaged over the seeds.
 
     Parameters
     ----------
     y : ndarray of shape (n_windows,) or (n_windows, n_outputs)
         Targets or labels.
     y_pred : ndarray of shape (n_seeds, n_windows, n_columns)
-        Values, or probabilities.
+        Predicted values or probabilities.
     rows : ndarray of bool of shape (n_windows,)
-        Windows that were predicted.
+        Predicted windows.
     loss : str, callable or None
         As for :func:`paired_comparison`.
 
@@ -323,7 +325,7 @@ def window_losses(
         of_seeds = [np.asarray(loss(y, p[:, 0] if is_flat else p)) for p in y_pred]
         if of_seeds[0].shape != (len(y),):
             raise ValueError(
-                f"loss must return an array of shape ({len(y)},), a loss for each"
+                f"loss must return an array of shape ({len(y)},), one loss for each"
                 f" window, got the shape {of_seeds[0].shape}"
             )
         return np.mean(of_seeds, axis=0)
@@ -338,7 +340,7 @@ def window_losses(
 
 
 def name_of_loss(loss: Loss | None, y: NDArray[Any], n_columns: int) -> str:
-    """Give the name of a loss; None means the default for these predictions."""
+    """Return the name of a loss, by default that for these predictions."""
     if callable(loss):
         return getattr(loss, "__name__", type(loss).__name__)
     is_labels = y.ndim == 1 and (y.dtype.kind not in "iuf" or n_columns > 1)
@@ -350,14 +352,14 @@ def name_of_loss(loss: Loss | None, y: NDArray[Any], n_columns: int) -> str:
 
 
 def _encoded(y: NDArray[Any], y_pred: Floats) -> tuple[NDArray[Any], Floats]:
-    """Give the number of each label, and a column of probabilities for each."""
+    """Return the index of each label, and one column of probabilities per class."""
     classes, codes = np.unique(y, return_inverse=True)
     if y_pred.shape[-1] == 1 and len(classes) == 2:
         y_pred = np.concatenate([1 - y_pred, y_pred], axis=-1)
     if len(classes) != y_pred.shape[-1]:
         raise ValueError(
-            f"y has the {len(classes)} labels {classes.tolist()}, but the predictions"
-            f" have {y_pred.shape[-1]} columns; expected a probability of each label"
+            f"predictions must have a column for each of the {len(classes)} labels"
+            f" {reprlib.repr(classes.tolist())}, got {y_pred.shape[-1]} columns"
         )
     if not are_probabilities(y_pred):
         raise ValueError(
@@ -381,7 +383,7 @@ def _absolute_error(y: Floats, y_pred: Floats) -> Floats:
 
 def _log_loss(codes: NDArray[np.int64], y_pred: Floats) -> Floats:
     chosen = np.take_along_axis(y_pred, codes[:, None], axis=1)[:, 0]
-    # As scikit-learn clips probabilities, here of float32.
+    # Clipped as in scikit-learn, for float32.
     return -np.log(chosen.clip(np.finfo(np.float32).eps))
 
 
@@ -412,7 +414,7 @@ def _shaped(name: str, predicted: ArrayLike, y: NDArray[Any]) -> Floats:
     columns = as_columns(name, predicted)
     if len(columns) != len(y) or (y.ndim == 2 and columns.shape != y.shape):
         raise ValueError(
-            f"{name} must have a prediction for each of the targets, of shape"
+            f"{name} must have a prediction for each target of shape"
             f" {y.shape}, got the shape {np.shape(predicted)}"
         )
     return columns

@@ -1,8 +1,8 @@
-"""Training configurations: data in JSON, and the model that reads them.
+"""Training configurations in JSON, and the models that validate them.
 
-``challenge_1`` and ``challenge_2`` are the two configurations with which a team took
-part in a 2025 competition on EEG regression. ``classification`` is for labels, in
-windows of any shape.
+``challenge_1`` and ``challenge_2`` are the two configurations of the competition notes,
+which describe an entry to a 2025 competition on EEG regression. ``classification`` is
+for labels, and for windows of any shape.
 """
 
 import json
@@ -27,17 +27,17 @@ from pydantic import (
 from braindecode_sam._arguments import check_integer, check_number
 
 with warnings.catch_warnings():
-    # braindecode makes a configuration class for each of its models while this is
-    # imported, one of them in a way that pydantic warns about.
+    # On import, braindecode makes a configuration class for each of its models, and
+    # pydantic warns about one of them.
     warnings.filterwarnings("ignore", message="TypedDict class 'ChsInfoType'")
     from braindecode.models.config import SIGNAL_ARGS_TYPES, make_model_config
 
-    # braindecode's own needs the shape of the windows, which nets infer from the data.
+    # braindecode's class requires the shape of the windows, which nets infer.
     _WithoutShape: Any = make_model_config(EEGNeX, required=[])
 
 
 def _load_class(value: Any, home: Any, base: type, accepted: str) -> type:
-    """Look a class up in a module that is imported already, and nowhere else."""
+    """Look up a class in a module that is already imported, and nowhere else."""
     found = value
     if isinstance(value, str):
         name = value.rpartition(".")[2]
@@ -46,14 +46,14 @@ def _load_class(value: Any, home: Any, base: type, accepted: str) -> type:
             found = None
     is_right = isinstance(found, type) and issubclass(found, base)
     if not is_right or found is base:
-        raise ValueError(f"expected {accepted}, or such a class, got {value!r}")
+        raise ValueError(f"expected {accepted}, or the class itself, got {value!r}")
     return found
 
 
 def _load_criterion(value: Any) -> type:
     accepted = "the name of a loss in torch.nn such as 'torch.nn.MSELoss'"
     base: type = torch.nn.modules.loss._Loss
-    if isinstance(value, type):  # from somebody's own code, not from a file
+    if isinstance(value, type):  # passed by the caller's code, not read from a file
         base = torch.nn.Module
     return _load_class(value, torch.nn, base, accepted)
 
@@ -64,14 +64,14 @@ def _load_optimizer(value: Any) -> type:
 
 
 def _check_model(value: Any) -> Any:
-    """Look at a model's settings before braindecode does, which would import names."""
+    """Check the settings before braindecode does, which would import names in them."""
     if isinstance(value, pydantic.BaseModel):  # braindecode's own configuration
         value = value.model_dump(exclude_unset=True)
     if not isinstance(value, dict):
         return value
-    # Left to the data, or a net would be given None.
-    left = {name for name in SIGNAL_ARGS_TYPES if value.get(name) is None}
-    value = {name: setting for name, setting in value.items() if name not in left}
+    # None means that the net infers it from the data.
+    inferred = {name for name in SIGNAL_ARGS_TYPES if value.get(name) is None}
+    value = {name: setting for name, setting in value.items() if name not in inferred}
     for name, setting in value.items():
         if isinstance(setting, str) and name != "model_name_":
             accepted = "the name of a layer in torch.nn such as 'torch.nn.ELU'"
@@ -89,7 +89,7 @@ def _check_model(value: Any) -> Any:
 
 
 def _name(cls: type) -> str:
-    """Name a class as a configuration does."""
+    """Return the name of a class in a configuration."""
     for home in (torch.nn, torch.optim):
         if getattr(home, cls.__name__, None) is cls:
             return f"{home.__name__}.{cls.__name__}"
@@ -111,11 +111,32 @@ class _Section(pydantic.BaseModel):
 
 
 class EEGNeXConfig(_WithoutShape):
-    """Settings of EEGNeX, of which the shape of the windows may be left out."""
+    """Settings of EEGNeX. The shape of the windows is optional."""
 
 
 class OptimizerConfig(_Section):
-    """SAM and its base optimizer, the latter as ``torch.optim.AdamW``, say."""
+    """SAM and its base optimizer.
+
+    All fields are required.
+
+    Parameters
+    ----------
+    base_optimizer : type
+        Optimizer class of :mod:`torch.optim`. JSON has its name, such as
+        ``"torch.optim.AdamW"``.
+    lr : float
+        Learning rate of the base optimizer, positive.
+    weight_decay : float
+        Weight decay of the base optimizer, non-negative.
+    rho : float
+        Radius of SAM's perturbation, non-negative.
+    adaptive : bool
+        Whether to measure the radius relative to the weights (ASAM).
+
+    See Also
+    --------
+    braindecode_sam.SAM : What the parameters mean.
+    """
 
     base_optimizer: BaseOptimizer
     lr: PositiveFloat
@@ -125,9 +146,24 @@ class OptimizerConfig(_Section):
 
 
 class AugmentationConfig(_Section):
-    """TimeShift and GaussianNoise, each applied with `probability`.
+    """Augmentation of training windows by TimeShift and GaussianNoise.
 
-    With a `max_shift` of 0 there is no TimeShift.
+    All fields are required.
+
+    Parameters
+    ----------
+    probability : float
+        Probability with which each transform is applied to a window, from 0 to 1.
+    max_shift : float
+        Largest shift in time as a fraction of the window, from 0 to 1. 0 leaves out
+        TimeShift.
+    noise_std : float
+        Standard deviation of the noise in the unit of the windows, non-negative.
+
+    See Also
+    --------
+    braindecode_sam.TimeShift : Shift windows circularly in time.
+    braindecode_sam.augmentation.GaussianNoise : Add Gaussian noise.
     """
 
     probability: Fraction
@@ -136,7 +172,20 @@ class AugmentationConfig(_Section):
 
 
 class LoopConfig(_Section):
-    """What the training loop is made of."""
+    """Settings of the training loop.
+
+    All fields are required.
+
+    Parameters
+    ----------
+    criterion : type
+        Loss class of :mod:`torch.nn`. JSON has its name, such as
+        ``"torch.nn.MSELoss"``.
+    max_epochs : int
+        Number of epochs, positive.
+    batch_size : int
+        Number of windows in a batch, positive.
+    """
 
     criterion: Criterion
     max_epochs: PositiveInt
@@ -144,11 +193,41 @@ class LoopConfig(_Section):
 
 
 class TrainingConfig(_Section):
-    """All that a builder needs to make a net.
+    """A training configuration, from which the builders make a net.
 
     The builders are :func:`braindecode_sam.make_regressor` and
-    :func:`braindecode_sam.make_classifier`. An `augmentation` of None is none. Unknown
-    keys are refused at every level.
+    :func:`braindecode_sam.make_classifier`. All fields are required. Unknown keys raise
+    at every level.
+
+    Parameters
+    ----------
+    name : str
+        Name of the configuration, for error messages.
+    model : dict
+        Parameters of :class:`braindecode.models.EEGNeX`, and `model_name_`, which is
+        ``"EEGNeX"``. `n_chans`, `n_times` and `n_outputs` are optional: nets infer them
+        from the data.
+    optimizer : OptimizerConfig
+        SAM and its base optimizer.
+    augmentation : AugmentationConfig or None
+        Augmentation of training windows, if any.
+    training : LoopConfig
+        Loss, number of epochs and batch size.
+    n_splits : int
+        Number of cross-validation folds, at least 2. The builders do not use it.
+
+    See Also
+    --------
+    braindecode_sam.load_config : Read a configuration from JSON.
+
+    Examples
+    --------
+    >>> from braindecode_sam import load_config
+    >>> config = load_config("challenge_1")
+    >>> config.optimizer.rho, config.training.max_epochs
+    (0.05, 30)
+    >>> config.training.model_dump(mode="json")
+    {'criterion': 'torch.nn.MSELoss', 'max_epochs': 30, 'batch_size': 32}
     """
 
     name: str
@@ -160,12 +239,12 @@ class TrainingConfig(_Section):
 
 
 def config_names() -> list[str]:
-    """Names of the configurations that come with the package.
+    """List the configurations that come with the package.
 
     Returns
     -------
     names : list of str
-        In alphabetical order.
+        Names in alphabetical order.
 
     Examples
     --------
@@ -182,28 +261,32 @@ def load_config(
 ) -> TrainingConfig:
     """Read a configuration.
 
-    A configuration is data, not code: names in it are looked up in ``torch.nn`` and
-    ``torch.optim`` alone, and nothing is imported. Pass a loss or a base optimizer of
-    your own to the builder, ``make_regressor(criterion=MyLoss)``.
+    A configuration is data, not code. Class names are looked up in ``torch.nn`` and
+    ``torch.optim`` only, and nothing is imported. Pass a custom loss or base optimizer
+    to the builder, as in ``make_regressor(criterion=MyLoss)``.
 
     Parameters
     ----------
     config : str, path-like, dict or TrainingConfig
-        Name of one that comes with the package, path of a JSON file (``.json``), or
-        its contents.
+        Name of a configuration that comes with the package, path of a ``.json`` file,
+        or the contents of such a file.
 
     Returns
     -------
     config : TrainingConfig
-        Checked.
+        The validated configuration.
 
     Raises
     ------
     ValueError
-        If there is none of that name, a key is unknown or missing, or a value is
-        out of its range.
+        If the name is unknown, a key is unknown or missing, or a value is out of range.
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
+
+    See Also
+    --------
+    make_regressor : Build an EEGRegressor from a configuration.
+    make_classifier : Build an EEGClassifier from a configuration.
 
     Examples
     --------
@@ -238,5 +321,5 @@ def _read_file(path: str | os.PathLike[str]) -> Any:
         raise
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"config must be a file with JSON in it, got {str(path)!r}: {error}"
+            f"config must be a file that contains JSON, got {str(path)!r}: {error}"
         ) from error

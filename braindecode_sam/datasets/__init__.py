@@ -1,4 +1,4 @@
-"""EEG windows with targets and subjects, simulated or out of recordings."""
+"""EEG windows with targets and subjects, simulated or from recordings."""
 
 from braindecode_sam.datasets.arrays import SubjectWindows, to_arrays
 from braindecode_sam.datasets.recordings import read_recordings

@@ -1,4 +1,4 @@
-"""From whatever holds windows to the arrays that scikit-learn splits."""
+"""Conversion of windows to the arrays that scikit-learn splits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ MICROVOLTS = 1e6
 _Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
-@functools.singledispatch
 def to_arrays(
     data: Any,
     y: ArrayLike | None = None,
@@ -33,50 +32,55 @@ def to_arrays(
     target: str | list[str] = "target",
     subject: str = "subject",
 ) -> _Arrays:
-    """Turn windows into X, y and groups for ``cross_validate``.
+    """Convert windows to X, y and groups for ``cross_validate``.
 
     Parameters
     ----------
     data : mne.Epochs, braindecode BaseConcatDataset or array-like
-        Epochs with metadata; windows datasets; or an array of shape
-        (n_windows, n_chans, n_times), then with `y` and `groups` beside it.
+        Epochs with metadata, a windows dataset, or an array of shape
+        (n_windows, n_chans, n_times).
     y : array-like of shape (n_windows,) or (n_windows, n_outputs), optional
-        Targets; needed for an array, elsewhere used instead of `target`. Numbers, or
-        text of shape (n_windows,) that labels the windows.
+        Targets, either numbers or text labels of shape (n_windows,). Required for an
+        array. For other data, it overrides `target`.
     groups : array-like of shape (n_windows,), optional
-        Subjects; needed for an array, elsewhere used instead of `subject`.
+        Subject of each window. Required for an array. For other data, it overrides
+        `subject`.
     target : str or list of str, default="target"
         Columns of the metadata that hold the targets.
     subject : str, default="subject"
-        Column of the metadata, or of a dataset's description, with the subject.
+        Column of the metadata, or of a dataset's description, that names the subject.
 
     Returns
     -------
     X : ndarray of shape (n_windows, n_chans, n_times), float32
-        EEG, as a braindecode net takes it: MNE's Epochs, which hold volts, in
-        microvolts; datasets and arrays as they are, with a warning if that looks like
-        volts. An array of this type is passed on without a copy.
+        EEG. Epochs, which hold volts, are converted to microvolts. Datasets and arrays
+        keep their unit, with a warning if it seems to be volts. A float32 array is not
+        copied.
     y : ndarray of shape (n_windows,) or (n_windows, n_outputs), float32 or str
-        Targets: numbers in float32, labels as text of a fixed width.
+        Targets, numbers in float32 or labels as text of a fixed width.
     groups : ndarray of shape (n_windows,)
-        Subjects: text of a fixed width or numbers, never Python objects, so that
-        ``numpy.savez`` writes what ``numpy.load`` reads without pickle.
+        Subjects, as text of a fixed width or numbers, never Python objects. Hence
+        ``numpy.load`` reads them from a ``numpy.savez`` file without pickle.
 
     Raises
     ------
     ValueError
         If a column is missing, lengths differ, a value is not finite, the target is
-        constant, a label or a subject is missing, or the targets hold both text and
-        numbers.
+        constant, a label or a subject is missing, or the targets mix text and numbers.
+
+    See Also
+    --------
+    SubjectWindows : Array of windows that carries the subjects.
 
     Notes
     -----
-    Text is never read as numbers. A table whose numbers were read as text, such as
-    "0.5" and "0.7", gives labels, and a regression fails only later: turn such a
-    column into numbers first, with :func:`pandas.to_numeric`.
+    Text is never converted to numbers. If a table holds numbers as text, such as "0.5",
+    they become labels, and a regression fails later. Convert such a column with
+    :func:`pandas.to_numeric` first.
 
-    scikit-learn's classifiers take text labels. braindecode's own nets take the
-    integers that :class:`sklearn.preprocessing.LabelEncoder` makes of them.
+    :class:`braindecode_sam.nets.Classifier` and scikit-learn's classifiers accept text
+    labels. :class:`braindecode.EEGClassifier` needs integers, such as those of
+    :class:`sklearn.preprocessing.LabelEncoder`.
 
     Examples
     --------
@@ -89,28 +93,39 @@ def to_arrays(
     >>> to_arrays(epochs, target="hand")[1]
     array(['left', 'right', 'left', 'left', 'right', 'left'], dtype='<U5')
     """
+    return _convert(data, y, groups, target, subject)
+
+
+@functools.singledispatch
+def _convert(
+    data: Any,
+    y: ArrayLike | None,
+    groups: ArrayLike | None,
+    target: str | list[str],
+    subject: str,
+) -> _Arrays:
     if y is None or groups is None:
         missing = "y" if y is None else "groups"
         raise ValueError(
-            f"{missing} is None, but an array does not hold it; pass"
+            f"{missing} must be given for an array, got None; call"
             " to_arrays(X, y, groups)"
         )
     return _checked(as_numbers("X", data, np.float32), y, groups)
 
 
-@to_arrays.register(mne.BaseEpochs)
+@_convert.register(mne.BaseEpochs)
 def _(
     data: mne.BaseEpochs,
-    y: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
-    *,
-    target: str | list[str] = "target",
-    subject: str = "subject",
+    y: ArrayLike | None,
+    groups: ArrayLike | None,
+    target: str | list[str],
+    subject: str,
 ) -> _Arrays:
     if data.metadata is None and (y is None or groups is None):
         raise ValueError(
-            "data has no metadata; expected epochs.metadata with the columns"
-            f" {target!r} and {subject!r}, or y and groups"
+            "data must have metadata with the columns"
+            f" {target!r} and {subject!r}, got None; set epochs.metadata, or pass y and"
+            " groups"
         )
     y = _column(data.metadata, target, "target") if y is None else y
     groups = _column(data.metadata, subject, "subject") if groups is None else groups
@@ -120,14 +135,13 @@ def _(
     return _checked(X, y, groups)
 
 
-@to_arrays.register(BaseConcatDataset)
+@_convert.register(BaseConcatDataset)
 def _(
     data: BaseConcatDataset,
-    y: ArrayLike | None = None,
-    groups: ArrayLike | None = None,
-    *,
-    target: str | list[str] = "target",
-    subject: str = "subject",
+    y: ArrayLike | None,
+    groups: ArrayLike | None,
+    target: str | list[str],
+    subject: str,
 ) -> _Arrays:
     if y is None or groups is None:
         metadata = data.get_metadata()
@@ -144,8 +158,8 @@ def _column(table: Any, name: str | list[str], argument: str) -> NDArray[Any]:
     missing = [n for n in names if n not in table.columns]
     if missing:
         raise ValueError(
-            f"{argument} names the column {missing[0]!r}, which is not among"
-            f" {list(table.columns)}"
+            f"{argument} must name columns among {list(table.columns)}, got"
+            f" {missing[0]!r}"
         )
     return table[name].to_numpy()
 
@@ -158,13 +172,12 @@ def _checked(X: NDArray[Any], y: ArrayLike, groups: ArrayLike) -> _Arrays:
 
 
 class SubjectWindows:
-    """Windows that know their subjects wherever scikit-learn takes them.
+    """Array of windows that carries the subject of each window.
 
-    ``cross_validate`` hands a net the rows of X that belong to a fold, and nothing
-    about whose they are, so a split *inside* the fold cannot keep subjects apart.
-    These windows carry the subjects along, which is what
-    :class:`braindecode_sam.model_selection.SubjectSplit` reads. Taking rows makes
-    no copy of the data.
+    ``cross_validate`` passes the rows of X in a fold to a net, but not their subjects,
+    so a split *inside* the fold cannot separate subjects. This class carries them along
+    for :class:`braindecode_sam.model_selection.SubjectSplit`. Indexing rows does not
+    copy the data.
 
     Parameters
     ----------
@@ -176,7 +189,12 @@ class SubjectWindows:
     Attributes
     ----------
     groups : ndarray of shape (n_windows,)
-        Subject of each window that is left; text of a fixed width or numbers.
+        Subject of each window after indexing, as text of a fixed width or numbers.
+
+    See Also
+    --------
+    braindecode_sam.model_selection.SubjectSplit : Validation split by subject.
+    SubjectScaler : Standardize the windows of each subject.
 
     Examples
     --------
@@ -192,7 +210,7 @@ class SubjectWindows:
     def __init__(self, X: Any, groups: ArrayLike) -> None:
         if isinstance(X, mne.BaseEpochs):
             raise TypeError(
-                f"X must be an array, got {type(X).__name__}, which holds volts; pass"
+                f"X must be an array, got {type(X).__name__}, which holds volts; use"
                 " SubjectWindows(to_arrays(epochs, y, groups)[0], groups)"
             )
         if len(np.shape(X)) != 3:
@@ -213,7 +231,7 @@ class SubjectWindows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of an array of these windows."""
+        """Shape, (n_windows, n_chans, n_times)."""
         return (len(self._rows), *self._X.shape[1:])
 
     @property
@@ -230,14 +248,14 @@ class SubjectWindows:
         return len(self._rows)
 
     def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, tuple):  # scikit-learn asks for X[rows, ...]
+        if isinstance(key, tuple):  # scikit-learn indexes X[rows, ...]
             if key[1:] != (Ellipsis,):
                 return np.asarray(self)[key]
             key = key[0]
         rows = self._rows[key]
         if np.ndim(rows) == 0:
             window = self._X[rows]
-            # joblib shares large arrays with its workers read-only, where torch warns.
+            # joblib shares large arrays read-only with its workers, and torch warns.
             is_read_only = isinstance(window, np.ndarray) and not window.flags.writeable
             return window.copy() if is_read_only else window
         taken = object.__new__(type(self))

@@ -1,4 +1,4 @@
-"""Recordings in any format, checked, in microvolts."""
+"""Recordings in any format, checked and converted to microvolts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from braindecode_sam.datasets.arrays import MICROVOLTS
 
 Crop = tuple[float | None, float | None] | None
 
-MAX_SIGNALS = 9999  # of an EDF file: the header counts them in four characters
+MAX_SIGNALS = 9999  # in an EDF file, whose header counts them in four characters
 
 
 def read_recordings(
@@ -39,34 +39,35 @@ def read_recordings(
     Parameters
     ----------
     paths : path-like or iterable of path-like
-        Files, or one. All must have the same channels after `picks`.
+        One or several files. All must have the same channels after `picks`.
     participants : pandas.DataFrame or path-like, optional
-        Table with a row for each subject, whose first column names the subject; as
-        a path, a file of comma- or (``.tsv``) tab-separated values. Its columns go
-        into the recordings' descriptions.
+        Table with a row for each subject, whose first column names the subject. A path
+        names a file of comma-separated or, for ``.tsv``, tab-separated values. The
+        columns are added to the recordings' descriptions.
     subject_of : callable, optional
-        Gets a Path, returns the subject. By default the file's name up to the first
-        underscore: ``sub-01_task-rest_eeg.edf`` is of ``sub-01``.
+        Function that takes a Path and returns the subject. By default, the subject is
+        the file name up to the first underscore: ``sub-01_task-rest_eeg.edf`` belongs
+        to ``sub-01``.
     picks : str or list of str, optional
-        Channels to keep, as MNE names them; default all.
+        Channels to keep, as in MNE, by default all.
     sfreq : float, optional
         Resample to this frequency in Hz.
     crop : tuple of float or None, optional
-        ``(tmin, tmax)`` in seconds from the beginning of each recording: the part to
-        keep, before any resampling. None as `tmin` is the beginning, as `tmax` the
-        end. The sample at `tmax` is left out, so ``(0, 60)`` keeps 60 seconds.
-        Annotations stay at their events; those that begin outside are dropped.
+        Part to keep, ``(tmin, tmax)`` in seconds from the beginning of each recording,
+        before any resampling. None stands for the beginning or the end. The sample at
+        `tmax` is excluded, so ``(0, 60)`` keeps 60 seconds. Annotations stay at their
+        events, and annotations that begin outside are dropped.
     on_bad : {"raise", "warn"}, default="raise"
-        What to do about files that cannot be read, are empty, shorter than their
-        header says or than `crop`, or hold values that are not finite in the part
-        that is kept: refuse all, naming every bad file, or warn and leave those out.
+        Whether to raise an error that names every bad file, or to warn and skip these
+        files. Bad files cannot be read, are empty, are shorter than their header or
+        `crop` requires, or hold values that are not finite in the part to keep.
 
     Returns
     -------
     recordings : BaseConcatDataset of RawDataset
-        Loaded, in **microvolts** (nets train badly on volts, whose variance is far
-        below BatchNorm's eps), described by ``subject``, ``path`` and the
-        participant's columns.
+        Loaded recordings in **microvolts**, since the variance of EEG in volts is far
+        below the eps of BatchNorm. Their descriptions hold ``subject``, ``path`` and
+        the columns of `participants`.
 
     Raises
     ------
@@ -74,7 +75,22 @@ def read_recordings(
         If `crop` is not a pair of numbers or None.
     ValueError
         If a file is bad, a subject is not in the table, channels differ between
-        recordings, nothing is left, or `crop` is not two times in order.
+        recordings, no recording is left, or `crop` is not in ascending order.
+
+    See Also
+    --------
+    subject_target_windows : Cut windows with a target of the subject.
+    response_time_windows : Cut windows with response times.
+
+    Notes
+    -----
+    The project's examples and study read the EEG of Zyma et al. [1]_, recorded at rest
+    and during mental arithmetic, from PhysioNet.
+
+    References
+    ----------
+    .. [1] Zyma et al. (2019). Electroencephalograms during Mental Arithmetic Task
+       Performance. Data, 4(1), 14. https://doi.org/10.3390/data4010014
     """
     check_choice("on_bad", on_bad, ("raise", "warn"))
     _check_crop(crop)
@@ -120,19 +136,19 @@ def _read_table(participants: pd.DataFrame | str | os.PathLike[str]) -> pd.DataF
         first = pd.read_csv(participants, sep=separator, nrows=0).columns[0]
         participants = pd.read_csv(participants, sep=separator, dtype={first: str})
     names = participants.columns[0]
-    own = {"subject", "path"} & set(participants.columns[1:])
-    if own:
+    reserved = {"subject", "path"} & set(participants.columns[1:])
+    if reserved:
         raise ValueError(
-            f"participants has a column {own.pop()!r}, a name that recordings use"
-            " themselves; expected another name"
+            f"participants must not have a column named {reserved.pop()!r}, which is"
+            " reserved for recordings; rename the column"
         )
     table = participants.dropna(subset=[names])
     table = table.astype({names: str}).set_index(names)
     repeated = table.index[table.index.duplicated()]
     if len(repeated):
         raise ValueError(
-            f"participants has several rows for {repeated[0]!r}; expected one for each"
-            f" subject, named in the first column, {names!r}"
+            f"participants must have one row for each subject, named in its first"
+            f" column {names!r}, got several for {repeated[0]!r}"
         )
     return table
 
@@ -159,7 +175,7 @@ def _read_all(
     for path in paths:
         try:
             raws.append(_read_one(path, crop))
-        # MNE's readers raise whatever their parsing stumbles over.
+        # MNE's readers raise errors of many types.
         except Exception as error:
             raws.append(None)
             bad.append(f"{path}: {error}")
@@ -167,7 +183,7 @@ def _read_all(
         message = "cannot read " + "; ".join(bad)
         if on_bad == "raise" or len(bad) == len(paths):
             raise ValueError(message)
-        warnings.warn(f"left out: {message}", stacklevel=3)
+        warnings.warn(f"skipped recordings: {message}", stacklevel=3)
     if not raws:
         raise ValueError(f"paths must name at least one recording, got {paths!r}")
     return raws
@@ -182,23 +198,23 @@ def _read_one(path: Path, crop: Crop) -> mne.io.BaseRaw:
         _check_complete(path, size)
     if crop is not None:
         _crop(raw, *crop)
-    raw.load_data(verbose="error")  # only now: what is cut off is not read
+    raw.load_data(verbose="error")  # after cropping, to read the part to keep only
     if not np.isfinite(raw.get_data()).all():
         raise ValueError("the recording holds NaN or infinite values")
     return raw
 
 
 def _check_complete(path: Path, size: int) -> None:
-    """Compare an EDF file's size with its header; MNE reads what there is."""
+    """Compare the size of an EDF file with its header, which MNE does not."""
     with path.open("rb") as file:
         header = file.read(256 * (1 + MAX_SIGNALS))
     header_bytes, n_records = int(header[184:192]), int(header[236:244])
     n_signals = int(header[252:256])
     start = 256 + n_signals * 216
     lengths = [int(header[start + 8 * i :][:8]) for i in range(n_signals)]
-    expected = header_bytes + 2 * sum(lengths) * n_records  # two bytes a sample
-    if size < expected:  # n_records is -1 while a recording is not closed
-        raise ValueError(f"the file is truncated: {size} of {expected} bytes are there")
+    expected = header_bytes + 2 * sum(lengths) * n_records  # two bytes per sample
+    if size < expected:  # n_records is -1 in an unfinished recording
+        raise ValueError(f"the file is truncated: it has {size} of {expected} bytes")
 
 
 def _crop(raw: mne.io.BaseRaw, tmin: float | None, tmax: float | None) -> None:
@@ -218,11 +234,12 @@ def _crop(raw: mne.io.BaseRaw, tmin: float | None, tmax: float | None) -> None:
         raise ValueError(
             f"crop from {tmin} s to {tmax} s holds no sample at {sfreq:g} Hz"
         )
-    # MNE would keep the rest of an annotation that began before, and one at the end.
+    # MNE would keep an annotation at the end, and the rest of one that began before.
     # Onsets count from the date of the measurement, or as if there were one.
     begins = np.round((raw.annotations.onset - raw.first_time) * sfreq)
     raw.annotations.delete((begins < start) | (begins >= stop))
-    # By its last sample: MNE refuses an end that rounding puts behind the recording's.
+    # By the last sample: rounding could put the end behind that of the recording, where
+    # MNE raises.
     raw.crop(start / sfreq, (stop - 1) / sfreq, verbose="error")
 
 
@@ -250,7 +267,8 @@ def _check_same_channels(recordings: list[RawDataset]) -> None:
             expected, found = first.raw.info[what], other.raw.info[what]
             if found != expected:
                 raise ValueError(
-                    f"recordings differ in {what}: {other.description['path']} has"
-                    f" {found}, {first.description['path']} has {expected}. Choose"
-                    " common ones with picks and sfreq."
+                    f"recordings must have the same {what}, got {found} in"
+                    f" {other.description['path']} and {expected} in"
+                    f" {first.description['path']}; select common channels with picks,"
+                    " or a common sampling frequency with sfreq"
                 )

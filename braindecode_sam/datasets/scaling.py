@@ -1,4 +1,4 @@
-"""Windows scaled subject by subject."""
+"""Standardization of windows by subject."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from braindecode_sam._arguments import check_choice
 from braindecode_sam.checks import check_groups, check_windows
 from braindecode_sam.datasets.arrays import SubjectWindows
 
-FEW = 16  # windows scaled together, to bound the memory of float64
+BLOCK = 16  # windows scaled at a time, to bound the memory of float64
 
 
 class SubjectScaler(TransformerMixin, BaseEstimator):
-    """Standardize each subject's windows by that subject's own statistics.
+    """Standardize the windows of each subject by the statistics of that subject.
 
     Every channel of a subject is centered by its mean and divided by its standard
-    deviation, both over time and over all of the subject's windows that are given.
+    deviation, both over time and over all windows of the subject in the same call.
 
-    ``fit`` learns nothing, and neither targets nor other subjects are used, so no test
-    fold leaks into the training. But the statistics come from the windows of the same
-    call: a prediction for one window depends on which other windows of its subject are
-    given beside it, and a window that is given alone is standardized by itself. Give
-    a subject's windows together, both in training and in use.
+    ``fit`` learns nothing, and neither targets nor other subjects are used, so no
+    information leaks from a test fold. The statistics come from the windows of the same
+    call. A prediction therefore depends on which other windows of the subject are
+    passed, and a single window is standardized by itself. Pass all windows of a subject
+    together, for training and for prediction.
 
     Parameters
     ----------
     with_mean : bool, default=True
-        Subtract the mean.
+        Whether to subtract the mean.
     with_std : bool, default=True
-        Divide by the standard deviation. A channel that is constant in a subject is
-        divided by 1, so that it becomes zero where the mean is subtracted.
+        Whether to divide by the standard deviation. A channel that is constant in a
+        subject is divided by 1.
 
     See Also
     --------
-    SubjectWindows : Windows that know their subjects inside a pipeline.
-    sklearn.preprocessing.StandardScaler : Statistics of the training fold instead.
+    SubjectWindows : Array of windows that carries the subjects through a pipeline.
+    sklearn.preprocessing.StandardScaler : Uses the statistics of the training fold.
 
     Notes
     -----
-    The statistics are accumulated in float64, the mean before the variance. Beside the
-    scaled windows, only a few windows at a time are held in memory.
+    The statistics are accumulated in float64, the mean before the variance. In addition
+    to the scaled windows, only a few windows at a time are held in memory.
 
     Examples
     --------
@@ -59,7 +59,7 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
     >>> np.asarray(scaled[groups == "b"]).std().round(6)
     np.float64(1.0)
 
-    In a pipeline, the windows carry their subjects:
+    In a pipeline, SubjectWindows carry the subjects:
 
     >>> from braindecode import EEGRegressor
     >>> from sklearn.model_selection import GroupKFold, cross_validate
@@ -82,16 +82,16 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
     def fit(
         self, X: Any, y: ArrayLike | None = None, groups: ArrayLike | None = None
     ) -> SubjectScaler:
-        """Learn nothing.
+        """Do nothing, for compatibility with scikit-learn.
 
         Parameters
         ----------
         X : SubjectWindows or array-like of shape (n_windows, n_chans, n_times)
-            Not looked at.
+            Ignored.
         y : array-like or None
-            Not looked at.
+            Ignored.
         groups : array-like or None
-            Not looked at.
+            Ignored.
 
         Returns
         -------
@@ -106,21 +106,20 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : SubjectWindows or array-like of shape (n_windows, n_chans, n_times)
-            EEG; it is not changed.
+            EEG. It is not modified.
         groups : array-like of shape (n_windows,) or None
-            Subject of each window; needed for an array. SubjectWindows bring their
-            own.
+            Subject of each window. Required for an array, and None for SubjectWindows.
 
         Returns
         -------
         scaled : SubjectWindows or ndarray of shape (n_windows, n_chans, n_times)
-            SubjectWindows with the same groups for SubjectWindows, else an array. Its
-            dtype is that of X where that is a floating one, else float64.
+            SubjectWindows if X is one, else an array. The dtype is that of X if it is a
+            floating-point type, else float64.
 
         Raises
         ------
         ValueError
-            If an array comes without groups, SubjectWindows with groups, a value is
+            If groups are missing for an array or given for SubjectWindows, a value is
             not finite, or an option is not a bool.
         """
         for option in ("with_mean", "with_std"):
@@ -128,15 +127,15 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
         if isinstance(X, SubjectWindows):
             if groups is not None:
                 raise ValueError(
-                    "groups must be None for SubjectWindows, which know their subjects,"
+                    "groups must be None for SubjectWindows, which carry the subjects,"
                     f" got {type(groups).__name__}"
                 )
             return SubjectWindows(self._scale(X, X.groups), X.groups)
         if groups is None:
             raise ValueError(
-                f"SubjectScaler cannot tell whose windows these are: {type(X).__name__}"
-                " knows no subjects. Pass X=SubjectWindows(X, groups)"
-                " (braindecode_sam.datasets), or groups beside an array."
+                "SubjectScaler needs the subject of each window, got"
+                f" {type(X).__name__} without groups; pass X=SubjectWindows(X, groups)"
+                " (braindecode_sam.datasets), or groups together with an array"
             )
         return self._scale(X if hasattr(X, "shape") else np.asarray(X), groups)
 
@@ -150,14 +149,14 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
         X : SubjectWindows or array-like of shape (n_windows, n_chans, n_times)
             EEG.
         y : array-like or None
-            Not looked at.
+            Ignored.
         groups : array-like of shape (n_windows,) or None
-            Subject of each window; needed for an array.
+            Subject of each window. Required for an array.
 
         Returns
         -------
         scaled : SubjectWindows or ndarray of shape (n_windows, n_chans, n_times)
-            As of :meth:`transform`.
+            As in :meth:`transform`.
         """
         return self.transform(X, groups)
 
@@ -178,7 +177,7 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
         _, subject_of = np.unique(check_groups(groups), return_inverse=True)
         for subject in range(subject_of.max() + 1):
             rows = np.flatnonzero(subject_of == subject)
-            parts = np.split(rows, range(FEW, len(rows), FEW))
+            parts = np.split(rows, range(BLOCK, len(rows), BLOCK))
             mean, std = _statistics(X, parts)
             shift = mean if self.with_mean else 0.0
             scale = std if self.with_std else 1.0
@@ -190,10 +189,10 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
 def _statistics(
     X: Any, parts: list[NDArray[np.intp]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give each channel's mean and standard deviation, of shape (n_chans, 1)."""
+    """Return the mean and standard deviation of channels, of shape (n_chans, 1)."""
     n = sum(map(len, parts)) * X.shape[2]
-    # Counted from a value of the channel itself, so that rounding makes neither a large
-    # offset nor a constant channel vary.
+    # Relative to the channel's first sample, so that rounding adds no variance to a
+    # constant channel or to one with a large offset.
     first = _read(X, parts[0][:1])[0, :, :1]
     mean = first + sum(_sums(_read(X, part) - first) for part in parts) / n
     var = sum(_sums((_read(X, part) - mean) ** 2) for part in parts) / n

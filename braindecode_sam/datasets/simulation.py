@@ -1,4 +1,4 @@
-"""Simulated EEG in which response times can be learned and a leak shows."""
+"""Simulated EEG for regression of response times across subjects."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ def simulate_response_times(
     sfreq: float = 125.0,
     random_state: int | np.random.RandomState | None = None,
 ) -> mne.EpochsArray:
-    """Simulate trials of a visual task with a response time for each.
+    """Simulate trials of a visual task with response times.
 
-    Every trial is 1/f background, correlated between neighbouring electrodes, and an
-    evoked response over the vertex that peaks at the response time. Each subject
-    responds at a pace of its own and has an alpha rhythm with a frequency and a
-    topography of its own. A net can thus learn the latency, which carries over to
-    new subjects; and if windows of one subject are both in training and test data,
-    it can recognize the subject and score better than it would on a new one.
+    Every trial is the sum of a 1/f background, correlated between neighboring
+    electrodes, of an evoked response over the vertex that peaks at the response time,
+    and of an alpha rhythm. Subjects differ in their mean response time and in the
+    frequency and topography of their alpha rhythm. A model can learn the latency of the
+    evoked response, which generalizes to new subjects. If the same subjects are in
+    training and test data, a model can also recognize the subject, which inflates its
+    score.
 
     Parameters
     ----------
     n_subjects : int, default=12
         Number of subjects.
     n_trials : int, default=30
-        Number of trials of each.
+        Number of trials of each subject.
     n_chans : int, default=72
         Number of electrodes, spread evenly over the 129 of a GSN HydroCel net.
     n_times : int, default=500
-        Samples of a trial; it begins at the stimulus.
+        Number of samples in a trial, which begins at the stimulus.
     sfreq : float, default=125.0
         Sampling frequency in Hz.
     random_state : int, numpy.random.RandomState or None, default=None
@@ -54,13 +55,17 @@ def simulate_response_times(
     Returns
     -------
     epochs : mne.Epochs
-        In volts, ``n_subjects * n_trials`` of them, with the metadata columns
-        ``subject`` (str) and ``response_time`` (s).
+        ``n_subjects * n_trials`` epochs in volts, with the metadata columns ``subject``
+        (str) and ``response_time`` (s).
 
     Raises
     ------
     ValueError
-        If a number is not positive, or there are not as many electrodes.
+        If a number is not positive, or `n_chans` exceeds 129.
+
+    See Also
+    --------
+    to_arrays : Convert the epochs to arrays for ``cross_validate``.
 
     Examples
     --------
@@ -97,8 +102,8 @@ def _make_info(n_chans: int, sfreq: float) -> mne.Info:
     montage = mne.channels.make_standard_montage(MONTAGE)
     if n_chans > len(montage.ch_names):
         raise ValueError(
-            f"n_chans must be at most {len(montage.ch_names)}, the electrodes of"
-            f" {MONTAGE}, got {n_chans!r}"
+            f"n_chans must be at most {len(montage.ch_names)}, the number of electrodes"
+            f" of {MONTAGE}, got {n_chans!r}"
         )
     positions = montage.get_positions()["ch_pos"]
     names = list(positions)
@@ -108,7 +113,7 @@ def _make_info(n_chans: int, sfreq: float) -> mne.Info:
 
 
 def _spread(positions: _Floats, n: int) -> list[int]:
-    """Pick points one by one, each the farthest from those picked before."""
+    """Pick points one by one, each the farthest from those already picked."""
     chosen = [int(positions[:, 2].argmax())]
     distance = np.linalg.norm(positions - positions[chosen[0]], axis=1)
     while len(chosen) < n:

@@ -1,4 +1,4 @@
-"""Windows with targets, cut out of recordings."""
+"""Windows with targets, cut from recordings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from braindecode_sam._arguments import (
 
 log = logging.getLogger(__name__)
 
-# braindecode 1.8 brought this name, and warns of the one before.
+# braindecode 1.8 renamed this argument and warns about the old name.
 _DROP_LAST = (
     {"on_last_window": "drop"}
     if "on_last_window" in inspect.signature(create_fixed_length_windows).parameters
@@ -39,30 +39,35 @@ def subject_target_windows(
     window_seconds: float = 4.0,
     stride_seconds: float | None = None,
 ) -> BaseConcatDataset:
-    """Cut recordings into windows whose target belongs to the subject.
+    """Cut recordings into windows with a target of the subject.
 
     Parameters
     ----------
     recordings : BaseConcatDataset of RawDataset
-        For example from :func:`read_recordings`.
+        Recordings, for example from :func:`read_recordings`.
     target : str
-        Column of the recordings' descriptions, numbers.
+        Numeric column of the recordings' descriptions.
     window_seconds : float, default=4.0
-        Length of a window.
+        Length of a window in seconds.
     stride_seconds : float, optional
-        Distance between the beginnings of windows; default `window_seconds`. What
-        is left at the end of a recording is dropped.
+        Distance in seconds between the beginnings of consecutive windows, by default
+        `window_seconds`. The remainder of a recording is dropped.
 
     Returns
     -------
     windows : BaseConcatDataset
-        Windows with targets of shape (1,), ready for ``EEGRegressor.fit(windows,
-        y=None)`` or :func:`to_arrays`.
+        Windows with targets of shape (1,), for ``EEGRegressor.fit(windows, y=None)`` or
+        :func:`to_arrays`.
 
     Raises
     ------
     ValueError
-        If a recording does not have the column, or no number in it.
+        If a recording lacks the column, its value is not a finite number, or a window
+        is longer than a recording.
+
+    See Also
+    --------
+    response_time_windows : Windows with a target for each stimulus.
     """
     stride_seconds = window_seconds if stride_seconds is None else stride_seconds
     n_times = _n_samples("window_seconds", window_seconds, recordings)
@@ -70,8 +75,8 @@ def subject_target_windows(
     shortest = min(recording.raw.n_times for recording in recordings.datasets)
     if n_times > shortest:
         raise ValueError(
-            f"window_seconds is {window_seconds!r}, {n_times} samples, but the shortest"
-            f" recording has {shortest}"
+            f"window_seconds must not exceed the shortest recording ({shortest}"
+            f" samples), got {window_seconds!r} ({n_times} samples)"
         )
     for recording in recordings.datasets:
         _check_has_number(recording.description, target)
@@ -97,35 +102,40 @@ def response_time_windows(
 ) -> BaseConcatDataset:
     """Cut a window at each stimulus, with the response time as its target.
 
-    A response belongs to the last stimulus before it, and only the first one
-    counts. A stimulus without a response before the next stimulus, with a response
-    time outside of `limits`, or with a window that leaves the recording is left out;
-    a log line (level INFO) for each recording counts them.
+    The response to a stimulus is the first one before the next stimulus. Stimuli are
+    dropped if they have no response, if the response time is outside of `limits`, or if
+    the window extends beyond the recording. A log line at level INFO counts them for
+    each recording.
 
     Parameters
     ----------
     recordings : BaseConcatDataset of RawDataset
-        For example from :func:`read_recordings`, with annotations.
+        Recordings with annotations, for example from :func:`read_recordings`.
     stimulus, response : str or list of str
-        Descriptions of the annotations that mark them, several for, say, left and
-        right.
+        Descriptions of the annotations that mark stimuli and responses. A list names
+        several, such as those of left and right.
     window_seconds : float
-        Length of a window.
+        Length of a window in seconds.
     offset_seconds : float, default=0.0
-        Beginning of a window after its stimulus; may be negative.
+        Time in seconds from the stimulus to the beginning of the window. It may be
+        negative.
     limits : tuple of float, default=(0.0, inf)
         Shortest and longest response time in seconds.
 
     Returns
     -------
     windows : BaseConcatDataset of EEGWindowsDataset
-        Windows with targets in seconds of shape (1,), and the metadata column
+        Windows with targets of shape (1,) in seconds, and the metadata column
         ``response_time``.
 
     Raises
     ------
     ValueError
-        If a recording has no event of one of the names, or no trial is left.
+        If a recording lacks stimuli or responses, or no trial is left.
+
+    See Also
+    --------
+    subject_target_windows : Windows with a target of the subject.
     """
     _n_samples("window_seconds", window_seconds, recordings)
     check_number("offset_seconds", offset_seconds)
@@ -137,14 +147,14 @@ def response_time_windows(
         responses = _onsets(raw, response, "response", description)
         times = response_times(onsets, responses)
         trials = _trials(raw, onsets, times, offset_seconds, window_seconds)
-        kept = trials[_usable(trials, raw, limits, description)]
-        if len(kept):
-            metadata = kept.reset_index(drop=True)
+        usable = trials[_usable(trials, raw, limits, description)]
+        if len(usable):
+            metadata = usable.reset_index(drop=True)
             datasets.append(EEGWindowsDataset(raw, metadata, description))
     if not datasets:
         raise ValueError(
-            f"no trial with a response time within limits={limits} and a window of"
-            f" {window_seconds} s inside its recording is left"
+            f"no trial is left that has a response time within limits={limits} and a"
+            f" window of {window_seconds} s inside its recording"
         )
     return BaseConcatDataset(datasets, target_transform=as_column)
 
@@ -152,7 +162,7 @@ def response_time_windows(
 def response_times(
     onsets: NDArray[np.float64], responses: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Time from each stimulus to its response.
+    """Compute the time from each stimulus to its response.
 
     Parameters
     ----------
@@ -164,7 +174,7 @@ def response_times(
     Returns
     -------
     times : ndarray of shape (n_stimuli,)
-        Seconds; nan where the next stimulus comes before a response.
+        Response times in seconds, nan for stimuli without a response.
 
     Examples
     --------
@@ -178,10 +188,10 @@ def response_times(
 
 
 def as_column(y: Any) -> NDArray[np.float32]:
-    """Make a target one row of a column, as a net with one output predicts it.
+    """Convert a target to shape (1,), the shape of a prediction with one output.
 
-    Left a number, a batch of targets has the shape (batch,) and the predictions
-    (batch, 1): MSELoss would compare every one with every other.
+    A batch of scalar targets would have shape (batch,) and the predictions (batch, 1).
+    MSELoss would then broadcast and compare each target with all predictions.
     """
     return np.atleast_1d(np.float32(y))
 
@@ -189,8 +199,8 @@ def as_column(y: Any) -> NDArray[np.float32]:
 def _check_has_number(description: pd.Series, target: str) -> None:
     if target not in description.index:
         raise ValueError(
-            f"recording {_name(description)} has no column {target!r}; it has"
-            f" {list(description.index)}"
+            f"target must be a column of all recordings, got {target!r}, but recording"
+            f" {_name(description)} has {list(description.index)}"
         )
     try:
         check_non_negative(target, abs(description[target]))
@@ -218,8 +228,8 @@ def _name(description: pd.Series) -> str:
 
 def _check_limits(limits: tuple[float, float]) -> None:
     accepted = (
-        "limits must be the shortest and the longest response time in seconds, the"
-        f" first smaller, got {limits!r}"
+        "limits must be the shortest and the longest response time in seconds, in"
+        f" ascending order, got {limits!r}"
     )
     is_pair = isinstance(limits, (tuple, list, np.ndarray)) and len(limits) == 2
     if not is_pair or not all(isinstance(limit, Real) for limit in limits):
@@ -236,10 +246,10 @@ def _onsets(
     if not here.any():
         known = sorted(set(map(str, annotations.description)))
         raise ValueError(
-            f"{argument} names the event {names!r}, which recording"
-            f" {_name(description)} does not have; it has {known}"
+            f"{argument} must name events of all recordings, got {names!r}, but"
+            f" recording {_name(description)} has {known}"
         )
-    # MNE counts from where the recording began, before anything was cut off.
+    # MNE counts onsets from the beginning of the recording before any cropping.
     return np.sort(annotations.onset[here]) - raw.first_time
 
 
@@ -251,8 +261,8 @@ def _trials(
     window_seconds: float,
 ) -> pd.DataFrame:
     sfreq = raw.info["sfreq"]
-    # What leaves the recording anyway is cut to what an integer holds, also where it
-    # overflows to infinity.
+    # Clip starts far outside of the recording to the range of integers. The product may
+    # overflow to infinity.
     with np.errstate(over="ignore"):
         starts = np.round((onsets + offset_seconds) * sfreq).clip(-1, raw.n_times)
     starts = starts.astype(int)
@@ -280,7 +290,7 @@ def _usable(
     inside = trials["i_start_in_trial"].ge(0) & trials["i_stop_in_trial"].le(len(raw))
     log.info(
         "%s: kept %d of %d trials; left out %d without a response, %d with a response"
-        " time outside of %s s, %d with a window that leaves the recording",
+        " time outside of %s s, %d with a window beyond the recording",
         _name(description),
         (within & inside).sum(),
         len(trials),

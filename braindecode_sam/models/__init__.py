@@ -1,4 +1,4 @@
-"""Models for braindecode: exact, faster versions of its own, and two small CNNs."""
+"""Models for braindecode: faster versions of its models, and two small CNNs."""
 
 from braindecode_sam.models._registry import register
 from braindecode_sam.models.compact_cnn import CompactCNN

@@ -1,4 +1,4 @@
-"""Tensors that depend on sizes alone, kept for the sizes that were used last."""
+"""Cache of tensors that depend on sizes only."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def cached_by_size(function: Callable[..., T]) -> Callable[..., T]:
     Parameters
     ----------
     function : callable
-        Takes positional arguments that can be hashed, the device last. What it returns
-        must not be modified.
+        Function of hashable positional arguments, the device last. Its result must not
+        be modified.
 
     Returns
     -------
     function : callable
-        Gives the very tensors of the last call with the same arguments.
+        Function that returns the same tensors for the same arguments.
 
     Examples
     --------
@@ -35,21 +35,21 @@ def cached_by_size(function: Callable[..., T]) -> Callable[..., T]:
     >>> ramp(3, torch.device("cpu")) is ramp(3, torch.device("cpu"))
     True
     """
-    kept = functools.lru_cache(maxsize=N_KEPT)(function)
+    cached = functools.lru_cache(maxsize=N_KEPT)(function)
 
     @functools.wraps(function)
-    def give(*args: object) -> T:
+    def call(*args: object) -> T:
         device = args[-1]
         assert isinstance(device, torch.device)
-        # What inference mode makes would be of no use outside of it.
+        # Inference tensors could not be used outside of inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            return (kept if _may_keep(device) else function)(*args)
+            return (cached if _may_cache(device) else function)(*args)
 
-    return give
+    return call
 
 
-def _may_keep(device: torch.device) -> bool:
-    # A fake tensor holds nothing; what a CUDA graph records is computed in its replay.
+def _may_cache(device: torch.device) -> bool:
+    # Fake tensors have no values, and CUDA graphs compute theirs only on replay.
     modes = torch._C._TorchDispatchModeKey
     if torch._C._get_dispatch_mode(modes.FAKE) is not None:
         return False

@@ -1,8 +1,8 @@
-"""Dropout that remembers its last mask, for a second pass with the same random numbers.
+"""Dropout that reuses its mask in a second pass with the same random numbers.
 
-Drawing random numbers one after the other is a good part of a small model's forward
-pass. Both passes of a SAM step begin from the same state of the generator, so the
-second one would draw the numbers of the first again.
+Drawing random numbers takes a large part of a small model's forward pass. Both passes
+of a SAM step begin from the same state of the generator, so the second pass would draw
+the numbers of the first again.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 
 class _Drawn(NamedTuple):
-    before: torch.Tensor  # state of the generator
+    before: torch.Tensor  # state of the generator before drawing
     after: torch.Tensor
     p: float
     mask: torch.Tensor
 
 
 class DropoutReplay(torch.nn.Dropout):
-    """Dropout, with the same masks and the same use of the random numbers.
+    """Dropout with the masks and the random number stream of torch's.
 
-    Made of a :class:`torch.nn.Dropout` by assigning its class. It keeps the mask it
-    drew last, and takes it again when it finds the generator in the state it was in
-    then; the generator goes on as if the numbers had been drawn. Elsewhere than on a
-    CPU, and where tensors may not be kept (``torch.compile``, ``torch.func``, inference
-    mode), it is plain dropout.
+    :func:`~braindecode_sam.speed_up` assigns this class to layers of class
+    :class:`torch.nn.Dropout`. It stores its last mask and reuses it if the generator is
+    again in the state in which the mask was drawn. The generator then advances as if
+    the numbers had been drawn. On accelerators, and where tensors cannot be stored
+    (``torch.compile``, ``torch.func``, inference mode), it is plain dropout.
 
     Examples
     --------
@@ -42,17 +42,17 @@ class DropoutReplay(torch.nn.Dropout):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Drop.
+        """Apply dropout.
 
         Parameters
         ----------
         x : torch.Tensor
-            Of any shape.
+            Tensor of any shape.
 
         Returns
         -------
         y : torch.Tensor
-            Of the same shape.
+            Tensor of the same shape.
         """
         if torch.jit.is_scripting():
             return F.dropout(x, self.p, self.training, self.inplace)
@@ -98,5 +98,5 @@ def _may_keep(x: torch.Tensor) -> bool:
         and not torch.jit.is_tracing()
         and not torch.is_inference_mode_enabled()
         and torch._C._functorch.peek_interpreter_stack() is None
-        and torch._C._len_torch_dispatch_stack() == 0  # it may make fake tensors
+        and torch._C._len_torch_dispatch_stack() == 0  # a mode may make fake tensors
     )

@@ -1,16 +1,16 @@
 r"""FFT convolution over channels and time.
 
-A convolution with C input and O output channels and K taps costs C O K multiplications
-a sample. In the frequency domain it is one C x O matrix for each frequency, whatever
-the number of taps: with X and W the spectra of input and filters, zero-padded so that
-what wraps around meets zeros only,
+A convolution with C input channels, O output channels and K taps costs C O K
+multiplications per sample. In the frequency domain it is one C x O matrix for each
+frequency, and its cost does not depend on K. X and W are the spectra of the input and
+of the filters, zero-padded so that circular convolution wraps around to zeros only:
 
 .. math:: Y_f = W_f X_f, \qquad
           W_f = \sum_k w_k \exp(2 \pi i f (k d - p) / L)
 
 for a dilation d, p samples of padding at the left and transforms of length L. The
-gradients are W_f^H G_f and, by Parseval's theorem, the part of G_f X_f^H that the K
-waves above span.
+gradients are W_f^H G_f and, by Parseval's theorem, the projection of G_f X_f^H on the K
+waves above.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from braindecode_sam.models._cache import cached_by_size
 
 
 class FFTConvolution(torch.autograd.Function):
-    """Convolve by FFT.
+    """FFT convolution.
 
-    ``apply(x, weight, dilation, left, length)`` with x of shape (batch, n_in, n_times),
-    weight of shape (n_out, n_in, n_taps), the number of samples padded at the left and
-    that of the output, at most n_times, gives a tensor of shape (batch, n_out, length),
-    as ``torch.nn.functional.conv1d`` does.
-    It saves inputs only, so it can be differentiated twice.
+    ``apply(x, weight, dilation, left, n_samples)`` takes x of shape
+    (batch, n_in, n_times), weight of shape (n_out, n_in, n_taps), the number of samples
+    padded at the left, and the number of output samples, at most n_times. Like
+    ``torch.nn.functional.conv1d``, it returns a tensor of shape
+    (batch, n_out, n_samples). It saves inputs only and can be differentiated twice.
     """
 
     @staticmethod
@@ -54,7 +54,7 @@ class FFTConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Correlate."""
+        """Compute the gradients by correlation."""
         x, weight = ctx.saved_tensors
         length = _fft_length(x, weight, ctx.dilation)
         waves, counted = _waves_of(weight, ctx.dilation, ctx.left, length)
@@ -64,7 +64,7 @@ class FFTConvolution(torch.autograd.Function):
             back = _matrices(weight, waves).mH @ spectra
             grad_x = _signals(back, length, x.shape[-1])
         products = spectra @ _spectra(x, length).mH
-        # Not flatten, which cannot be batched (autograd.grad's is_grads_batched).
+        # flatten does not support is_grads_batched of autograd.grad.
         n_pairs = weight.shape[0] * weight.shape[1]
         parts = torch.view_as_real(products.reshape(-1, n_pairs)).mT
         grad_weight = parts.reshape(-1, n_pairs).mT @ counted
@@ -80,10 +80,10 @@ def _waves(
     n_taps: int, dilation: int, left: int, length: int,
     dtype: torch.dtype, device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Real and imaginary part of the K waves, one after the other for each frequency.
+    """Return real and imaginary parts of the K waves, interleaved by frequency.
 
-    In the second of the two, of shape (2 * n_frequencies, n_taps), each frequency
-    stands for its negative too, but for 0 and length / 2.
+    The second tensor, of shape (2 * n_frequencies, n_taps), counts each frequency
+    twice, for its negative too, except 0 and length / 2.
     """
     options: dict[str, Any] = {"dtype": torch.float64, "device": device}
     frequencies = torch.arange(length // 2 + 1, **options)
@@ -102,7 +102,7 @@ def _waves_of(
 
 
 def _matrices(weight: torch.Tensor, waves: torch.Tensor) -> torch.Tensor:
-    """Give the weights in the frequency domain: (n_frequencies, n_out, n_in)."""
+    """Return the weights in the frequency domain: (n_frequencies, n_out, n_in)."""
     parts = (weight.flatten(0, 1) @ waves.mT).unflatten(1, (-1, 2))
     matrices = torch.view_as_complex(parts).unflatten(0, weight.shape[:2])
     return matrices.permute(2, 0, 1).contiguous()
@@ -117,17 +117,18 @@ def _signals(spectra: torch.Tensor, length: int, n_times: int) -> torch.Tensor:
 
 
 class FFTConv2d(torch.nn.Conv2d):
-    """A convolution along time that uses the FFT where that is faster.
+    """A convolution over time that uses the FFT on a CPU.
 
-    Made of a :class:`torch.nn.Conv2d` by assigning its class; see :meth:`suits`. On
-    accelerators, whose own convolutions are fast, in half precision, which has no FFT
-    on a CPU, and for other inputs than (batch, channels, 1, time) it is that one.
+    :func:`~braindecode_sam.speed_up` assigns this class to layers of class
+    :class:`torch.nn.Conv2d`; see :meth:`can_replace`. It runs torch's convolution on
+    accelerators, where that is fast, in half precision, for which CPUs have no FFT, and
+    for inputs that are not of shape (batch, channels, 1, time).
     """
 
     @staticmethod
     def can_replace(layer: torch.nn.Module) -> bool:
-        """Tell whether a layer is a convolution that this class can stand for."""
-        return type(layer) is torch.nn.Conv2d and _suits(layer)
+        """Return whether this class can replace a layer."""
+        return type(layer) is torch.nn.Conv2d and _is_replaceable(layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve.
@@ -149,10 +150,10 @@ class FFTConv2d(torch.nn.Conv2d):
 
     def _applies(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
         return (
-            not torch.compiler.is_compiling()  # complex numbers are not compiled
+            not torch.compiler.is_compiling()  # which does not support complex numbers
             and not torch.jit.is_tracing()
             and type(x) in (torch.Tensor, torch.nn.Parameter)
-            and _suits(self)  # layers are changed, and so are their weights
+            and _is_replaceable(self)  # since users may change layers and weights
             and weight.shape == (self.out_channels, self.in_channels, *self.kernel_size)
             and x.ndim == 4
             and x.shape[1:3] == (self.in_channels, 1)
@@ -166,7 +167,7 @@ class FFTConv2d(torch.nn.Conv2d):
         )
 
     def _convolve(self, x: torch.Tensor) -> torch.Tensor:
-        weight, bias = self.weight, self.bias  # once: a parametrization may count
+        weight, bias = self.weight, self.bias  # once: parametrizations may have state
         if not self._applies(x, weight):
             return self._conv_forward(x, weight, bias)
         dilation = self.dilation[1]
@@ -179,7 +180,7 @@ class FFTConv2d(torch.nn.Conv2d):
         return y.unsqueeze(2).contiguous()
 
 
-def _suits(layer: torch.nn.Conv2d) -> bool:
+def _is_replaceable(layer: torch.nn.Conv2d) -> bool:
     return (
         layer.kernel_size[0] == layer.groups == 1
         and layer.stride == (1, 1)

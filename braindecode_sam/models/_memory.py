@@ -1,4 +1,4 @@
-"""Memory that the next pass needs again."""
+"""Reuse of freed memory by the next pass."""
 
 import functools
 import os
@@ -11,11 +11,12 @@ LIMIT = 32 * 2**20
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have glibc keep freed blocks of up to 32 MiB; once a process.
+    """Make glibc keep freed blocks of up to 32 MiB for the rest of the process.
 
-    By default it returns blocks of 128 KiB and more to the system, which then clears
-    every page of them again. The limit follows the largest block that was freed.
-    ``BRAINDECODE_SAM_KEEP_MEMORY=0`` in the environment leaves it alone.
+    By default glibc returns blocks of 128 KiB and more to the system, which clears
+    their pages on the next allocation. The threshold follows the largest block freed so
+    far. Set the environment variable ``BRAINDECODE_SAM_KEEP_MEMORY=0`` to keep the
+    default.
     """
     if os.environ.get("BRAINDECODE_SAM_KEEP_MEMORY", "1") != "0":
-        torch.empty(LIMIT - 2**16, dtype=torch.uint8)  # not touched, freed at once
+        torch.empty(LIMIT - 2**16, dtype=torch.uint8)  # never written, freed at once

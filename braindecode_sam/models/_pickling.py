@@ -1,8 +1,8 @@
-"""Let models with parametrized layers be pickled and deep-copied.
+"""Pickling and deep copies of models with parametrized layers.
 
-torch puts a parametrized layer into a class made for it alone, which cannot be found
-by its name again, and forbids pickling it. Here such a layer is pickled as its plain
-class and its attributes, and the class is made anew when it is read.
+torch makes a class for each parametrized layer, which cannot be imported by its name,
+and forbids pickling it. Here such a layer is pickled as its plain class and its
+attributes, and the class is made again on loading.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch.nn.utils import parametrize
 
 
 def allow_pickling(module: torch.nn.Module) -> None:
-    """Teach all parametrized layers of a module to be pickled.
+    """Make all parametrized layers of a module picklable.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Model; its layers' own classes, one for each instance, are changed.
+        Model. The classes that torch made for its layers are modified.
     """
     for layer in module.modules():
         cls: Any = type(layer)
@@ -44,5 +44,5 @@ def _rebuild(plain: Any, attributes: dict[str, Any]) -> Any:
     parametrize._inject_new_class(layer)
     for name in layer.parametrizations:
         parametrize._inject_property(layer, name)
-    allow_pickling(layer)  # a copy can be copied
+    allow_pickling(layer)  # so that a copy can be copied
     return layer

@@ -1,4 +1,4 @@
-"""Names of this package's models in braindecode, in this process and in workers."""
+"""Registration of this package's models in braindecode, also in worker processes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ _names: set[str] = set()
 
 
 def register(models: Iterable[type[torch.nn.Module]]) -> None:
-    """Let braindecode find models by name, as in ``EEGRegressor("FastEEGNeX")``.
+    """Register models by name, for ``EEGRegressor("FastEEGNeX")``.
 
     Parameters
     ----------
     models : iterable of type
         Model classes.
     """
-    # braindecode fills its registry when a model is first asked for by its name, and
-    # only if it is empty.
+    # braindecode fills its registry on the first look-up by name, if it is empty.
     if not util.models_dict:
         util._init_models_dict()
     found = {model.__name__: model for model in models}
@@ -32,9 +31,9 @@ def register(models: Iterable[type[torch.nn.Module]]) -> None:
 
 
 def _reduce(net: Any, protocol: int) -> str | tuple[Any, ...]:
-    """Pickle a net so that a fresh process knows the name of its model.
+    """Pickle a net so that a new process can find its model by name.
 
-    What is read by a function of this module imports this package first, and that
+    Unpickling calls a function of this module. Importing it imports this package, which
     registers the names.
     """
     reduced = object.__reduce_ex__(net, protocol)

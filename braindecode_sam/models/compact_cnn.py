@@ -1,4 +1,4 @@
-"""CompactCNN, the baseline of a team in the 2025 competition."""
+"""CompactCNN, the baseline of the competition notes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ HEAD = ((64, 0.5), (32, 0.4))  # units, dropout
 
 
 class CompactCNN(EEGModuleMixin, torch.nn.Module):
-    """Three convolutions over all channels at once, and a small perceptron.
+    """Baseline of three convolutions over time and two hidden layers.
 
-    Each block is a convolution in time with stride 2, BatchNorm, ReLU and dropout; the
-    mean over time goes through two hidden layers. From a competition team's notes of
-    October 2025; padded by half of the taps, about which the notes are silent.
+    Each block has a convolution over time and all channels with stride 2, BatchNorm,
+    ReLU and dropout. Two hidden layers follow the mean over time.
 
     Parameters
     ----------
@@ -25,11 +24,20 @@ class CompactCNN(EEGModuleMixin, torch.nn.Module):
     n_chans : int
         Number of EEG channels.
     n_times : int
-        Samples of a window. The number of parameters does not depend on it.
+        Number of samples in a window. The number of parameters does not depend on it.
     activation : type, default=torch.nn.ReLU
-        Class of the activations.
+        Activation class.
     chs_info, input_window_seconds, sfreq
-        As for all of braindecode's models.
+        As in all models of braindecode.
+
+    See Also
+    --------
+    SeparableEEGNet : The other small model of the competition notes.
+
+    Notes
+    -----
+    The architecture comes from the competition notes of October 2025. The notes do not
+    state the padding. Here it is half of the kernel length.
 
     Examples
     --------
@@ -38,6 +46,9 @@ class CompactCNN(EEGModuleMixin, torch.nn.Module):
     >>> sum(p.numel() for p in model.parameters())
     74753
     """
+
+    # braindecode's notes would import the class from braindecode.models.
+    _HUB_NOTES_TEMPLATE = ""
 
     n_chans: int
     n_outputs: int
@@ -84,16 +95,16 @@ class CompactCNN(EEGModuleMixin, torch.nn.Module):
         self.final_layer = torch.nn.Linear(units[-1], self.n_outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Predict.
+        """Compute the outputs.
 
         Parameters
         ----------
         x : torch.Tensor of shape (batch, n_chans, n_times)
-            Windows.
+            EEG windows.
 
         Returns
         -------
         y : torch.Tensor of shape (batch, n_outputs)
-            Predictions.
+            Outputs.
         """
         return self.final_layer(self.head(self.blocks(x).mean(dim=-1)))

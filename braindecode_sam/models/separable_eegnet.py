@@ -1,4 +1,4 @@
-"""SeparableEEGNet: what a team's notes print as EEGNeX's layers, and what is not it."""
+"""SeparableEEGNet, which the competition notes print as the layers of EEGNeX."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ N_FILTERS = 8
 
 
 class SeparableEEGNet(EEGModuleMixin, torch.nn.Module):
-    """A temporal, a spatial and a pointwise convolution, then the mean over time.
+    """Small model of a temporal, a depthwise spatial and a pointwise convolution.
 
-    As listed in a competition team's notes of October 2025: convolution 1 to 8 along
-    time, depthwise over all channels, pointwise 8 to p, each with BatchNorm. The notes
-    show no activation, without which the mean over time would see nothing but each
-    channel's own mean; here ELU follows the second and the third BatchNorm.
+    The first convolution has 8 filters over time, the second is depthwise over all
+    channels, and the third is pointwise. BatchNorm follows each, and an activation
+    follows the second and the third. A linear layer follows the mean over time.
 
     Parameters
     ----------
@@ -27,20 +26,38 @@ class SeparableEEGNet(EEGModuleMixin, torch.nn.Module):
     n_chans : int
         Number of EEG channels.
     n_times : int
-        Samples of a window. The number of parameters does not depend on it.
+        Number of samples in a window. The number of parameters does not depend on it.
     kernel_length : int, default=32
-        Taps of the temporal filters; the notes have 32 for Challenge 1, 64 for 2.
+        Length of the temporal filters. The competition notes use 32 for Challenge 1,
+        and 64 for Challenge 2.
     n_pointwise : int, default=16
-        Outputs p of the pointwise convolution; 16 for Challenge 1, 32 for 2.
+        Outputs of the pointwise convolution. The competition notes use 16 for Challenge
+        1 and 32 for Challenge 2.
     activation : type, default=torch.nn.ELU
-        Class of the activations.
+        Activation class.
     chs_info, input_window_seconds, sfreq
-        As for all of braindecode's models.
+        As in all models of braindecode.
 
     Raises
     ------
     TypeError, ValueError
-        If `kernel_length` or `n_pointwise` is not an integer from 1 up.
+        If `kernel_length` or `n_pointwise` is not a positive integer.
+
+    See Also
+    --------
+    CompactCNN : The other small model of the competition notes.
+
+    Notes
+    -----
+    The competition notes of October 2025 list these layers under the name EEGNeX, which
+    has other layers [1]_. They list no activation. Without one, the mean over time
+    would depend only on the mean of each channel.
+
+    References
+    ----------
+    .. [1] Chen, Teng, Chen, Pan and Geyer (2024). Toward reliable signals decoding for
+       electroencephalogram: A benchmark study to EEGNeX. Biomedical Signal Processing
+       and Control, 87, 105475. https://doi.org/10.1016/j.bspc.2023.105475
 
     Examples
     --------
@@ -49,6 +66,9 @@ class SeparableEEGNet(EEGModuleMixin, torch.nn.Module):
     >>> sum(p.numel() for p in model.parameters())
     1041
     """
+
+    # braindecode's notes would import the class from braindecode.models.
+    _HUB_NOTES_TEMPLATE = ""
 
     n_chans: int
     n_outputs: int
@@ -92,16 +112,16 @@ class SeparableEEGNet(EEGModuleMixin, torch.nn.Module):
         self.final_layer = torch.nn.Linear(n_pointwise, self.n_outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Predict.
+        """Compute the outputs.
 
         Parameters
         ----------
         x : torch.Tensor of shape (batch, n_chans, n_times)
-            Windows.
+            EEG windows.
 
         Returns
         -------
         y : torch.Tensor of shape (batch, n_outputs)
-            Predictions.
+            Outputs.
         """
         return self.final_layer(self.layers(x[:, None]).mean(dim=(-2, -1)))

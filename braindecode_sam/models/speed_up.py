@@ -1,4 +1,4 @@
-"""Make the linear front of a model several times faster, in place."""
+"""Speed up the linear front of a model in place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from braindecode_sam.models._dropout import DropoutReplay
 from braindecode_sam.models._fft_conv import FFTConv2d
 from braindecode_sam.models._memory import keep_freed_memory
 from braindecode_sam.models._pickling import allow_pickling
-from braindecode_sam.models._stem.filtered import pads_of, wait
+from braindecode_sam.models._stem.filtered import defer_convolution, pads_of
 from braindecode_sam.models._stem.moments import MomentsMemory
 from braindecode_sam.models._stem.pending import Pending, watch
 
@@ -27,49 +27,49 @@ log = logging.getLogger(__name__)
 
 
 class WaitingConv2d(torch.nn.Conv2d):
-    """A convolution over time that waits for what follows.
+    """A convolution over time whose computation is deferred.
 
-    Made of a :class:`torch.nn.Conv2d` by assigning its class, in :func:`speed_up`.
+    :func:`speed_up` assigns this class to layers of class :class:`torch.nn.Conv2d`.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve, or wait.
+        """Convolve, or defer the convolution.
 
         Parameters
         ----------
         x : torch.Tensor of shape (batch, 1, n_chans, n_times)
-            Windows, or with the last two axes the other way round.
+            Windows, or the same with the last two axes swapped.
 
         Returns
         -------
         y : torch.Tensor
-            As of the stock layer; maybe a pending one.
+            Output of the original layer, possibly pending.
         """
         if torch.jit.is_scripting():
             return self._conv_forward(x, self.weight, self.bias)
         else:  # not scripted
-            return self._wait(x)
+            return self._defer(x)
 
-    def _wait(self, x: torch.Tensor) -> torch.Tensor:
+    def _defer(self, x: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return torch.nn.Conv2d.forward(self, x)
-        weight, bias = self.weight, self.bias  # once: a parametrization may count
-        reason = self._reason_not_to_wait(x, weight)
+        weight, bias = self.weight, self.bias  # once: parametrizations may have state
+        reason = self._reason_not_to_defer(x, weight)
         if reason is None:
             memory: Any = self._moments_memory
-            return wait(self, x, weight, bias, self.padding, memory)
-        self._tell_once(reason)
+            return defer_convolution(self, x, weight, bias, self.padding, memory)
+        self._log_once(reason)
         return self._conv_forward(x, weight, bias)
 
-    def _reason_not_to_wait(self, x: torch.Tensor, weight: torch.Tensor) -> str | None:
-        if type(x) not in _TENSORS:  # first: of torch.fx, say
+    def _reason_not_to_defer(self, x: torch.Tensor, weight: torch.Tensor) -> str | None:
+        if type(x) not in _TENSORS:  # first, since torch.fx passes proxies
             return f"its input is a {type(x).__name__}"
         kernel = weight.shape
         if not _is_temporal(self) or kernel[1:] != (1, *self.kernel_size):
-            return "it is no convolution of one signal over time, stride and dilation 1"
-        behind: Any = self._waits_in
-        if _may_be_kept((self, *behind)):
-            return "a forward hook may keep its output"
+            return "it is not a temporal convolution with stride and dilation 1"
+        behind: Any = self._pending_behind
+        if _has_hooks((self, *behind)):
+            return "a forward hook may read its output"
         if x.ndim != 4 or x.shape[1] != 1 or 0 in x.shape:
             return f"its input has the shape {tuple(x.shape)}"
         if x.requires_grad:
@@ -80,33 +80,33 @@ class WaitingConv2d(torch.nn.Conv2d):
             return f"its input is on {x.device}, its weight on {weight.device}"
         axis = 3 if kernel[2] == 1 else 2
         if x.shape[5 - axis] == 1:
-            return "there is one channel only"
+            return "it has a single channel"
         pads = pads_of(self.padding, kernel[2:])
         if x.shape[axis] + sum(pads[axis - 2]) < max(kernel[2:]):
             return "its kernel is longer than its input"
         if torch._C._functorch.peek_interpreter_stack() is not None:
-            return "it runs inside of torch.func"
+            return "it runs inside torch.func"
         if forward_ad._current_level >= 0:
             return "it runs in forward-mode differentiation"
         if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY):
             return "it is being traced"
         return None
 
-    def _tell_once(self, reason: str) -> None:
-        told: Any = self._told
-        if reason not in told:
-            told.add(reason)
-            log.info("%s runs as the stock layer: %s", self._name_in_model, reason)
+    def _log_once(self, reason: str) -> None:
+        logged: Any = self._logged
+        if reason not in logged:
+            logged.add(reason)
+            log.info("%s runs as the original layer: %s", self._name_in_model, reason)
 
 
-_OWN = ("_moments_memory", "_told", "_name_in_model", "_waits_in", "_drawn")
+_OWN = ("_moments_memory", "_logged", "_name_in_model", "_pending_behind", "_drawn")
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
 _DEVICES = ("cpu", "cuda")
 
 
-def _may_be_kept(layers: Iterable[torch.nn.Module]) -> bool:
-    """Tell whether a hook sees the output of one of the layers."""
+def _has_hooks(layers: Iterable[torch.nn.Module]) -> bool:
+    """Return whether a hook receives the output of one of the layers."""
     every = torch_module._global_forward_hooks.values()
     if not all(getattr(hook, "ignores_output", False) for hook in every):
         return True
@@ -132,60 +132,64 @@ def speed_up(
     input_shape: tuple[int, ...] | None = None,
     verbose: bool = False,
 ) -> pd.DataFrame:
-    """Make the linear front of a model several times faster, in place.
+    """Speed up the linear front of a model in place.
 
     Models like EEGNet begin with a convolution over time and one over channels, with
-    nothing but batch normalization in between. Both commute, and the other order costs
-    a fraction. Here the first convolution waits to see what follows. If it is a
-    convolution over all channels, the cheap order is computed; if it is anything else,
-    a hook, an activation, a layer of your own, it gets what the stock layer would have
-    returned. Parameters, buffers, ``state_dict`` and class of the module stay what they
-    are, and so do outputs, gradients and running statistics, up to rounding.
+    only batch normalization in between. These layers commute, and the other order costs
+    a fraction of the work. This function defers the first convolution until its output
+    is used. If a convolution over all channels follows, the cheaper order is computed.
+    Anything else, such as a hook, an activation or a custom layer, gets the output of
+    the original layer. Parameters, buffers, ``state_dict`` and the class of the module
+    do not change, and outputs, gradients and running statistics are equal up to
+    rounding.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Model, or something around one or several. It is run once on a window of zeros
-        where its input shape is known, as braindecode's models know it: layers that do
-        not get faster are left as they are.
+        Model, or a module that contains models. It runs once on a window of zeros if
+        its input shape is known, as it is for braindecode's models. Layers that would
+        not get faster are restored.
     input_shape : tuple of int, optional
-        Shape of a batch, ``(1, n_chans, n_times)`` say, for modules that do not know
-        it. Without one, none of their layers is left out. If the module cannot run on
-        it, its error is raised.
+        Shape of a batch, such as ``(1, n_chans, n_times)``, for modules that do not
+        know it. Without a shape, layers are replaced untested. If the module cannot run
+        on this shape, its error is raised.
     verbose : bool, default=False
-        Print what is returned. It is logged in any case, at level INFO, and so is why
-        a layer runs as the stock one at times.
+        Whether to print the returned table. It is also logged at level INFO, as are the
+        reasons for which a layer runs as the original one.
 
     Returns
     -------
     layers : pandas.DataFrame
-        What got faster: ``layer``, its name; ``pattern``, what follows it; ``before``
-        and ``after``, multiply-adds for one window. Empty if nothing did; the module
-        is as it was then.
+        Layers that got faster: ``layer``, the name; ``pattern``, the operation that
+        follows, or "not tried" without a shape; ``before`` and ``after``, the
+        multiply-adds for one window. If no layer got faster, the table is empty and the
+        module is unchanged.
 
     See Also
     --------
-    unspeed : Take it back.
-    braindecode_sam.callbacks.SpeedUp : For skorch nets.
+    unspeed : Undo the replacement.
+    braindecode_sam.callbacks.SpeedUp : Callback for skorch nets.
 
     Notes
     -----
-    Where something did, the layers behind it get faster too: convolutions over time use
-    the FFT where they run on a CPU, and dropout remembers its mask for the second pass
-    of a SAM step. One effect is on the whole process: the C library keeps freed blocks
-    of up to 32 MiB for the next pass, instead of returning them to the system;
-    ``BRAINDECODE_SAM_KEEP_MEMORY=0`` in the environment prevents it.
+    If any layer gets faster, later layers do too. Convolutions over time use the FFT on
+    a CPU, and dropout reuses its mask in the second pass of a SAM step. One effect
+    concerns the whole process: the C library keeps freed blocks of up to 32 MiB for the
+    next pass instead of returning them to the system. Set the environment variable
+    ``BRAINDECODE_SAM_KEEP_MEMORY=0`` to prevent it.
 
-    Stock layers run where the windows need gradients, where a forward hook may keep
-    what the first layers give, under ``torch.compile``, export, tracing, scripting and
-    ``torch.func``, in half precision and on devices other than CPU and CUDA or ROCm.
-    Windows must not be modified in place while the first layers run: an error tells if
-    they are.
+    The original layers run if the windows require gradients, if a forward hook may read
+    the output of the first layers, under ``torch.compile``, export, tracing, scripting
+    and ``torch.func``, in half precision, and on devices other than CPU and CUDA or
+    ROCm. Windows must not be modified in place while the first layers run; this raises
+    RuntimeError.
 
-    The layers that get faster have classes of their own, derived from torch's. Code
-    that compares types (``type(layer) is torch.nn.Conv2d``, fusing and quantization in
-    ``torch.ao``) is to run before ``speed_up`` or after ``unspeed``. Forward hooks see
-    the one window of zeros, too.
+    The classes of replaced layers are subclasses of torch's. Run code that compares
+    types, such as ``type(layer) is torch.nn.Conv2d`` or fusion and quantization in
+    ``torch.ao``, before ``speed_up`` or after ``unspeed``. Forward hooks also receive
+    the window of zeros.
+
+    :doc:`/mathematics` derives the cheaper order.
 
     Examples
     --------
@@ -200,13 +204,16 @@ def speed_up(
     """
     _check_arguments(module, input_shape)
     candidates = {
-        layer: name for name, layer in module.named_modules() if _can_wait(layer)
+        layer: name for name, layer in module.named_modules() if _can_defer(layer)
     }
     memory = MomentsMemory(max(len(candidates), 1))
     for layer, name in candidates.items():
         _set_class(layer, WaitingConv2d)
         vars(layer).update(
-            _moments_memory=memory, _name_in_model=name, _told=set(), _waits_in=()
+            _moments_memory=memory,
+            _name_in_model=name,
+            _logged=set(),
+            _pending_behind=(),
         )
     rows = []
     for unit, shape in _units(module, input_shape):
@@ -218,18 +225,18 @@ def speed_up(
         if inside:
             try:
                 rows += _try(unit, shape, inside)
-            except Exception as error:  # any error of anybody's forward
+            except Exception as error:  # a forward may raise anything
                 for layer in inside:
-                    _turn_back(layer, torch.nn.Conv2d)
+                    _restore_class(layer, torch.nn.Conv2d)
                 if input_shape is not None:
                     raise
-                log.info("%s stays as it is: %s", type(unit).__name__, error)
+                log.info("%s is unchanged: %s", type(unit).__name__, error)
     rows += [(name, "not tried", None, None) for name in candidates.values()]
     if rows:
-        _speed_up_the_rest(module)
+        _replace_later_layers(module)
     found = pd.DataFrame(rows, columns=["layer", "pattern", "before", "after"])
     for layer, pattern, *_ in rows:
-        log.info("%s waits for what follows: %s", layer, pattern)
+        log.info("%s is deferred: %s", layer, pattern)
     if verbose:
         print(found.to_string(index=False) if rows else "No layer gets faster.")
     return found
@@ -238,8 +245,8 @@ def speed_up(
 def _check_arguments(module: object, input_shape: object) -> None:
     if not isinstance(module, torch.nn.Module):
         raise TypeError(
-            f"module must be a torch.nn.Module, got {module!r}; of a skorch net, give"
-            " net.module_, or give the net callbacks=[SpeedUp()]"
+            f"module must be a torch.nn.Module, got {module!r}; for a skorch net, pass"
+            " net.module_, or use callbacks=[SpeedUp()]"
         )
     if input_shape is not None and not (
         isinstance(input_shape, Sequence)
@@ -251,23 +258,23 @@ def _check_arguments(module: object, input_shape: object) -> None:
         )
     if any(hasattr(m, "_orig_mod") for m in module.modules()):
         log.warning(
-            "What torch.compile has compiled runs the stock layers: speed_up gains"
-            " nothing there."
+            "Modules compiled by torch.compile run the original layers, so speed_up has"
+            " no effect on them."
         )
 
 
 def unspeed(module: torch.nn.Module) -> list[str]:
-    """Take back what :func:`speed_up` did.
+    """Undo :func:`speed_up`.
 
     Parameters
     ----------
     module : torch.nn.Module
-        Model, or something around one or several.
+        Model, or a module that contains models.
 
     Returns
     -------
     layers : list of str
-        Names of the layers that are stock ones again.
+        Names of the restored layers.
 
     Examples
     --------
@@ -281,24 +288,24 @@ def unspeed(module: torch.nn.Module) -> list[str]:
     """
     names = []
     for name, layer in module.named_modules():
-        for ours, stock in _STOCK.items():
-            if isinstance(layer, ours):
-                _turn_back(layer, stock)
+        for fast, original in _ORIGINAL.items():
+            if isinstance(layer, fast):
+                _restore_class(layer, original)
                 names.append(name)
     return names
 
 
-_STOCK = {
+_ORIGINAL = {
     WaitingConv2d: torch.nn.Conv2d,
     FFTConv2d: torch.nn.Conv2d,
     DropoutReplay: torch.nn.Dropout,
 }
 
 
-def _can_wait(layer: torch.nn.Module) -> bool:
+def _can_defer(layer: torch.nn.Module) -> bool:
     cls: Any = type(layer)
     if parametrize.is_parametrized(layer):
-        cls = cls.__base__  # torch made a class for this layer alone
+        cls = cls.__base__  # torch made a class for this layer
     is_known = cls in (torch.nn.Conv2d, WaitingConv2d)
     return is_known and isinstance(layer, torch.nn.Conv2d) and _is_temporal(layer)
 
@@ -310,8 +317,8 @@ def _set_class(layer: Any, cls: Any) -> None:
         layer.__class__ = cls
 
 
-def _turn_back(layer: Any, stock: Any) -> None:
-    _set_class(layer, stock)
+def _restore_class(layer: Any, original: Any) -> None:
+    _set_class(layer, original)
     for attribute in _OWN:
         layer.__dict__.pop(attribute, None)
 
@@ -319,7 +326,7 @@ def _turn_back(layer: Any, stock: Any) -> None:
 def _units(
     module: torch.nn.Module, input_shape: tuple[int, ...] | None
 ) -> Iterator[tuple[torch.nn.Module, tuple[int, ...]]]:
-    """Find the modules whose input shapes are known, the outermost ones first."""
+    """Find the outermost modules whose input shapes are known."""
     if input_shape is not None:
         yield module, input_shape
         return
@@ -335,13 +342,13 @@ def _units(
 def _try(
     unit: torch.nn.Module, shape: tuple[int, ...], layers: dict[Any, str]
 ) -> list[tuple[Any, ...]]:
-    """Run a module once; turn back the layers that do not pay."""
+    """Run a module once, and restore the layers that do not get faster."""
     some = next(unit.parameters())
     is_lazy = any(map(is_lazy_tensor, [*unit.parameters(), *unit.buffers()]))
     if is_lazy or some.dtype not in _DTYPES or some.device.type not in _DEVICES:
         return [(name, "not tried", None, None) for name in layers.values()]
     x = torch.zeros(1, *shape[1:], device=some.device, dtype=some.dtype)
-    with watch() as outcomes, _left_alone(unit), _noting_where_they_wait():
+    with watch() as outcomes, _evaluating(unit), _recording_pending_outputs():
         unit(x)
     rows = []
     for layer, name in layers.items():
@@ -351,25 +358,25 @@ def _try(
         if len(ends) == len(own) > 0 and after < before:
             rows.append((name, own[0][1], int(before), int(after)))
         else:
-            _turn_back(layer, torch.nn.Conv2d)
-            asked = [getattr(w, "__name__", w) for _, p, w in own if p is None]
-            reason = f"asked for by {asked[0]}" if asked else "nothing is gained"
-            log.info("%s stays the stock layer: %s", name, reason)
+            _restore_class(layer, torch.nn.Conv2d)
+            readers = [getattr(w, "__name__", w) for _, p, w in own if p is None]
+            reason = f"its output is read by {readers[0]}" if readers else "no gain"
+            log.info("%s stays the original layer: %s", name, reason)
     return rows
 
 
 @contextlib.contextmanager
-def _noting_where_they_wait() -> Iterator[None]:
-    """Note of each layer behind which other modules its output still waits."""
+def _recording_pending_outputs() -> Iterator[None]:
+    """Record for each layer the later modules whose output is still pending."""
 
-    def note(module: torch.nn.Module, args: object, output: object) -> None:
+    def record(module: torch.nn.Module, args: object, output: object) -> None:
         if isinstance(output, Pending):
             for layer in output.deferred.sources:
-                if module is not layer and module not in layer._waits_in:
-                    layer._waits_in = (*layer._waits_in, module)
+                if module is not layer and module not in layer._pending_behind:
+                    layer._pending_behind = (*layer._pending_behind, module)
 
-    note.ignores_output = True  # type: ignore[attr-defined]
-    handle = register_module_forward_hook(note)
+    record.ignores_output = True  # type: ignore[attr-defined]
+    handle = register_module_forward_hook(record)
     try:
         yield
     finally:
@@ -377,8 +384,8 @@ def _noting_where_they_wait() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _left_alone(module: torch.nn.Module) -> Iterator[None]:
-    """Let a module run in evaluation mode, and leave no trace of it."""
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Run a module in evaluation mode, and restore its state afterwards."""
     training = {m: m.training for m in module.modules()}
     buffers = [(b, b.clone()) for b in module.buffers()]
     for m in training:
@@ -394,7 +401,7 @@ def _left_alone(module: torch.nn.Module) -> Iterator[None]:
                 buffer.copy_(before)
 
 
-def _speed_up_the_rest(module: torch.nn.Module) -> None:
+def _replace_later_layers(module: torch.nn.Module) -> None:
     keep_freed_memory()
     allow_pickling(module)
     for layer in module.modules():

@@ -1,10 +1,10 @@
-"""Draw both ways through EEGNeX's first three blocks."""
+"""Draw EEGNeX's first three blocks in the published and in the cheaper order."""
 
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-BIG, SMALL, EDGE = "#f4c7b8", "#bcd9ee", "#444444"
-# Multiply-adds of a window: filters, taps and spatial outputs of EEGNeX.
+BIG, SMALL, EDGE = "#f2a65a", "#bcd9ee", "#444444"
+# Filters, taps and spatial outputs of EEGNeX, for the multiply-adds of a window.
 CHANNELS, SAMPLES, FIRST, SECOND, TAPS, OUTPUTS = 72, 500, 8, 32, 64, 64
 IN_TIME = FIRST * TAPS + SECOND * FIRST * TAPS
 PUBLISHED = CHANNELS * SAMPLES * (IN_TIME + OUTPUTS)
@@ -19,7 +19,7 @@ STEM_STEPS[1] += "\n+ both ends, + constant"
 
 
 def draw_row(ax, y, title, tensors, steps, positions):
-    """Draw tensors as boxes, and what leads from one to the next as arrows."""
+    """Draw tensors as boxes, and operations as arrows between them."""
     ax.text(0, y + 1.55, title, fontsize=12, weight="bold", va="center")
     previous = None
     for (label, size, color), x in zip(tensors, positions, strict=True):
@@ -45,7 +45,7 @@ def draw_row(ax, y, title, tensors, steps, positions):
 
 
 def draw_statistics(ax):
-    """Draw the way to the batch statistics, which never needs the big tensors."""
+    """Draw the path of the batch statistics, which avoids the large tensors."""
     y = -2.3
     ax.add_patch(
         FancyBboxPatch(
@@ -63,9 +63,9 @@ def draw_statistics(ax):
 
 
 figure, ax = plt.subplots(figsize=(8.6, 4.9), layout="constrained")
-title = f"As published: {PUBLISHED / 1e6:.0f} million multiply-adds a window"
+title = f"Published order: {PUBLISHED / 1e6:.0f} million multiply-adds per window"
 draw_row(ax, 3.2, title, STOCK, list(STOCK_STEPS), [0, 3.2, 6.6, 10])
-title = f"The linear stem: {LINEAR_STEM / 1e6:.0f} million, without the ends"
+title = f"Cheaper order: {LINEAR_STEM / 1e6:.0f} million, without the ends"
 draw_row(ax, 0, title, STEM, list(STEM_STEPS), [0, 3.8, 10])
 draw_statistics(ax)
 ax.set(xlim=(-0.1, 11.9), ylim=(-2.9, 5.1))

@@ -61,4 +61,4 @@ except ValueError as error:
 # ['left' 'rest' 'right'] []
 # True tensor([1.3333, 0.6667, 1.3333])
 # True
-# y has the label 'rest', which is not among the classes ['left', 'right']
+# y must hold labels among the classes ['left', 'right'], got 'rest'

@@ -1,4 +1,4 @@
-"""One call, held to what scikit-learn gives for each fit by itself."""
+"""compare, checked against single fits with scikit-learn."""
 
 import os
 import pickle
@@ -42,7 +42,7 @@ from braindecode_sam.comparison import compare, paired_comparison
 from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import SubjectSplit
 
-# Nets that train for an epoch or two hardly learn, which compare says.
+# compare warns that nets trained for an epoch or two hardly learn.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:no better than the dummy"),
     pytest.mark.filterwarnings("ignore:with 2 subjects in the test folds"),
@@ -265,7 +265,7 @@ def test_a_finished_fit_is_not_run_again(tmp_path, capsys):
     nets = {"a net": make_net(max_epochs=1)}
     options = {"folder": tmp_path / "fits", "verbose": 1}
     first = quietly(nets, X, Y, GROUPS, **options)
-    assert "8 fits, 1 at a time" in capsys.readouterr().out
+    assert "8 fits, 1 in parallel" in capsys.readouterr().out
     before = contents(tmp_path)
     next(tmp_path.rglob("a-net-*/*fold_2.npz")).unlink()
     second = quietly(nets, X, Y, GROUPS, **options)
@@ -331,7 +331,7 @@ def test_splits_may_be_masks():
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"must be empty, new or .*thesis"):
+    with pytest.raises(ValueError, match=r"must be new, empty or .*thesis"):
         quietly(RIDGES, X, Y, GROUPS, folder=tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
@@ -370,7 +370,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path):
     assert contents(tmp_path).items() >= complete.items()
 
 
-# What comes back
+# Results
 
 
 def test_recordings_pool_windows():
@@ -401,7 +401,7 @@ def test_the_report_is_one_page_that_says_it_all(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="https?://(?!mne\.tools)', page)
     for wanted in ("a&lt;b", "strong", "S7", "p_holm", "neg_nrmse_range", "torch",
-                   "ridge__alpha", "Holm correction", "processor time"):  # fmt: skip
+                   "ridge__alpha", "Holm correction", "CPU time"):  # fmt: skip
         assert wanted in page
     assert "<td>a<b" not in page
     figure = result.plot()
@@ -417,7 +417,7 @@ def test_many_estimators_leave_the_lines_out():
     assert len(result.plot().axes) == 1
     assert np.isinf(result.comparisons()["smallest_detectable"]).all()
     assert (
-        "So few subjects, with 8 comparisons, cannot show any" in result.sentences()[0]
+        "With so few subjects and 8 comparisons, no difference" in result.sentences()[0]
     )
 
 
@@ -427,7 +427,7 @@ def test_sentences_tell_no_difference_from_too_little_data():
     assert "The difference is significant (p = 0.023 after Holm" in strong
     assert "0 of 8 subjects" in strong
     assert "not significant (p = 1 after Holm correction)" in same
-    assert "four times out of five" in same
+    assert "with a probability of 0.8" in same
 
 
 def test_a_comparison_can_be_pickled_and_does_not_change():
@@ -451,7 +451,7 @@ class Opposite(Ridge):
     ("estimators", "options", "message"),
     [
         (RIDGES, {"cv": KFold(4, shuffle=True, random_state=0)},
-         "fold 1 trains and tests on .* of the same groups, 'S.' among them"),
+         "fold 1 trains and tests on .* of the same subjects, such as 'S.'"),
         ({"wrong": linear(Opposite())}, {}, "no better than the dummy .*: wrong"),
         (RIDGES, {"groups": np.repeat(["a", "b", "c", "d"], 16)},
          "4 subjects in the test folds and 2 comparisons no corrected .* below 0.25"),
@@ -508,8 +508,8 @@ LOGISTIC = {"logistic": linear(LogisticRegression())}
         ({"estimators": {"a": Ridge}}, TypeError, "got estimator class instead"),
         ({"estimators": RIDGES | LOGISTIC}, ValueError,
          "'ridge' is a regressor and 'logistic' is not"),
-        ({"estimators": {"dummy": Ridge()}}, ValueError, "'dummy' is that of the"),
-        ({"estimators": {"m": DummyRegressor()}}, ValueError, "cannot be a dummy"),
+        ({"estimators": {"dummy": Ridge()}}, ValueError, "'dummy' is reserved for the"),
+        ({"estimators": {"m": DummyRegressor()}}, ValueError, "must not be a dummy"),
         ({"estimators": {"svm": linear(LinearSVC())}, "y": LABELS}, ValueError,
          r"'svm' \(Pipeline\) has no predict_proba; .*CalibratedClassifierCV"),
         ({"estimators": {"odds": linear(Odds())}, "y": LABELS}, ValueError,
@@ -522,11 +522,11 @@ LOGISTIC = {"logistic": linear(LogisticRegression())}
         ({"cv": 9}, ValueError, "cv must be at most the number of subjects, 8, got 9"),
         ({"cv": 1}, ValueError, "cv must be an integer >= 2, got 1"),
         ({"cv": [(np.arange(9), np.arange(9, 18))] * 2}, ValueError,
-         "window 9 is in test folds 1 and 2"),
+         "window 9 in test folds 1 and 2"),
         ({"params": {"rigde": {}}}, ValueError, r"one of 'ridge'.*'rigde'"),
-        ({"loss": "log_loss"}, ValueError, "y has the 64 labels"),
+        ({"loss": "log_loss"}, ValueError, "each of the 64 labels"),
         ({"estimators": {"net": make_net(callbacks="disable")}}, ValueError,
-         "callbacks must be a list or None, to add a SeedCallback, got 'disable'"),
+         "must be a list or None, so that a SeedCallback can be added, got 'disable'"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_named(change, error, message):
@@ -538,7 +538,7 @@ def test_wrong_arguments_are_named(change, error, message):
 def test_an_error_in_a_fit_tells_which():
     with pytest.raises(RuntimeError, match="out of luck") as caught:
         quietly({"bad": linear(Failing())}, X, Y, GROUPS)
-    assert caught.value.__notes__ == ["This happened in a fit of bad, seed 0, fold 1."]
+    assert caught.value.__notes__ == ["Raised in the fit of bad, seed 0, fold 1."]
 
 
 def test_parameters_of_fit_reach_one_estimator():
@@ -564,7 +564,7 @@ def test_a_dummy_of_ones_own_is_the_dummy_if_it_knows_the_shares():
     assert result.dummy == "dummy"
 
 
-# Found by those who tried to break it
+# Regression tests
 
 
 def test_functions_of_the_same_name_are_told_apart(tmp_path):
@@ -619,7 +619,7 @@ def test_the_same_data_in_another_form_are_the_same(tmp_path):
 def test_values_keep_their_digits():
     shifted = quietly(RIDGES, X, Y.astype(float) + 1e9, GROUPS)
     plain = quietly(RIDGES, X, Y.astype(float), GROUPS)
-    # Of the dummy, as Ridge itself computes in the precision of X.
+    # The dummy, since Ridge computes in the precision of X.
     found, expected = (r.to_frame().loc["dummy", "loss"] for r in (shifted, plain))
     assert found == pytest.approx(expected)
 
@@ -645,7 +645,7 @@ def test_a_module_that_is_made_already_is_warned_of():
         torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(120, 1)),
         max_epochs=1, train_split=None, verbose=0,
     )  # fmt: skip
-    with pytest.warns(UserWarning, match="'net' is an instance, whose first weights"):
+    with pytest.warns(UserWarning, match="'net' is an instance, so all seeds have"):
         quietly({"net": net}, X, Y[:, None], GROUPS)
 
 
@@ -670,16 +670,16 @@ def both_nets():
     ("change", "message"),
     [
         ({"estimators": {"net": shares_a_file(Checkpoint(load_best=True))}},
-         "'net' has the callback Checkpoint, which loads weights from a file"),
+         "'net' must not have the callback Checkpoint, which loads weights from"),
         ({"estimators": {"both": both_nets()}, "by_epoch": True},
          "by_epoch needs estimators with a single net, but 'both' has 2"),
         ({"estimators": {"calibrated": calibrated()}, "y": CODES, "by_epoch": True},
          "predict with a single net, got CalibratedClassifierCV with 0"),
         ({"estimators": {"n": make_net(EEGClassifier, module__n_outputs=3)},
           "y": CODES},
-         "must give a probability for each of its classes"),
+         "must return a probability for each of its classes"),
         ({"estimators": {"three": linear(Wide())}},
-         "must predict 1 columns, as many as y has, got 3"),
+         "must predict 1 columns, as in y, got 3"),
         ({"cv": [(np.arange(32), np.arange(-32, 0))]}, "windows from 0 to 63"),
         ({"cv": [(np.arange(32), np.arange(0))]}, "at least one on each side"),
         ({"scoring": {"loss": "r2"}}, "must not name a scorer 'loss'"),

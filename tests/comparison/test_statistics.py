@@ -1,4 +1,4 @@
-"""Statistics over subjects against plain NumPy, scikit-learn and simulation."""
+"""Statistics over subjects compared with NumPy, scikit-learn and simulations."""
 
 import itertools
 
@@ -175,7 +175,7 @@ def test_windows_in_no_fold_are_left_out():
     expected = paired_comparison(a[10:], b[10:], y[10:], GROUPS[10:])
     assert found.difference == expected.difference
     a[12] = np.nan
-    with pytest.raises(ValueError, match="only one of them has one of window 12"):
+    with pytest.raises(ValueError, match="only one of them predicts window 12"):
         paired_comparison(a, b, y, GROUPS)
 
 
@@ -208,11 +208,11 @@ def test_subject_means_are_in_the_order_of_the_subjects():
         ),
         ({"loss": "mse"}, "loss must be one of 'nmse', .*, got 'mse'"),
         ({"loss": lambda y, p: 0.0}, r"loss must return an array of shape \(40,\)"),
-        ({"confidence": 95}, "confidence must lie between 0 and 1, got 95"),
-        ({"alpha": 0.0}, "alpha must lie between 0 and 1, got 0.0"),
+        ({"confidence": 95}, "confidence must be between 0 and 1, got 95"),
+        ({"alpha": 0.0}, "alpha must be between 0 and 1, got 0.0"),
         (
             {"a": np.zeros((40, 3))},
-            "have 3 columns; expected a probability",
+            "each of the 6 labels .*, got 3 columns",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Tensors that are kept for the sizes used last."""
+"""Cache of tensors that depend on sizes."""
 
 import pytest
 import torch

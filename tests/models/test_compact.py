@@ -1,4 +1,4 @@
-"""CompactCNN and SeparableEEGNet: counted by hand, and trained by name."""
+"""CompactCNN and SeparableEEGNet: parameters by hand, training by name."""
 
 import copy
 import pickle
@@ -50,7 +50,7 @@ def test_any_length_and_shape_of_output(cls, n_times):
 
 
 def test_separable_eegnet_sees_more_than_means():
-    """Without the activations, windows of one mean could not be told apart."""
+    """Without activations, windows with equal means would have equal outputs."""
     torch.manual_seed(0)
     shape = {"n_chans": 2, "n_times": 64, "n_outputs": 1, "kernel_length": 1}
     model = SeparableEEGNet(**shape).eval()

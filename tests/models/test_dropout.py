@@ -1,4 +1,4 @@
-"""Dropout with a memory against torch's own."""
+"""Dropout that reuses masks, compared with torch's."""
 
 import copy
 import pickle

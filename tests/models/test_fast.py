@@ -1,4 +1,4 @@
-"""EEGNeX and EEGNet, sped up: numbers, precision, and life in nets."""
+"""FastEEGNeX and FastEEGNet: results, precision, and use in nets."""
 
 import copy
 import inspect
@@ -22,10 +22,10 @@ from braindecode_sam import SAM, SCORING, FastEEGNet, FastEEGNeX
 from braindecode_sam.models import FAST
 
 PAIRS = {"EEGNeX": (EEGNeX, FastEEGNeX), "EEGNet": (EEGNet, FastEEGNet)}
-# Some true gradients are zero: what a later batch normalization takes out again (the
-# second one's shift, EEGNet's only one). With one-tap kernels nearly all of the stem's
-# are: scales cancel too, but for the normalizations' eps. Differences are therefore
-# measured against a gradient's own largest value, but at least this fraction of the
+# Some true gradients are zero because a later batch normalization removes the
+# parameter, such as the shift of the one before. With one-tap kernels this holds for
+# nearly all of the stem, since scales cancel up to the eps. Differences are therefore
+# relative to the largest value of the gradient, but at least to this fraction of the
 # largest of all.
 FLOOR = 1e-4
 ONE_TAP_FLOOR = 1.0
@@ -121,7 +121,7 @@ def test_equals_the_stock_model_in_float64(
     pair = make_pair(name, n_chans=n_chans, n_times=n_times, seed=seed, **options)
     x, y = windows(batch, n_chans, n_times, seed, kind)
     assume(n_chans > 1 or not kind.endswith("channel"))  # nothing but a constant
-    # There the stock model itself is wrong in the ninth digit; see the test below.
+    # There the original model is wrong in the ninth digit; see the test below.
     one_level = kind == "common offset" or (kind == "offset" and n_chans == 1)
     assume(kernel > 1 or not one_level)
     results = [run(model.train(training), x, y) for model in pair]
@@ -130,7 +130,7 @@ def test_equals_the_stock_model_in_float64(
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_one_tap_with_a_common_offset(name):
-    """Without padding the batch statistics take the offset out: an exact reference."""
+    """Without padding, batch statistics remove the offset, which is exact."""
     kernel = {"EEGNeX": "kernel_block_1_2", "EEGNet": "kernel_length"}[name]
     errors = {"stock": [], "fast": []}
     for seed in range(5):
@@ -239,7 +239,7 @@ def test_functional_call_and_transforms(name):
         torch.testing.assert_close(gradients[1][n], gradients[0][n])
 
 
-# Life in nets
+# Use in nets
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(16, 3, 100)).astype(np.float32)
@@ -384,7 +384,7 @@ def test_a_class_derived_from_a_fast_model():
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_braindecode_looks_inside(name):
-    """Activations of every layer are captured, and what replaces one arrives."""
+    """Hooks capture the activations of every layer, and replacements take effect."""
     visualization = pytest.importorskip(
         "braindecode.visualization", reason="braindecode has no such module"
     )

@@ -1,4 +1,4 @@
-"""FFT convolution against torch's own."""
+"""FFT convolution compared with torch's convolution."""
 
 import pickle
 

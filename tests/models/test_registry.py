@@ -1,4 +1,4 @@
-"""Models that are built by their names, also where nobody imports this package."""
+"""Models built by name, also in processes that do not import this package."""
 
 import pickle
 import subprocess
@@ -22,7 +22,7 @@ Y = RNG.normal(size=12).astype(np.float32)
 
 
 class Own(EEGRegressor):
-    """A user's own kind of net."""
+    """A net class of a user."""
 
 
 def make_net(cls=EEGRegressor, module="FastEEGNeX", **options):

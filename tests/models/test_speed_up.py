@@ -1,4 +1,4 @@
-"""speed_up: any model, exactly; and whatever stands between its first layers."""
+"""speed_up on any model, with anything between its first layers."""
 
 import copy
 import io
@@ -43,7 +43,7 @@ class Joined(nn.Module):
 
 
 class Doubled(torch.autograd.Function):
-    """Goes past torch functions."""
+    """Bypasses torch functions."""
 
     @staticmethod
     def forward(ctx, x):
@@ -58,7 +58,7 @@ def make_front(
     n_chans=3, n_filters=4, n_taps=9, padding="same", bias=True, norm=True, depth=2,
     second=None, is_full=False, time_first=False, n_branches=1, **norm_options,
 ):  # fmt: skip
-    """A front of a model: filters over time, maybe twice, then over channels."""
+    """Front of a model: filters over time, optionally twice, then over channels."""
 
     torch.manual_seed(0)
 
@@ -115,7 +115,7 @@ def run(model, x):
 
 
 def assert_equal(expected, found, tolerance=1e-8):
-    """Equal to the largest output, to a gradient's own and the largest of all."""
+    """Compare relative to the largest output, or to the largest gradients."""
     scale = max(expected[0].abs().max(), 1e-12)
     assert (expected[0] - found[0]).abs().max() < tolerance * scale
     largest = max([g.abs().max() for g in expected[1].values()], default=0)
@@ -131,7 +131,7 @@ def assert_equal(expected, found, tolerance=1e-8):
 
 
 def pair(model):
-    """A model, and a copy of it all of whose filters over time wait."""
+    """A model, and a copy in which all filters over time are deferred."""
     fast = copy.deepcopy(model)
     assert set(speed_up(fast)["pattern"]) == {"not tried"}
     return model, fast
@@ -174,7 +174,7 @@ def test_equals_the_stock_layers(
     stock, fast = model, copy.deepcopy(model)
     assert set(speed_up(fast)["pattern"]) == {"not tried"}  # so even what does not pay
     x = torch.randn(3, n_chans, n_times, dtype=torch.float64) + offset
-    # An offset takes as many digits from the stock layers as from ours.
+    # An offset costs the original layers as many digits as ours.
     assert_equal(run(stock, x), run(fast, x), 1e-8 if offset == 0 else 1e-5)
 
 
@@ -206,7 +206,7 @@ def test_patterns_that_get_faster(options, pattern):
 
 
 def make_model(name, **options):
-    """A model with what it insists on, else 6 channels and 2 s."""
+    """A model with its required parameters, else 6 channels and 2 s."""
     signal = {"n_chans": 6, "n_outputs": 2, "n_times": 400, "sfreq": 200.0}
     listed = {entry[0]: entry[2] or {} for entry in models_mandatory_parameters}
     signal |= listed.get(name, {})
@@ -260,7 +260,7 @@ def test_other_models_come_back_as_they_were(name):
         assert torch.equal(value, state[key]), key
 
 
-# Whatever stands in between gets what the stock layers give
+# Layers in between receive the values of the original layers
 
 
 def with_hook(model, seen):
@@ -359,7 +359,7 @@ def with_a_second_reader(model, seen):
 
 
 class Checkpointed(nn.Module):
-    """Keeps nothing of a layer's forward pass for the backward one."""
+    """Saves nothing of a layer's forward pass for the backward pass."""
 
     def __init__(self, inner, use_reentrant):
         super().__init__()
@@ -493,7 +493,7 @@ def test_layers_that_do_not_pay_are_turned_back(training):
             assert torch.equal(value, got[part][name])
 
 
-# Outputs that are kept
+# Stored outputs
 
 
 def keep_outputs(module):
@@ -553,7 +553,7 @@ def test_the_two_step_form_of_sam_keeps_its_speed():
     optimizer.second_step()
 
 
-# What the stock layers refuse
+# Inputs for which the original layers raise
 
 
 def no_groups():
@@ -888,7 +888,7 @@ WHOLE = ["EEGNeX", "EEGNet"]
 
 @pytest.fixture(params=[None, *WHOLE])
 def to_compile(request):
-    """A stock and a fast model, and windows."""
+    """An original and a fast model, and windows."""
     if request.param is None:
         return *pair(make_front().float().eval()), torch.randn(4, 3, 60)
     model = make_model(request.param)[0].float().eval()
@@ -924,7 +924,7 @@ def test_onnx(to_compile):
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_tracing_and_scripting():
-    """Of a model of one's own: braindecode's parametrized ones cannot be scripted."""
+    """Of a custom model, since braindecode's parametrized ones cannot be scripted."""
     model = make_front().append(nn.Conv2d(8, 8, (1, 5), padding="same"))
     stock, fast = pair(model.append(nn.Dropout(0.5)).float().eval())
     x = torch.randn(4, 3, 60)
@@ -1007,7 +1007,7 @@ def test_what_is_returned_and_printed(capsys, caplog):
     assert list(found.columns) == ["layer", "pattern", "before", "after"]
     assert found["layer"].tolist() == ["conv_temporal"]
     assert "conv_temporal depthwise" in capsys.readouterr().out
-    assert "conv_temporal waits for what follows: depthwise" in caplog.text
+    assert "conv_temporal is deferred: depthwise" in caplog.text
     assert speed_up(model).equals(found)  # a second time changes nothing
     assert speed_up(nn.Linear(2, 2), verbose=True).empty
     assert capsys.readouterr().out == "No layer gets faster.\n"
@@ -1016,7 +1016,7 @@ def test_what_is_returned_and_printed(capsys, caplog):
 @pytest.mark.parametrize(
     ("arguments", "options", "match"),
     [
-        ("EEGNet", {}, "must be a torch.nn.Module, got 'EEGNet'; of a skorch net"),
+        ("EEGNet", {}, "must be a torch.nn.Module, got 'EEGNet'; for a skorch net"),
         (nn.Linear, {}, "must be a torch.nn.Module, got <class"),
         (nn.Linear(2, 2), {"input_shape": 5}, "the shape of a batch of.*, got 5"),
         (nn.Linear(2, 2), {"input_shape": (1, 2.5)}, r"got \(1, 2.5\)"),
@@ -1046,7 +1046,7 @@ def test_what_cannot_run_yet_is_not_tried(change):
 
 def test_a_compiled_module_gains_nothing_and_says_so(caplog, to_compile):
     speed_up(torch.compile(make_front(20), backend="eager"))
-    assert "What torch.compile has compiled runs the stock layers" in caplog.text
+    assert "compiled by torch.compile run the original layers" in caplog.text
 
 
 def test_why_a_layer_falls_back_is_logged_once(caplog):
@@ -1056,7 +1056,7 @@ def test_why_a_layer_falls_back_is_logged_once(caplog):
         fast(x)
         fast(x)
     told = [r.message for r in caplog.records]
-    assert told == ["1.0 runs as the stock layer: its input requires gradients"]
+    assert told == ["1.0 runs as the original layer: its input requires gradients"]
 
 
 def test_a_module_that_does_not_know_its_input_is_not_tried():
@@ -1079,7 +1079,7 @@ def test_a_module_that_cannot_run_is_left_as_it_is(caplog):
     model.input_shape = (1, 7, 7, 7)
     with caplog.at_level(logging.INFO):
         assert len(speed_up(model)) == 0
-    assert "Sequential stays as it is" in caplog.text
+    assert "Sequential is unchanged" in caplog.text
     assert type(model[1][0]) is nn.Conv2d
 
 

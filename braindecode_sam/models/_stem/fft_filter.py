@@ -1,4 +1,4 @@
-"""FFT filtering, with other filters near the ends of the signals."""
+"""FFT filtering with other filters near the ends of the signals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from braindecode_sam.models._cache import cached_by_size
 
 
 class Place(NamedTuple):
-    """Where filters differ from those of the other samples.
+    """Samples whose filters differ from those of the interior.
 
     Attributes
     ----------
@@ -32,19 +32,19 @@ class FFTFilter(torch.autograd.Function):
 
     - signals of shape (batch, n_groups, n_signals, n_times), zero outside;
     - filters of shape (n_groups, n_taps);
-    - response of shape (n_groups, n_out): what the filters make of a window of ones;
+    - response of shape (n_groups, n_out), the response to a window of ones;
     - constant of shape (n_groups, n_signals, 1) or (n_groups, n_signals, n_out),
       added to the outputs;
-    - first: the sample that tap 0 meets in output sample 0;
+    - first, the sample that tap 0 reads in output sample 0;
     - places, a tuple of :class:`Place`, and for each of them rows of shape
-      (n_groups, n_samples, n_columns), added to the weights of the input samples;
+      (n_groups, n_samples, n_columns), added to the weights of the input samples.
 
-    gives ``y[..., t] = constant[..., t] + sum_j filters[:, j] signals[..., first+t+j]``
-    and the additions. Each signal's mean over time is filtered apart from the rest,
-    exactly: an FFT's rounding errors are those of its largest frequency.
+    The output is ``constant[..., t] + sum_j filters[:, j] signals[..., first+t+j]``,
+    plus the rows at their places. The mean of each signal over time is filtered
+    separately, since the rounding error of an FFT scales with its largest frequency.
 
-    Written out because torch's own backward of a real FFT is a complex one of full
-    length. It can be differentiated twice.
+    The backward pass is explicit because torch's backward of a real FFT is a complex
+    one of full length. It can be differentiated twice.
     """
 
     @staticmethod
@@ -87,7 +87,7 @@ class FFTFilter(torch.autograd.Function):
         else:
             means, other, kernel = ctx.known
         spectrum = torch.fft.rfft(grad, length)
-        product = (other * spectrum).sum(dim=0).sum(dim=1)  # together it is far slower
+        product = (other * spectrum).sum(dim=0).sum(dim=1)  # a joint sum is far slower
         taps = _kernel_index(filters.shape[1], ctx.first, length, filters.device)
         grad_filters = torch.fft.irfft(product, length)[:, taps]
         grad_response = (grad * means).sum(dim=0).sum(dim=1)
@@ -115,7 +115,7 @@ class FFTFilter(torch.autograd.Function):
 def _means_and_spectrum(
     signals: torch.Tensor, length: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give the signals' means, and the spectrum of what is left without them."""
+    """Return the means of the signals, and the spectrum of the centered signals."""
     means = signals.mean(dim=-1, keepdim=True)
     return means, torch.fft.rfft(signals - means, length)
 
@@ -125,20 +125,20 @@ def _cut(signals: torch.Tensor, samples: range) -> torch.Tensor:
 
 
 def _weigh(signals: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    # One product a group: a broadcast one would be one a window and group.
+    # One product for each group; broadcasting would make one for each window too.
     weighed = _by_group(signals) @ rows
     n_groups, n_signals = signals.shape[1:3]
     return weighed.reshape(n_groups, -1, n_signals, rows.shape[2]).transpose(0, 1)
 
 
 def _by_group(signals: torch.Tensor) -> torch.Tensor:
-    """(batch, n_groups, n_signals, n) as (n_groups, batch * n_signals, n)."""
+    """Reshape (batch, n_groups, n_signals, n) to (n_groups, batch * n_signals, n)."""
     n_groups, _, n = signals.shape[1:]
     return signals.transpose(0, 1).reshape(n_groups, -1, n)
 
 
 def _fft_length(n_times: int, n_out: int, filters: torch.Tensor, first: int) -> int:
-    """Long enough that what wraps around meets zeros only."""
+    """Return a length at which circular convolution wraps around to zeros only."""
     overhang = max(-first, filters.shape[1] - 1 + first, 0)
     return next_fast_len(max(n_times, n_out) + overhang, real=True)
 

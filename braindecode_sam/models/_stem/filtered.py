@@ -1,4 +1,4 @@
-"""Windows that temporal filters wait to be applied to, and what may follow."""
+"""Deferred temporal filtering of windows, and the operations that may follow it."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 
 
 class Windows:
-    """EEG windows as a temporal convolution gets them.
+    """EEG windows in the layout of a temporal convolution.
 
     Parameters
     ----------
     x : torch.Tensor
-        Of shape (batch, 1, n_chans, n_times), or (batch, 1, n_times, n_chans).
+        Windows of shape (batch, 1, n_chans, n_times) or (batch, 1, n_times, n_chans).
     time_axis : int
-        3 or 2.
+        Axis of the samples, 3 or 2.
     memory : MomentsMemory
-        Gives their moments.
+        Cache of their moments.
     """
 
     def __init__(self, x: Tensor, time_axis: int, memory: MomentsMemory) -> None:
@@ -46,37 +46,37 @@ class Windows:
         self.batch, self.n_chans, self.n_times = self._signals.shape
 
     def stock(self) -> Tensor:
-        """Give them as they came; an error if they are gone."""
+        """Return the input tensor; raise if it was modified in place."""
         if self._version is not None and self._x._version != self._version:
             raise RuntimeError(
                 "The windows were modified in place between a temporal convolution and"
-                " the first use of its output. Modify a copy of them, or take"
-                " speed_up back with unspeed."
+                " the first use of its output. Modify a copy of them, or undo speed_up"
+                " with unspeed."
             )
         return self._x
 
     def signals(self) -> Tensor:
-        """Give them as (batch, n_chans, n_times)."""
+        """Return the windows as (batch, n_chans, n_times)."""
         self.stock()
         return self._signals
 
     def output_shape(self, n_filters: int, n_out: int) -> tuple[int, int, int, int]:
-        """Shape of the stock layer's output."""
+        """Return the shape of the original layer's output."""
         if self.time_axis == 3:
             return self.batch, n_filters, self.n_chans, n_out
         return self.batch, n_filters, n_out, self.n_chans
 
 
 class Convolution(NamedTuple):
-    """What ``conv2d`` is given, the channels' axis before that of time."""
+    """Arguments of ``conv2d``, with the axis of channels before that of time."""
 
     weight: Tensor  # (n_out_filters, n_in_filters / groups, n_chans, n_taps)
     bias: Tensor | None
-    pads: tuple[Pad, Pad]  # of the channels and of time
+    pads: tuple[Pad, Pad]  # along channels and along time
     groups: int
 
     def fits(self, filters: Filtered | Joined) -> bool:
-        """Tell whether the stock layer would take the filters' outputs."""
+        """Return whether the original layer accepts the outputs of the filters."""
         n_out, n_in = self.weight.shape[:2]
         if self.groups not in (1, filters.n_filters) or n_out % self.groups:
             return False
@@ -88,12 +88,12 @@ class Convolution(NamedTuple):
         )
 
     def is_spatial(self, n_chans: int) -> bool:
-        """Tell whether it is one weight for each channel, in every sample alone."""
-        is_whole = self.weight.shape[2:] == (n_chans, 1)
-        return is_whole and self.pads == ((0, 0), (0, 0))
+        """Return whether it has one weight per channel and reads single samples."""
+        covers_all = self.weight.shape[2:] == (n_chans, 1)
+        return covers_all and self.pads == ((0, 0), (0, 0))
 
     def is_temporal(self) -> bool:
-        """Tell whether it is one and the same filter over time for all channels."""
+        """Return whether it applies the same filter over time to all channels."""
         return self.weight.shape[2] == 1 and self.pads[0] == (0, 0)
 
 
@@ -107,7 +107,7 @@ def read_convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Convolution | None:
-    """Read the arguments of ``conv2d``; None where it skips samples or taps."""
+    """Parse the arguments of ``conv2d``; None if it skips samples or taps."""
     strides_and_dilations = (*_pair(stride), *_pair(dilation))
     if weight.ndim != 4 or strides_and_dilations != (1, 1, 1, 1):
         return None
@@ -118,7 +118,7 @@ def read_convolution(
 
 
 def pads_of(padding: Any, kernel_size: Sequence[int]) -> tuple[Pad, Pad]:
-    """Give the samples that ``conv2d`` pads, of each axis before and after."""
+    """Return the samples that ``conv2d`` pads before and after each axis."""
     first, second = kernel_size
     if padding == "same":
         return ((first - 1) // 2, first // 2), ((second - 1) // 2, second // 2)
@@ -133,20 +133,20 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 class Filtered(Deferred):
-    """Windows that one set of temporal filters waits to be applied to.
+    """Deferred output of one set of temporal filters.
 
     Parameters
     ----------
     windows : Windows
         Windows.
     filters : Filters
-        Filters, each its outputs' scale and shift included.
+        Filters, including the scale and shift of their outputs.
     compute : callable
-        Gives what the stock layers would have given.
+        Computes the output of the original layers.
     n_operations : float
-        Multiply-adds of the stock layers.
+        Multiply-adds of the original layers.
     **deferred
-        For :class:`Deferred`.
+        Arguments of :class:`Deferred`.
     """
 
     def __init__(
@@ -157,14 +157,14 @@ class Filtered(Deferred):
         n_operations: float,
         **deferred: Any,
     ) -> None:
-        shape = windows.output_shape(len(filters.whole), filters.n_out)
+        shape = windows.output_shape(len(filters.interior), filters.n_out)
         super().__init__(shape, device=windows.stock().device, **deferred)
         self.windows, self.filters = windows, filters
         self.compute = compute  # type: ignore[method-assign]
         self.n_operations = n_operations
 
     def follow(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """Continue with what is linear, or a normalization."""
+        """Continue with a linear operation or a normalization."""
         if function is torch.conv2d:
             convolution = read_convolution(self.windows.time_axis, *args, **kwargs)
             if convolution is None or not convolution.fits(self):
@@ -181,7 +181,7 @@ class Filtered(Deferred):
     @property
     def n_filters(self) -> int:
         """Number of filters."""
-        return len(self.filters.whole)
+        return len(self.filters.interior)
 
     def _normalized(
         self,
@@ -210,11 +210,11 @@ class Filtered(Deferred):
             or any(tensor.shape != (self.n_filters,) for tensor in parameters)
             or not _are_alike(self, parameters)
         ):
-            return NotImplemented  # what the stock layer refuses
-        own_weight, own_bias = own(weight), own(bias)
+            return NotImplemented  # the original layer raises
+        own_weight, own_bias = snapshot(weight), snapshot(bias)
         statistics = None, None
         if training:
-            n_lags = min(filters.whole.shape[1], windows.n_times)
+            n_lags = min(filters.interior.shape[1], windows.n_times)
             moments = windows.memory.moments_of(windows.signals(), n_lags)
             normalized, mean, variance = normalize(
                 filters, moments, own_weight, own_bias, eps
@@ -225,8 +225,8 @@ class Filtered(Deferred):
                     running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
                     running_var.mul_(1 - momentum).add_(variance, alpha=unbiased)
         else:
-            mean, variance = own(running_mean), own(running_var)
-            statistics = like(mean, running_mean), like(variance, running_var)
+            mean, variance = snapshot(running_mean), snapshot(running_var)
+            statistics = restored(mean, running_mean), restored(variance, running_var)
             normalized = normalize_by(
                 filters, mean, variance, own_weight, own_bias, eps
             )
@@ -234,15 +234,15 @@ class Filtered(Deferred):
         def compute() -> Tensor:
             value = self.value(F.batch_norm)
             return F.batch_norm(
-                value, *statistics, like(own_weight, weight), like(own_bias, bias),
-                training, 0.0, eps,
+                value, *statistics, restored(own_weight, weight),
+                restored(own_bias, bias), training, 0.0, eps,
             )  # fmt: skip
 
         inputs = [t for t in (own_weight, own_bias) if t is not None]
         return self._continued(normalized, compute, inputs, 0.0)
 
     def _filtered_again(self, convolution: Convolution) -> Any:
-        """Let a second convolution over time follow; all filters into each."""
+        """Continue with a second convolution over time that mixes all filters."""
         constant = self.filters.constant
         is_simple = constant is None or constant.shape[1] == 1
         if (
@@ -253,17 +253,17 @@ class Filtered(Deferred):
             > self.filters.n_out + sum(convolution.pads[1])
         ):
             return NotImplemented
-        weight, bias = own(convolution.weight), own(convolution.bias)
+        weight, bias = snapshot(convolution.weight), snapshot(convolution.bias)
         filters = compose(self.filters, weight.squeeze(2), bias, convolution.pads[1])
-        axis, autocast = self.windows.time_axis, autocast_now(self.device)
+        axis, autocast = self.windows.time_axis, current_autocast(self.device)
 
         def compute() -> Tensor:
-            stock = like(weight, convolution.weight)
-            stock = stock if axis == 3 else stock.mT
+            kernel = restored(weight, convolution.weight)
+            kernel = kernel if axis == 3 else kernel.mT
             pads = convolution.pads if axis == 3 else convolution.pads[::-1]
             with autocast():
                 x = F.pad(self.value(F.conv2d), (*pads[1], *pads[0]))
-                return F.conv2d(x, stock, like(bias, convolution.bias))
+                return F.conv2d(x, kernel, restored(bias, convolution.bias))
 
         inputs = [t for t in (weight, bias) if t is not None]
         n_values = self.windows.n_chans * filters.n_out
@@ -284,12 +284,12 @@ class Filtered(Deferred):
 
 
 class Joined(Deferred):
-    """Outputs of several sets of filters, one after the other.
+    """Deferred concatenation of the outputs of several sets of filters.
 
     Parameters
     ----------
     parts : sequence of Filtered
-        Of the same shape but for the number of filters.
+        Outputs with the same shape except for the number of filters.
     """
 
     def __init__(self, parts: Sequence[Filtered]) -> None:
@@ -305,7 +305,7 @@ class Joined(Deferred):
         )
 
     def compute(self) -> Tensor:
-        """Concatenate what the stock layers give."""
+        """Concatenate the outputs of the original layers."""
         return torch.cat([part.value(torch.cat) for part in self.parts], dim=1)
 
     def follow(self, function: Any, args: Any, kwargs: Any) -> Any:
@@ -331,7 +331,7 @@ def _are_alike(filters: Filtered | Joined, tensors: Iterable[Tensor | None]) -> 
 
 
 def join(tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
-    """Concatenate pending outputs along their filters, if that is all there are."""
+    """Concatenate pending outputs along their filters, if all inputs are pending."""
     waiting = [tensor.deferred for tensor in tensors if isinstance(tensor, Pending)]
     parts = [part for part in waiting if isinstance(part, Filtered)]
     layouts = {
@@ -347,7 +347,7 @@ def join(tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
 def project(
     deferred: Deferred, parts: Sequence[Filtered], convolution: Convolution
 ) -> Any:
-    """Let a convolution over all channels follow, depthwise or over all filters."""
+    """Continue with a convolution over all channels, depthwise or full."""
     windows, weight = parts[0].windows, convolution.weight.squeeze(3)
     is_depthwise = weight.shape[1] == 1
     if not is_depthwise and any(part.filters.edges for part in parts):
@@ -379,19 +379,20 @@ def project(
     pattern = "depthwise" if is_depthwise else "merged kernel"
     note_end(deferred, pattern, before, after)
     y = y.unsqueeze(2 if windows.time_axis == 3 else 3)
-    return y.to(deferred.dtype).contiguous()  # as the stock layer's
+    return y.to(deferred.dtype).contiguous()  # as the original layer does
 
 
 def _n_operations(filters: Filters, weight: Tensor) -> float:
-    """Multiply-adds of projecting and filtering, or of the merged kernel."""
-    n_outputs, n_chans, n_taps = len(weight), weight.shape[-1], filters.whole.shape[1]
+    """Count multiply-adds of projecting and filtering, or of the merged kernel."""
+    n_outputs, n_chans = len(weight), weight.shape[-1]
+    n_taps = filters.interior.shape[1]
     if weight.ndim == 3:
         return n_outputs * n_chans * n_taps * filters.n_out
     length = filters.n_times + n_taps
     return n_outputs * length * (n_chans + 2 * math.log2(length))
 
 
-def wait(
+def defer_convolution(
     source: Any,
     x: Tensor,
     weight: Tensor,
@@ -399,33 +400,33 @@ def wait(
     padding: Any,
     memory: MomentsMemory,
 ) -> Tensor:
-    """Let a convolution over time wait.
+    """Defer a convolution over time.
 
     Parameters
     ----------
     source : object
-        The layer, for :func:`~braindecode_sam.models._stem.pending.watch`.
+        Layer, for :func:`~braindecode_sam.models._stem.pending.watch`.
     x : torch.Tensor of shape (batch, 1, n_chans, n_times)
-        Windows, or their last two axes the other way round.
+        Windows, or the same with the last two axes swapped.
     weight : torch.Tensor of shape (n_filters, 1, 1, n_taps)
-        Filters, or their last two axes the other way round.
+        Filters, or the same with the last two axes swapped.
     bias : torch.Tensor of shape (n_filters,) or None
         Bias.
     padding : str, int or tuple of int
-        As for ``conv2d``; none of the channels.
+        As for ``conv2d``. The channels have no padding.
     memory : MomentsMemory
-        Gives the moments of the windows.
+        Cache of the moments of the windows.
 
     Returns
     -------
     y : Pending
-        The output.
+        Deferred output.
     """
     windows = Windows(x, 3 if weight.shape[2] == 1 else 2, memory)
     pad = pads_of(padding, weight.shape[2:])[windows.time_axis - 2]
-    own_weight, own_bias = own(weight), own(bias)
+    own_weight, own_bias = snapshot(weight), snapshot(bias)
     filters = temporal_filters(own_weight.flatten(1), own_bias, pad, windows.n_times)
-    autocast = autocast_now(x.device)
+    autocast = current_autocast(x.device)
     dtype = x.dtype
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -433,7 +434,7 @@ def wait(
     def compute() -> Tensor:
         with autocast():
             return F.conv2d(
-                windows.stock(), like(own_weight, weight), like(own_bias, bias),
+                windows.stock(), restored(own_weight, weight), restored(own_bias, bias),
                 padding=padding,
             )  # fmt: skip
 
@@ -444,18 +445,18 @@ def wait(
     ).pending()  # fmt: skip
 
 
-def own(tensor: Tensor | None) -> Any:
-    """Copy a parameter to float64: it may change before a pending value is used."""
+def snapshot(tensor: Tensor | None) -> Any:
+    """Copy a parameter to float64, since it may change before its use."""
     return None if tensor is None else tensor.to(torch.float64, copy=True)
 
 
-def like(copy: Tensor | None, tensor: Tensor | None) -> Any:
-    """Give back the values that :func:`own` copied."""
+def restored(copy: Tensor | None, tensor: Tensor | None) -> Any:
+    """Return the values that :func:`snapshot` copied, in the original dtype."""
     return None if copy is None or tensor is None else copy.to(tensor.dtype)
 
 
-def autocast_now(device: torch.device) -> Callable[[], Any]:
-    """Give autocast as it is now, to be entered later."""
+def current_autocast(device: torch.device) -> Callable[[], Any]:
+    """Return a context that restores the current state of autocast."""
     is_enabled = torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type) if is_enabled else None
     return functools.partial(

@@ -1,26 +1,27 @@
-r"""Temporal and spatial filters in the cheap order, exactly.
+r"""Temporal and spatial filters in the cheaper order.
 
-EEGNet begins with conv(time) -> BN -> depthwise conv(channels), EEGNeX with
-conv(time) -> BN -> conv(time) -> BN -> depthwise conv(channels), EEGConformer with
-conv(time) -> conv(channels). There is no nonlinearity in between. Temporal filters act
-alike on every channel and the spatial filter alike on every sample, so they commute:
-project the channels first, then filter the few projections, and never hold a (batch,
-filter, channel, time) tensor.
+EEGNet begins with conv(time) -> BN -> depthwise conv(channels), EEGNeX with conv(time)
+-> BN -> conv(time) -> BN -> depthwise conv(channels), EEGConformer with conv(time) ->
+conv(channels). There is no nonlinearity in between. A temporal filter acts on all
+channels in the same way, and a spatial filter on all samples, so they commute.
+Projecting the channels first leaves few signals to filter, and avoids the tensor of
+shape (batch, filter, channel, time).
 
 Notation, for a window x of C channels and T samples: w1 (F, K1) and w2 (G, F, K2) are
 the temporal filters, zero-padded by p1, q1 and p2, q2 samples left and right;
 v = a u + b is the first batch normalization of u = w1 * x, and A z + B the second of
-z = w2 * v; W (O, C) is the spatial filter, whose output o sees filter g(o). With
+z = w2 * v; W (O, C) is the spatial filter, whose output o reads filter g(o). With
 s_o = sum_c W[o, c] x_c and S_o = sum_c W[o, c],
 
 .. math:: y_o = A_g (L_g s_o + S_o \zeta_g) + B_g S_o .
 
 L_g is the composed filter :math:`h_g[j] = \sum_f a_f \sum_{k+l=j} w2[g,f,k] w1[f,l]`
 except where the second convolution reads its own zero padding instead of the first
-one's output: there, near both ends, some k drop out of the sum. zeta_g is what b does:
-:math:`\zeta_g[t] = \sum_f b_f \sum_k w2[g,f,k]` over the k that read no padding.
+one's output. There, near both ends, some k drop out of the sum. zeta_g is the response
+to the shift b, :math:`\zeta_g[t] = \sum_f b_f \sum_k w2[g,f,k]` over the k that read no
+padding.
 
-:class:`Filters` holds L and what is added, all scales included. Batch statistics of u
+:class:`Filters` holds L and the constants, scales included. The batch statistics of u
 and z come from :mod:`braindecode_sam.models._stem.moments`.
 """
 
@@ -40,23 +41,23 @@ Pad = tuple[int, int]  # samples at the left and at the right
 
 
 class Filters(NamedTuple):
-    """Temporal filters that act on every channel alike, and what is added to them.
+    """Temporal filters that are the same for all channels, and their constants.
 
     Attributes
     ----------
-    whole : torch.Tensor of shape (n_filters, n_taps), float64
-        Filters, of all output samples but those in `edges`.
+    interior : torch.Tensor of shape (n_filters, n_taps), float64
+        Filters of all output samples except those in `edges`.
     first : int
-        Input sample that tap 0 meets in output sample 0; may be negative.
+        Input sample that tap 0 reads in output sample 0; may be negative.
     n_times, n_out : int
         Samples of the input and of the output.
     constant : torch.Tensor of shape (n_filters, 1) or (n_filters, n_out) or None
-        Added to the outputs, float64.
+        Constants added to the outputs, float64.
     edges : tuple of Edge
         Output samples whose filters differ.
     """
 
-    whole: torch.Tensor
+    interior: torch.Tensor
     first: int
     n_times: int
     n_out: int
@@ -67,23 +68,23 @@ class Filters(NamedTuple):
 def temporal_filters(
     weight: torch.Tensor, bias: torch.Tensor | None, pad: Pad, n_times: int
 ) -> Filters:
-    """Read the filters of a convolution over time.
+    """Make the filters of a convolution over time.
 
     Parameters
     ----------
     weight : torch.Tensor of shape (n_filters, n_taps), float64
-        Its weights.
+        Weights of the convolution.
     bias : torch.Tensor of shape (n_filters,) or None
-        Its bias, float64.
+        Bias of the convolution, float64.
     pad : tuple of int
         Samples of padding at the left and at the right.
     n_times : int
-        Samples of its input.
+        Samples of the input.
 
     Returns
     -------
     filters : Filters
-        Without edges.
+        Filters without edges.
     """
     n_out = n_times + sum(pad) - weight.shape[1] + 1
     constant = None if bias is None else bias[:, None]
@@ -103,8 +104,8 @@ def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     parts : torch.Tensor of shape (n_second, n_taps_2, n_taps_1 + n_taps_2 - 1)
-        What tap k of the second filters adds to the composed ones; the composed
-        filters h are the sum over k.
+        Contribution of tap k of the second filters. The sum over k gives the composed
+        filters h.
 
     Examples
     --------
@@ -116,7 +117,7 @@ def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
     products = w2.mT @ w1
     n_rows, n_columns = products.shape[1:]
     width = n_rows + n_columns - 1
-    # Read with rows that are one sample shorter, each row begins one sample later.
+    # Reading the buffer with rows one sample shorter shifts each row by one sample.
     flat = F.pad(products, (0, n_rows)).flatten(1)[:, : n_rows * width]
     return flat.unflatten(1, (n_rows, width))
 
@@ -124,7 +125,7 @@ def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
 def taps_inside(
     n_between: int, n_taps_2: int, pad_2: Pad, device: torch.device | None = None
 ) -> torch.Tensor:
-    """Which taps of the second convolution read samples, and not its padding.
+    """Return which taps of the second convolution read samples, not padding.
 
     Parameters
     ----------
@@ -133,14 +134,14 @@ def taps_inside(
     n_taps_2 : int
         Taps of the second one.
     pad_2 : tuple of int
-        Its padding, left and right, in samples.
+        Padding of the second one, left and right, in samples.
     device : torch.device, optional
-        Where the result shall be.
+        Device of the result.
 
     Returns
     -------
     inside : torch.Tensor of shape (n_out, n_taps_2), bool
-        For each output sample and tap.
+        True for each output sample and tap that reads a sample.
 
     Examples
     --------
@@ -156,16 +157,17 @@ def taps_inside(
 
 
 class _Taps(NamedTuple):
-    """Which taps of a second convolution add to which output samples.
+    """Taps of a second convolution that contribute to each output sample.
 
     Attributes
     ----------
     n_out : int
         Output samples.
     head, tail : range
-        Those at the beginning and at the end that some taps add nothing to.
+        Output samples at the beginning and at the end where some taps read padding.
     sums : torch.Tensor of shape (1 + n_head + n_tail, n_taps_2), float64
-        1 for each tap; for each of those samples, -1 for the taps that drop out.
+        A row of ones, then a row for each sample in `head` and `tail`, -1 for the taps
+        that drop out.
     inside : torch.Tensor of shape (n_taps_2, n_out), float64
         1 where a tap reads a sample, 0 where it reads padding.
     """
@@ -192,22 +194,22 @@ def _taps(n_between: int, n_taps_2: int, pad_2: Pad, device: torch.device) -> _T
 
 
 def spread_rows(taps: torch.Tensor, first: int, columns: range) -> torch.Tensor:
-    """Weights that the filters of consecutive output samples give to input samples.
+    """Return the weights of input samples in consecutive output samples.
 
     Parameters
     ----------
     taps : torch.Tensor of shape (n_filters, n_rows, n_taps)
-        Filter of each of the output samples.
+        Filter of each output sample.
     first : int
-        Input sample that tap 0 of the first row meets; may be negative.
+        Input sample that tap 0 of the first row reads; may be negative.
     columns : range
         Input samples.
 
     Returns
     -------
     rows : torch.Tensor of shape (n_filters, n_rows, n_columns)
-        Row r is ``taps[:, r, s - first - r]`` for each s in `columns`, and 0 where
-        there is no such tap.
+        Row r is ``taps[:, r, s - first - r]`` for each s in `columns`, or 0 where that
+        tap does not exist.
 
     Examples
     --------
@@ -219,86 +221,86 @@ def spread_rows(taps: torch.Tensor, first: int, columns: range) -> torch.Tensor:
     n_rows, n_taps = taps.shape[1:]
     low = columns.start - first - n_rows + 1
     width = n_rows + len(columns) + 1
-    met = range(n_taps)[max(low, 0) : max(low + width, 0)]
-    left = min(max(-low, 0), width) - met.start
+    used_taps = range(n_taps)[max(low, 0) : max(low + width, 0)]
+    left = min(max(-low, 0), width) - used_taps.start
     flat = F.pad(taps, (left, width - n_taps - left)).flatten(1)
-    # Read with rows that are one sample shorter, each row begins one sample earlier.
+    # Reading the buffer with rows one sample shorter shifts each row by one sample.
     flat = flat.narrow(1, max(n_rows - 1, 0), n_rows * (width - 1))
     spread = flat.unflatten(1, (n_rows, width - 1)).narrow(2, 0, len(columns))
-    return spread.contiguous()  # it is read several times
+    return spread.contiguous()  # since it is read several times
 
 
 def find_edges(
     parts: torch.Tensor, taps: _Taps, start: int, n_times: int, reach: tuple[int, int]
 ) -> tuple[torch.Tensor, Edge, Edge]:
-    """Where, and by how much, filters differ for reading padding in between.
+    """Find where composed filters differ because of padding between the two.
 
     Parameters
     ----------
     parts : torch.Tensor of shape (n_second, n_taps_2, n_taps)
-        From :func:`compose_taps`.
+        Result of :func:`compose_taps`.
     taps : _Taps
-        Of the second convolution.
+        Taps of the second convolution.
     start : int
-        Input sample that tap 0 meets in output sample 0.
+        Input sample that tap 0 reads in output sample 0.
     n_times : int
         Samples of the input.
     reach : tuple of int
-        First input sample that no dropped tap of the first output samples meets, and
-        first one that a dropped tap of the last output samples meets.
+        First input sample that no dropped tap of the first output samples reads, and
+        first one that a dropped tap of the last output samples reads.
 
     Returns
     -------
-    whole : torch.Tensor of shape (n_second, n_taps)
+    interior : torch.Tensor of shape (n_second, n_taps)
         Composed filters.
     head, tail : Edge
-        At the beginning and at the end.
+        Differences at the beginning and at the end.
     """
     places = (taps.head, taps.tail)
-    whole, *rows = (taps.sums @ parts).split([1, *map(len, places)], dim=1)
+    interior, *rows = (taps.sums @ parts).split([1, *map(len, places)], dim=1)
     columns = (
         range(0, min(max(reach[0], 0), n_times)),
         range(max(min(reach[1], n_times), 0), n_times),
     )
     edges = (
-        Edge(samples, spread_rows(part, start + samples.start, met), met)
-        for samples, part, met in zip(places, rows, columns, strict=True)
+        Edge(samples, spread_rows(part, start + samples.start, inputs), inputs)
+        for samples, part, inputs in zip(places, rows, columns, strict=True)
     )
-    return whole.squeeze(1), *edges
+    return interior.squeeze(1), *edges
 
 
 def compose(
     filters: Filters, weight: torch.Tensor, bias: torch.Tensor | None, pad: Pad
 ) -> Filters:
-    """Let a second convolution over time follow.
+    """Compose filters with a second convolution over time.
 
     Parameters
     ----------
     filters : Filters
-        Of the first, normalized; without edges, and with a constant that does not
-        depend on time.
+        Filters of the first, normalized. They have no edges, and their constant does
+        not depend on time.
     weight : torch.Tensor of shape (n_second, n_first, n_taps_2), float64
-        Of the second convolution.
+        Weight of the second convolution.
     bias : torch.Tensor of shape (n_second,) or None
-        Of the second convolution, float64.
+        Bias of the second convolution, float64.
     pad : tuple of int
-        Samples of padding of the second, at the left and at the right.
+        Padding of the second convolution, left and right, in samples.
 
     Returns
     -------
     composed : Filters
-        Of both.
+        Filters of both convolutions.
     """
     n_between, n_taps_2 = filters.n_out, weight.shape[2]
-    parts = compose_taps(filters.whole, weight)
+    parts = compose_taps(filters.interior, weight)
     taps = _taps(n_between, n_taps_2, pad, weight.device)
-    # Dropped taps would have met the first convolution's output before its beginning
-    # or after its end, which depends on few samples of the input. Not so where the
-    # windows are so short that one output sample drops taps on both sides.
-    reach = (filters.whole.shape[1] - 1 + filters.first, n_between + filters.first)
+    # Dropped taps would read the first convolution's output before its beginning or
+    # after its end, which depends on few input samples. In very short windows, one
+    # output sample drops taps on both sides, and all input samples count.
+    reach = (filters.interior.shape[1] - 1 + filters.first, n_between + filters.first)
     reach = reach if n_between >= n_taps_2 else (filters.n_times, 0)
     start = filters.first - pad[0]
-    whole, *edges = find_edges(parts, taps, start, filters.n_times, reach)
+    interior, *edges = find_edges(parts, taps, start, filters.n_times, reach)
     constant = None
     if filters.constant is not None:
         added = torch.einsum("f,gfk->gk", filters.constant.flatten(), weight)
@@ -306,7 +308,7 @@ def compose(
     if bias is not None:
         constant = bias[:, None] + (0 if constant is None else constant)
     used = tuple(edge for edge in edges if edge.rows.numel())
-    return Filters(whole, start, filters.n_times, taps.n_out, constant, used)
+    return Filters(interior, start, filters.n_times, taps.n_out, constant, used)
 
 
 def response_to_one(filters: Filters) -> torch.Tensor:
@@ -315,16 +317,16 @@ def response_to_one(filters: Filters) -> torch.Tensor:
     Parameters
     ----------
     filters : Filters
-        Their edges and constants are left out.
+        Filters, without their edges and constants.
 
     Returns
     -------
     response : torch.Tensor of shape (n_filters, n_out), float64
-        1 inside of the window, 0 outside, filtered.
+        Filtered signal that is 1 inside of the window and 0 outside.
     """
-    whole, n_taps = filters.whole, filters.whole.shape[1]
-    one = _one(filters.n_times, whole.device)
-    return whole @ windows_of(one, n_taps, filters.first, filters.n_out)
+    interior, n_taps = filters.interior, filters.interior.shape[1]
+    one = _one(filters.n_times, interior.device)
+    return interior @ windows_of(one, n_taps, filters.first, filters.n_out)
 
 
 @cached_by_size
@@ -351,7 +353,7 @@ def filter_projections(
     y : torch.Tensor of shape (batch, n_filters * depth, n_out)
         Filtered projections.
     """
-    shape = (len(filters.whole), len(spatial) // len(filters.whole))
+    shape = (len(filters.interior), len(spatial) // len(filters.interior))
     signals = spatial.expand(len(x), *spatial.shape) @ x
     if filters.constant is None:
         constant = x.new_zeros(*shape, 1)
@@ -360,7 +362,7 @@ def filter_projections(
         constant = total[..., None] * filters.constant[:, None].to(x.dtype)
     y = FFTFilter.apply(
         signals.unflatten(1, shape),
-        filters.whole.to(x.dtype),
+        filters.interior.to(x.dtype),
         response_to_one(filters).to(x.dtype),
         constant,
         filters.first,
@@ -373,7 +375,7 @@ def filter_projections(
 def filter_channels(
     x: torch.Tensor, filters: Filters, spatial: torch.Tensor
 ) -> torch.Tensor:
-    """Filter with one kernel over channels and time: the product of both.
+    """Filter with one kernel over channels and time, the product of both.
 
     Parameters
     ----------
@@ -389,14 +391,14 @@ def filter_channels(
     y : torch.Tensor of shape (batch, n_out_filters, n_out)
         Filtered windows.
     """
-    kernel = torch.einsum("ofc,fk->ock", spatial, filters.whole.to(x.dtype))
+    kernel = torch.einsum("ofc,fk->ock", spatial, filters.interior.to(x.dtype))
     n_taps, left = kernel.shape[2], -filters.first
     right = filters.n_out + n_taps - 1 - filters.n_times - left
     if x.device.type == "cpu" and left == right == 0:
-        # Means apart: an FFT's rounding errors are those of its largest frequency.
+        # Means apart: the rounding error of an FFT scales with its largest frequency.
         means = x.mean(dim=-1)
-        centred = x - means[..., None]
-        y = FFTConvolution.apply(centred, kernel, 1, 0, filters.n_out)
+        centered = x - means[..., None]
+        y = FFTConvolution.apply(centered, kernel, 1, 0, filters.n_out)
         y = y + (means @ kernel.sum(dim=2).T)[..., None]
     else:
         y = F.conv1d(F.pad(x, (left, right)), kernel)

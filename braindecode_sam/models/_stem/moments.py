@@ -1,7 +1,7 @@
-"""First and second moments of windows, and what filters meet of them.
+"""First and second moments of windows.
 
-They depend on the data alone: they need no gradient, and both passes of a SAM step can
-share them.
+They depend on the data only. They need no gradient, and both passes of a SAM step share
+them.
 """
 
 from __future__ import annotations
@@ -18,49 +18,50 @@ from braindecode_sam.models._cache import cached_by_size
 class Moments:
     """First and second moments of windows over batch and channels, in float64.
 
-    What the statistics of filtered windows need of them is kept too: filters change
-    from pass to pass, but not where they meet the windows.
+    Values derived from them are cached too. The values of filters change between
+    passes, but the samples that they read do not.
 
     Parameters
     ----------
     mean : torch.Tensor of shape (n_times,)
         Mean window m.
     band : torch.Tensor of shape (n_rows, n_lags)
-        Covariance R[t, t + lag]; 0 where t + lag is past the end, and in at least one
-        row more than there are samples.
+        Covariance R[t, t + lag], 0 where t + lag is past the end. At least one row
+        more than there are samples.
     """
 
     def __init__(self, mean: torch.Tensor, band: torch.Tensor) -> None:
         self.mean, self.band = mean, band
-        self._kept: dict[tuple[Any, ...], torch.Tensor] = {}
+        self._cache: dict[tuple[Any, ...], torch.Tensor] = {}
 
-    def kept(self, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
-        """Give ``function(self, *args)``, calling it the first time only."""
+    def cached(self, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
+        """Return ``function(self, *args)``, computed once."""
         key = (function, *args)
-        if key not in self._kept:
-            self._kept[key] = function(self, *args)
-        return self._kept[key]
+        if key not in self._cache:
+            self._cache[key] = function(self, *args)
+        return self._cache[key]
 
 
 def window_moments(x: torch.Tensor, n_lags: int) -> Moments:
-    """Moments of windows, about their mean, for all lags below `n_lags`.
+    """Compute central moments of windows for all lags below `n_lags`.
 
     Parameters
     ----------
     x : torch.Tensor of shape (batch, n_chans, n_times)
-        Windows. No gradient flows to them from here.
+        Windows. No gradient flows to them.
     n_lags : int
         Number of lags, at most `n_times`.
 
     Returns
     -------
     moments : Moments
-        Of all batch * n_chans signals.
+        Moments over all batch * n_chans signals.
 
     Notes
     -----
-    Each signal's own mean over time is taken out before the large product and put
-    back in float64, or an offset of 10,000 standard deviations would leave no digit.
+    Each signal's mean over time is subtracted before the large product and added back
+    in float64. Otherwise an offset of 10,000 standard deviations would cancel all
+    digits.
     """
     signals = x.detach().reshape(-1, x.shape[-1])
     offset = signals.mean(dim=1)
@@ -74,8 +75,9 @@ def window_moments(x: torch.Tensor, n_lags: int) -> Moments:
     n_signals, n_times = signals.shape
     n_blocks = n_times // BLOCK + 1
     products = _banded_products(signals, n_blocks, n_lags)
-    met = F.pad(cross, (0, n_blocks * BLOCK + n_lags - n_times)).unfold(0, n_lags, 1)
-    band = met[: n_blocks * BLOCK] + met[: n_blocks * BLOCK, :1]
+    lagged = F.pad(cross, (0, n_blocks * BLOCK + n_lags - n_times))
+    lagged = lagged.unfold(0, n_lags, 1)[: n_blocks * BLOCK]
+    band = lagged + lagged[:, :1]
     band *= _pairs_within(n_times, n_lags, n_signals, x.device)
     band = torch.add(
         band.view_as(products), products, alpha=1 / n_signals
@@ -83,17 +85,17 @@ def window_moments(x: torch.Tensor, n_lags: int) -> Moments:
     return Moments(mean.double() + level, band.flatten(0, 1))
 
 
-BLOCK = 32  # samples; the product is made for bands of this height
+BLOCK = 32  # samples; height of the bands for which the product is computed
 
 
 def _banded_products(signals: torch.Tensor, n_blocks: int, n_lags: int) -> torch.Tensor:
-    """Sum over the signals of x[t] x[t + lag]: (n_blocks, BLOCK, n_lags)."""
+    """Sum x[t] x[t + lag] over the signals: (n_blocks, BLOCK, n_lags)."""
     n_times, width = signals.shape[1], BLOCK + n_lags
     padded = F.pad(signals, (0, n_blocks * BLOCK + n_lags - n_times))
     rows = padded[:, : n_blocks * BLOCK].unflatten(1, (n_blocks, BLOCK))
     reach = padded.unfold(1, width, BLOCK)[:, :n_blocks]
     products = rows.permute(1, 2, 0) @ reach.transpose(0, 1)
-    # Row r of a block holds the lags -r and onwards.
+    # Row r of a block begins with lag -r.
     strides = (BLOCK * width, width + 1, 1)
     return products.as_strided((n_blocks, BLOCK, n_lags), strides)
 
@@ -102,7 +104,7 @@ def _banded_products(signals: torch.Tensor, n_blocks: int, n_lags: int) -> torch
 def _pairs_within(
     n_times: int, n_lags: int, n_signals: int, device: torch.device
 ) -> torch.Tensor:
-    """One over the number of signals, or 0 where t + lag is past the end."""
+    """Return 1 / n_signals, or 0 where t + lag is past the end."""
     t = torch.arange((n_times // BLOCK + 1) * BLOCK, device=device)[:, None]
     is_within = t + torch.arange(n_lags, device=device) < n_times
     return is_within.double() / n_signals
@@ -111,7 +113,7 @@ def _pairs_within(
 def diagonal_sums(
     moments: Moments, n_taps: int, first: int, n_rows: int
 ) -> torch.Tensor:
-    """Sum of the covariances that a filter meets on its way over the samples.
+    """Sum the covariances of the samples that a sliding filter reads.
 
     Parameters
     ----------
@@ -120,30 +122,31 @@ def diagonal_sums(
     n_taps : int
         Taps of the filter.
     first : int
-        Input sample that tap 0 meets in the first row; may be negative.
+        Input sample that tap 0 reads in the first row; may be negative.
     n_rows : int
         Number of output samples.
 
     Returns
     -------
     M : torch.Tensor of shape (n_taps, n_taps)
-        ``M[j, k]`` is the sum of R[first + r + j, first + r + k] over the rows r, R
-        being 0 outside of the window.
+        ``M[j, k]`` is the sum of R[first + r + j, first + r + k] over the rows r. R is
+        0 outside of the window.
     """
     n_lags = moments.band.shape[1]
-    n_lags_met = max(n_lags, n_taps)
-    sums = F.pad(moments.band.cumsum(dim=0), (0, n_lags_met - n_lags, 1, 0))
-    ways = _ways(len(moments.mean), n_lags_met, n_taps, first, n_rows, sums.device)
-    high, low = sums.flatten()[ways]
+    n_lags_needed = max(n_lags, n_taps)
+    sums = F.pad(moments.band.cumsum(dim=0), (0, n_lags_needed - n_lags, 1, 0))
+    n_times = len(moments.mean)
+    index = _diagonal_index(n_times, n_lags_needed, n_taps, first, n_rows, sums.device)
+    high, low = sums.flatten()[index]
     return high - low
 
 
 @cached_by_size
-def _ways(
+def _diagonal_index(
     n_times: int, n_lags: int, n_taps: int, first: int, n_rows: int,
     device: torch.device,
 ) -> torch.Tensor:  # fmt: skip
-    """Where the sums along the diagonals end and begin: (2, n_taps, n_taps)."""
+    """Index the ends and beginnings of sums along diagonals: (2, n_taps, n_taps)."""
     taps = torch.arange(n_taps, device=device)
     lag = (taps[:, None] - taps).abs()
     smaller = torch.minimum(taps[:, None], taps)
@@ -152,20 +155,22 @@ def _ways(
     return torch.stack([end, begin]) * n_lags + lag
 
 
-def mean_met(moments: Moments, n_taps: int, first: int, n_rows: int) -> torch.Tensor:
-    """Give what the taps of a filter meet of the mean window on its way.
+def unfolded_mean(
+    moments: Moments, n_taps: int, first: int, n_rows: int
+) -> torch.Tensor:
+    """Return the samples of the mean window that each tap of a filter reads.
 
     Parameters
     ----------
     moments : Moments
-        Of the windows.
+        Moments of the windows.
     n_taps, first, n_rows : int
         As for :func:`diagonal_sums`.
 
     Returns
     -------
-    met : torch.Tensor of shape (n_taps, n_rows)
-        ``met[j, r]`` is m[first + r + j], and 0 outside of the window.
+    unfolded : torch.Tensor of shape (n_taps, n_rows)
+        ``unfolded[j, r]`` is m[first + r + j], and 0 outside of the window.
     """
     return windows_of(moments.mean, n_taps, first, n_rows).contiguous()
 
@@ -173,7 +178,7 @@ def mean_met(moments: Moments, n_taps: int, first: int, n_rows: int) -> torch.Te
 def windows_of(
     signal: torch.Tensor, n_taps: int, first: int, n_rows: int
 ) -> torch.Tensor:
-    """Cut ``signal[first + r + j]``, 0 outside of it: (n_taps, n_rows).
+    """Return ``signal[first + r + j]``, or 0 outside of it: (n_taps, n_rows).
 
     Examples
     --------
@@ -187,19 +192,19 @@ def windows_of(
 
 
 def covariance_block(moments: Moments, columns: range) -> torch.Tensor:
-    """Covariance of some consecutive samples: (n_columns, n_columns)."""
+    """Return the covariance of consecutive samples: (n_columns, n_columns)."""
     return _covariance(moments, columns, columns)
 
 
-def covariance_met(
+def cross_covariance(
     moments: Moments, columns: range, n_taps: int, first: int, samples: range
 ) -> torch.Tensor:
-    """Covariance of some samples with what a filter meets elsewhere.
+    """Return the covariance of some samples with the samples that a filter reads.
 
     Parameters
     ----------
     moments : Moments
-        Of the windows.
+        Moments of the windows.
     columns : range
         Samples s of the windows.
     n_taps, first : int
@@ -210,15 +215,15 @@ def covariance_met(
     Returns
     -------
     covariance : torch.Tensor of shape (n_taps, n_samples * n_columns)
-        R[s, first + t + j] for tap j, t the slower one of the other index.
+        R[s, first + t + j] for tap j. The second index runs over s, then over t.
     """
-    met = range(first + samples.start, first + samples.stop + n_taps - 1)
-    block = _covariance(moments, columns, met)
+    reads = range(first + samples.start, first + samples.stop + n_taps - 1)
+    block = _covariance(moments, columns, reads)
     return block.unfold(1, n_taps, 1).permute(2, 1, 0).flatten(1)
 
 
 def _covariance(moments: Moments, s: range, t: range) -> torch.Tensor:
-    """R[s, t], and 0 outside of the window or of the lags that are known."""
+    """Return R[s, t], or 0 outside of the window and of the known lags."""
     band, n_times = moments.band, len(moments.mean)
     pairs = _pairs(n_times, band.shape[1], s, t, band.device)
     return band.flatten()[pairs]
@@ -228,26 +233,26 @@ def _covariance(moments: Moments, s: range, t: range) -> torch.Tensor:
 def _pairs(
     n_times: int, n_lags: int, s: range, t: range, device: torch.device
 ) -> torch.Tensor:
-    """Where the covariances of some samples are in the band."""
+    """Index the covariances of samples in the flattened band."""
     at_s = torch.arange(s.start, s.stop, device=device)[:, None]
     at_t = torch.arange(t.start, t.stop, device=device)
     lag = (at_s - at_t).abs()
     known = (lag < n_lags) & (at_t >= 0) & (at_t < n_times)
-    nothing = n_times * n_lags  # the row after the last sample is 0
-    return torch.where(known, torch.minimum(at_s, at_t) * n_lags + lag, nothing)
+    zero = n_times * n_lags  # the row after the last sample is 0
+    return torch.where(known, torch.minimum(at_s, at_t) * n_lags + lag, zero)
 
 
 class Edge(NamedTuple):
-    """By how much some output samples' filters differ from the filter of the others.
+    """Difference of the filters at one end from the interior filter.
 
     Attributes
     ----------
     samples : range
         Output samples.
     rows : torch.Tensor of shape (n_filters, n_samples, n_columns)
-        Difference of their filters, as weights of the input samples in `columns`.
+        Difference of the filters, as weights of the input samples in `columns`.
     columns : range
-        Input samples; outside of them there is no difference.
+        Input samples whose weights differ.
     """
 
     samples: range
@@ -256,17 +261,17 @@ class Edge(NamedTuple):
 
 
 class MomentsMemory:
-    """Moments of the windows that were seen last.
+    """Cache of the moments of the most recent windows.
 
-    Both passes of a SAM step, and all branches of a model, filter the same windows.
-    Whether they are the same is told by their values, since windows change without a
-    trace, through NumPy or ``.data``. Accelerators, which would have to be waited for,
-    count anew.
+    Both passes of a SAM step, and all branches of a model, filter the same windows. The
+    cache compares values, since NumPy and ``.data`` change windows without a trace. On
+    an accelerator the comparison would force a synchronization, so the moments are
+    computed again.
 
     Parameters
     ----------
     capacity : int
-        Number of different windows to remember.
+        Number of different windows to cache.
     """
 
     def __init__(self, capacity: int = 1) -> None:
@@ -278,14 +283,14 @@ class MomentsMemory:
         return MomentsMemory, (self._capacity,)
 
     def moments_of(self, x: torch.Tensor, n_lags: int) -> Moments:
-        """Count, or remember.
+        """Compute the moments, or take them from the cache.
 
         Parameters
         ----------
         x : torch.Tensor of shape (batch, n_chans, n_times)
             Windows.
         n_lags : int
-            As for :func:`window_moments`; more if more have been needed before.
+            As for :func:`window_moments`. Larger values of earlier calls prevail.
 
         Returns
         -------
@@ -296,12 +301,12 @@ class MomentsMemory:
         self._n_lags = max(self._n_lags, n_lags)
         wanted = min(self._n_lags, x.shape[-1])
         if x.device.type != "cpu" or torch.is_inference_mode_enabled():
-            return window_moments(x, wanted)  # what inference mode makes stays there
+            return window_moments(x, wanted)  # inference tensors must not be cached
         for windows, moments in self._known:
             if moments.band.shape[1] >= n_lags and _is_same(windows, x):
                 return moments
         moments = window_moments(x, wanted)
-        # Windows of inference mode may not be kept either; a copy may.
+        # A copy: the windows themselves may be inference tensors.
         known = (x.clone(), moments)
         self._known = [known, *self._known[: self._capacity - 1]]
         return moments

@@ -1,14 +1,14 @@
-"""Tensors that wait until something asks for their values.
+"""Tensors whose values are computed when something reads them.
 
-Temporal and spatial filters commute: where one follows the other, the cheaper order
-gives the same numbers. Whether one follows is not known when a layer runs, so the layer
-returns a :class:`Pending`, a tensor of the right shape, dtype and device that has
-computed nothing. What reads it decides:
+Temporal and spatial filters commute. Where one follows the other, the cheaper order
+gives the same result. A layer cannot know what follows it, so it returns a
+:class:`Pending`, a tensor with the right shape, dtype and device but no values. What
+happens depends on how it is read:
 
-- shape, dtype, device and the like are known without computing;
-- a function that the deferred computation knows continues it
-  (:meth:`Deferred.follow`);
-- every other function gets the value that the stock layer would have returned.
+- Shape, dtype, device and similar properties are known without computing.
+- A function that the deferred computation supports continues it
+  (:meth:`Deferred.follow`).
+- Any other function gets the value that the original layer would have returned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 _plain = torch._C.DisableTorchFunctionSubclass
 
-# Read without the values. All else is computed: a longer list is only faster.
+# Read without the values. A longer list would be faster, but not more correct.
 _PROPERTIES = (
     "shape dtype device ndim requires_grad is_leaf grad_fn is_cuda is_cpu is_mps"
     " is_sparse is_quantized is_meta layout is_nested output_nr"
@@ -40,22 +40,22 @@ _KNOWN = frozenset(
 )
 
 
-_HASH = Tensor.__hash__  # the same before and after
+_HASH = Tensor.__hash__  # does not change when the value is computed
 
 
 class Deferred:
-    """A computation that has not been made.
+    """A computation that has not run yet.
 
     Parameters
     ----------
     shape : sequence of int
-        Of its value.
+        Shape of the value.
     dtype, device : torch.dtype, torch.device
-        Of its value.
+        Data type and device of the value.
     inputs : sequence of torch.Tensor
-        What gradients flow to. Nobody else may change them.
+        Tensors to which gradients flow. Other code must not change them.
     sources : sequence of object
-        Layers whose outputs wait in it, for :func:`watch`.
+        Layers whose outputs are deferred, for :func:`watch`.
     """
 
     def __init__(
@@ -74,20 +74,20 @@ class Deferred:
         self._value: Tensor | None = None
 
     def compute(self) -> Tensor:
-        """Compute the value as the stock layers do."""
+        """Compute the value with the original layers."""
         raise NotImplementedError
 
     def follow(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """Continue with a torch function; NotImplemented if that needs the value."""
+        """Continue with a torch function; NotImplemented if it needs the value."""
         raise NotImplementedError
 
     @property
     def is_pending(self) -> bool:
-        """Whether nothing has asked for the value."""
+        """Whether the value has not been computed."""
         return self._value is None
 
     def value(self, asked_by: Any = None) -> Tensor:
-        """Give the value; computed once, so that changes in place are seen by all."""
+        """Return the value, computed once so that in-place changes are shared."""
         if self._value is None:
             _note(self.sources, None, asked_by)
             with torch.set_grad_enabled(self.requires_grad):
@@ -95,21 +95,21 @@ class Deferred:
         return self._value
 
     def pending(self) -> Tensor:
-        """Give a tensor that stands for the value."""
+        """Return a tensor that represents the value."""
         if self.requires_grad:
-            waiting: Tensor = _Place.apply(self, *self.inputs)
-            return waiting
+            pending: Tensor = _GraphNode.apply(self, *self.inputs)
+            return pending
         return Pending(self)
 
 
 class Pending(torch.Tensor):
-    """Stands for the value of a :class:`Deferred`."""
+    """Tensor that represents the value of a :class:`Deferred`."""
 
     deferred: Deferred
 
     @staticmethod
     def __new__(cls, deferred: Deferred) -> Pending:
-        """Make a tensor without memory."""
+        """Make a tensor without storage."""
         made = torch.Tensor._make_wrapper_subclass(
             cls, deferred.shape, dtype=deferred.dtype, device=deferred.device
         )
@@ -123,22 +123,22 @@ class Pending(torch.Tensor):
     def __torch_function__(
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Continue what is deferred, or compute it."""
+        """Continue the deferred computation, or compute its value."""
         kwargs = kwargs or {}
         if func in _KNOWN and (args[0].deferred.is_pending or func is _HASH):
             with _plain():
                 return func(*args, **kwargs)
         leaves = tree_flatten((args, kwargs))[0]
-        waiting = [leaf.deferred for leaf in leaves if isinstance(leaf, Pending)]
-        # Not where a pending tensor is a weight, say.
+        deferred = [leaf.deferred for leaf in leaves if isinstance(leaf, Pending)]
+        # A pending tensor may also be another argument, such as a weight.
         first = args[0] if args else None
-        is_input = isinstance(first, Pending) and len(waiting) == 1
+        is_input = isinstance(first, Pending) and len(deferred) == 1
         several = first if isinstance(first, (list, tuple)) else ()
         inputs = several or ([first] if is_input else [])
-        if inputs and all(map(_can_go_on, inputs)):
-            found = waiting[0].follow(func, args, kwargs)
-            if found is not NotImplemented:
-                return found
+        if inputs and all(map(_can_continue, inputs)):
+            result = deferred[0].follow(func, args, kwargs)
+            if result is not NotImplemented:
+                return result
         args, kwargs = _values((args, kwargs), func)
         return func(*args, **kwargs)
 
@@ -146,18 +146,18 @@ class Pending(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Compute for what goes past torch functions, below autograd."""
+        """Compute the value for operations below autograd."""
         args, kwargs = _values((args, kwargs or {}), func)
         return func(*args, **kwargs)
 
 
-def _can_go_on(tensor: Any) -> bool:
+def _can_continue(tensor: Any) -> bool:
     if not isinstance(tensor, Pending):
         return True
     with _plain():
         node: Any = tensor.grad_fn
-    # Another node is that of an autograd function which the tensor went through; within
-    # the forward of one, gradients are off, and its own node would be gone past.
+    # A different node means that the tensor passed through an autograd function. Within
+    # its forward, gradients are off, and continuing would bypass its node.
     is_own = node is None or getattr(node, "deferred", None) is tensor.deferred
     is_recorded = node is None or torch.is_grad_enabled()
     return tensor.deferred.is_pending and is_own and is_recorded
@@ -167,22 +167,23 @@ def _values(tree: Any, func: Any) -> Any:
     return tree_map_only(Pending, lambda p: p.deferred.value(func), tree)
 
 
-class _Place(torch.autograd.Function):
-    """Give a pending tensor its place in autograd's graph.
+class _GraphNode(torch.autograd.Function):
+    """Node of a pending tensor in the graph of autograd.
 
-    Followers go past it. It is for what does not go by ``__torch_function__``: the
-    autograd functions of module hooks and of activation checkpointing, say.
+    Operations that continue a deferred computation bypass it. Others that do not call
+    ``__torch_function__`` use it, such as the autograd functions of module hooks and of
+    activation checkpointing.
     """
 
     @staticmethod
     def forward(ctx: Any, deferred: Deferred, *inputs: Tensor) -> Tensor:
-        """Wait."""
+        """Return the pending tensor."""
         ctx.deferred = deferred
         return Pending(deferred)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        """Differentiate the stock computation."""
+        """Differentiate the computation of the original layers."""
         inputs = ctx.deferred.inputs
         needed = [i for i, tensor in enumerate(inputs) if tensor.requires_grad]
         is_graph_needed = torch.is_grad_enabled()
@@ -197,7 +198,7 @@ class _Place(torch.autograd.Function):
         return None, *grads
 
 
-# What became of the pending outputs of layers.
+# Record of how the pending outputs of layers were used.
 
 _Outcomes = list[tuple[Any, str | None, Any]]
 _outcomes: contextvars.ContextVar[_Outcomes | None] = contextvars.ContextVar(
@@ -207,13 +208,13 @@ _outcomes: contextvars.ContextVar[_Outcomes | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def watch() -> Iterator[_Outcomes]:
-    """Collect what becomes of the pending outputs of layers.
+    """Record how the pending outputs of layers are used.
 
     Yields
     ------
     outcomes : list of tuple
-        (layer, pattern, multiply-adds before and after) of what continued to its end,
-        (layer, None, function) of what was asked for by a function.
+        (layer, pattern, multiply-adds before and after) if the computation continued to
+        its end, (layer, None, function) if a function needed the value.
     """
     outcomes: _Outcomes = []
     token = _outcomes.set(outcomes)
@@ -230,6 +231,6 @@ def _note(sources: Sequence[Any], pattern: str | None, what: Any) -> None:
 
 
 def note_end(deferred: Deferred, pattern: str, before: float, after: float) -> None:
-    """Tell :func:`watch` that a deferred computation came to its end."""
+    """Report the end of a deferred computation to :func:`watch`."""
     share = 1 / len(deferred.sources)
     _note(deferred.sources, pattern, (share * before, share * after))

@@ -1,0 +1,412 @@
+"""A classifier for EEG that follows scikit-learn's conventions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import reprlib
+import warnings
+from typing import Any, Self
+
+import numpy as np
+import torch
+from braindecode import EEGClassifier
+from braindecode.training import CroppedLoss
+from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import check_scoring
+from skorch.callbacks.scoring import ScoringBase
+from skorch.dataset import Dataset
+from skorch.utils import is_dataset, to_device
+
+from braindecode_sam.checks import are_probabilities
+from braindecode_sam.nets._class_weight import (
+    check_has_weight,
+    check_takes_weight,
+    compute_class_weights,
+    name_of_criterion,
+)
+from braindecode_sam.nets._conventions import Conventions
+from braindecode_sam.nets._labels import (
+    Labels,
+    as_labels,
+    check_integers,
+    check_known,
+    check_same_targets,
+    check_several_classes,
+    class_indices,
+    encode,
+    has_text,
+    read_targets,
+    sorted_classes,
+)
+
+
+class Classifier(Conventions, EEGClassifier):
+    """An EEGClassifier that follows scikit-learn's conventions.
+
+    It accepts all labels that scikit-learn accepts, and predicts them. Like
+    :class:`Regressor`, its ``fit`` returns the net, an initialized net keeps its
+    weights in ``partial_fit`` and with ``warm_start=True``, and
+    ``set_params(optimizer=torch.optim.AdamW)`` removes the options of SAM. Scoring
+    callbacks such as ``valid_acc`` receive labels.
+
+    :func:`braindecode_sam.make_classifier` builds one from a configuration.
+
+    Parameters
+    ----------
+    module : str, type or torch.nn.Module
+        Model, or the name of a registered one such as ``"FastEEGNeX"``. Its
+        ``n_outputs`` is the number of classes, unless ``module__n_outputs`` is given.
+    *args
+        Further positional parameters of :class:`braindecode.EEGClassifier`.
+    classes : list of labels or None, default=None
+        All labels. They fix the columns of ``predict_proba`` in every fold of a
+        cross-validation, even if the training data lack a class. None takes the labels
+        of the training data.
+    class_weight : None, "balanced" or dict of label to float, default=None
+        Weights of the classes in the loss, as in scikit-learn, passed to the criterion
+        as its ``weight``. "balanced" computes them from y in each call of ``fit`` and
+        ``partial_fit``, including held-out validation windows. A class that y lacks
+        gets the weight 1. A dict holds a weight for each class. The validation loss is
+        weighted too.
+    **kwargs
+        Further parameters of :class:`braindecode.EEGClassifier`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Sorted labels, in the order of the columns of ``predict_proba``.
+
+    See Also
+    --------
+    Regressor : The same for regression.
+    braindecode_sam.make_classifier : Build a net from a configuration.
+
+    Notes
+    -----
+    A :class:`torch.utils.data.Dataset` carries its targets, which must be integers. Fit
+    it with ``y=None``. The net reads the targets once before training, if necessary
+    window by window. To avoid this, pass `classes` and a `class_weight` other than
+    "balanced". The targets are then not checked, and braindecode truncates fractions.
+
+    scikit-learn's ``VotingClassifier``, ``StackingClassifier`` and
+    ``cross_val_predict(method="predict_proba")`` encode labels as integers before they
+    pass them on. Keep ``classes=None`` there, and do not pass a dict as `class_weight`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from braindecode_sam import SAM
+    >>> from braindecode_sam.nets import Classifier
+    >>> X = np.random.default_rng(0).normal(size=(8, 4, 200)).astype("float32")
+    >>> net = Classifier(
+    ...     "FastEEGNeX", optimizer=SAM, max_epochs=1, batch_size=4, verbose=0,
+    ...     train_split=None, class_weight="balanced")
+    >>> net = net.fit(X, ["rest", "left", "left", "rest"] * 2)
+    >>> net.classes_.tolist(), net.predict_proba(X).shape, net.predict(X).dtype.kind
+    (['left', 'rest'], (8, 2), 'U')
+    """
+
+    # Trailing underscores, since skorch treats other attributes as parameters.
+    class_weights_: NDArray[np.float64] | None = None
+    has_inferred_outputs_ = False
+
+    def __init__(
+        self, module: Any, *args: Any, class_weight: Any = None, **kwargs: Any
+    ) -> None:
+        super().__init__(module, *args, **kwargs)
+        self.class_weight = class_weight
+
+    @property
+    def classes_(self) -> Labels:
+        """Sorted labels, in the order of the columns of ``predict_proba``."""
+        if "labels_" in vars(self):
+            return self.labels_
+        if self.classes is not None:
+            return sorted_classes(self.classes)
+        raise NotFittedError(
+            "classes_ is unknown, since this net is not fitted; call fit, or pass"
+            " classes=[...] with all labels"
+        )
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Self:
+        """Fit the net to labels.
+
+        Parameters
+        ----------
+        X : array-like, mne.Epochs or torch.utils.data.Dataset
+            Windows.
+        y : array-like of shape (n_windows,) or None, default=None
+            Labels, either text, integers or booleans. None only for a dataset, which
+            carries its targets.
+        **fit_params
+            See :meth:`braindecode.EEGClassifier.fit`.
+
+        Returns
+        -------
+        net : Classifier
+            The net itself.
+
+        Raises
+        ------
+        ValueError
+            If `y` holds no labels, a single class or a label that is not in
+            `classes`, or if `class_weight` does not fit the classes or the criterion.
+        """
+        is_new = not (self.warm_start and self._is_initialized())
+        y = self._set_labels(X, y, None, is_new)
+        if is_new and self.has_inferred_outputs_:
+            self.module__n_outputs = len(self.labels_)
+        return super().fit(X, y, **fit_params)
+
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
+    ) -> Self:
+        """Continue training.
+
+        Parameters
+        ----------
+        X : array-like, mne.Epochs or torch.utils.data.Dataset
+            Windows.
+        y : array-like of shape (n_windows,) or None, default=None
+            Labels, as in ``fit``.
+        classes : list of labels or None, default=None
+            All labels. Required in the first call if its `y` lacks some and the
+            parameter `classes` is None. Later calls may repeat them.
+        **fit_params
+            See :meth:`braindecode.EEGClassifier.partial_fit`.
+
+        Returns
+        -------
+        net : Classifier
+            The net itself.
+
+        Raises
+        ------
+        ValueError
+            As in ``fit``, and if `classes` differ from the known ones.
+        """
+        if "_routing_method" not in fit_params:  # not called by skorch's fit
+            y = self._set_labels(X, y, classes, False)
+        return super().partial_fit(X, y, classes=classes, **fit_params)
+
+    def predict(self, X: Any) -> Labels:
+        """Predict the label with the largest output.
+
+        Parameters
+        ----------
+        X : array-like, mne.Epochs or torch.utils.data.Dataset
+            Windows.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_windows,)
+            Labels among ``classes_``.
+        """
+        outputs = super().predict_proba(X)
+        wrong = ~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+        if wrong.any():
+            warnings.warn(
+                f"The outputs for {wrong.sum()} of {len(wrong)} windows are not finite,"
+                " so their labels are meaningless; the training may have diverged.",
+                stacklevel=2,
+            )
+        return self.classes_[outputs.argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> NDArray[np.floating]:
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like, mne.Epochs or torch.utils.data.Dataset
+            Windows.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_windows, n_classes)
+            Columns in the order of ``classes_``. With ``cropped=True``, the softmax of
+            the outputs' mean over time, as in braindecode's ``CroppedLoss``.
+
+        Raises
+        ------
+        ValueError
+            If the criterion does not define how outputs become probabilities, and the
+            outputs are not probabilities; see `predict_nonlinearity`.
+        """
+        found = super().predict_proba(X)
+        if self.predict_nonlinearity == "auto" and not are_probabilities(found, axis=1):
+            raise ValueError(
+                "The outputs of the module are not probabilities, got"
+                f" {reprlib.repr(found[0].tolist())} for window 0, and"
+                f" criterion={name_of_criterion(self.criterion)} does not define how"
+                " they become probabilities; expected a cross-entropy, or"
+                " predict_nonlinearity=a function of a batch of outputs"
+            )
+        return found
+
+    def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss, with targets as indices of the classes."""
+        if "labels_" in vars(self):
+            _check_outputs(y_pred, self.labels_)
+            if isinstance(y_true, torch.Tensor):
+                y_true = class_indices(y_true, self.labels_)
+        return super().get_loss(y_pred, y_true, *args, **kwargs)
+
+    def get_dataset(self, X: Any, y: Any = None) -> Any:
+        """Make a dataset of windows and integer targets."""
+        if y is not None and not is_dataset(X):
+            y, found = as_labels("y", y)
+            y = encode(y, vars(self).get("labels_", found))
+        return super().get_dataset(X, y)
+
+    def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+        """Split the data; see :meth:`skorch.NeuralNet.get_split_datasets`."""
+        train, valid = super().get_split_datasets(X, y, **fit_params)
+        if isinstance(valid, Dataset) and has_text(valid.y):
+            valid = self.get_dataset(valid.X, valid.y)  # from skorch's predefined_split
+        return train, valid
+
+    def get_params_for(self, prefix: str) -> dict[str, Any]:
+        """Return the parameters, including the criterion's weights of the classes."""
+        params = super().get_params_for(prefix)
+        if prefix == "criterion" and self.class_weights_ is not None:
+            params["weight"] = self._criterion_weight()
+        return params
+
+    def check_data(self, X: Any, y: Any) -> None:
+        """Do nothing, since labels are checked before the module is built."""
+
+    def on_train_begin(
+        self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
+    ) -> None:
+        """Wrap the scoring callbacks so that they receive labels."""
+        super().on_train_begin(net, X, y, **kwargs)
+        for _, callback in self.callbacks_:
+            is_scoring = isinstance(callback, ScoringBase)
+            if is_scoring and not isinstance(callback.scoring_, _LabelScoring):
+                callback.scoring_ = _LabelScoring(callback.scoring_)
+
+    def _get_predict_nonlinearity(self) -> Any:
+        is_known = self.predict_nonlinearity == "auto" and self._criteria == [
+            "criterion"
+        ]
+        if not (is_known and _is_cross_entropy(self.criterion_)):
+            return super()._get_predict_nonlinearity()
+        averages = self.cropped and self.aggregate_predictions
+        return functools.partial(_softmax_of_classes, averages=averages)
+
+    def _set_signal_args(self, X: Any, y: Any, classes: Any) -> None:
+        if self._takes_outputs() and "n_outputs" not in self.get_params_for("module"):
+            self.set_params(module__n_outputs=len(self.labels_))
+            self.has_inferred_outputs_ = True
+        if is_dataset(X):
+            # Without metadata: braindecode would compare the classes with targets that
+            # the dataset may transform.
+            X = torch.utils.data.Subset(X, [0])
+        super()._set_signal_args(X, y, self.labels_.tolist())
+
+    def _takes_outputs(self) -> bool:
+        if isinstance(self.module, torch.nn.Module):  # an instance
+            return False
+        is_named = isinstance(self.module, str)  # all of braindecode's models do
+        return is_named or "n_outputs" in inspect.signature(self.module).parameters
+
+    def _set_labels(self, X: Any, y: Any, classes: Any, is_new: bool) -> Labels | None:
+        """Determine the labels and their weights; return y as an array."""
+        known = self._known_labels(classes, is_new)
+        is_carried = y is None and is_dataset(X)
+        if is_carried and known is not None and self.class_weight != "balanced":
+            labels, targets = known, None  # no need to read the targets
+        else:
+            targets, found = as_labels("y", read_targets(X) if is_carried else y)
+            labels = found if known is None else known
+            check_several_classes("y", labels)
+            check_known(found, labels)
+            if is_dataset(X) and not is_carried:
+                check_same_targets(X, targets, labels)
+        if is_dataset(X):
+            check_integers(labels)
+        self._set_class_weights(labels, targets, is_new)
+        self.labels_ = labels
+        return None if is_carried else targets
+
+    def _known_labels(self, classes: Any, is_new: bool) -> Labels | None:
+        """Return the labels that parameters or earlier training have fixed."""
+        known = None if is_new else vars(self).get("labels_")
+        for given in (self.classes, classes):
+            if given is None:
+                continue
+            labels = sorted_classes(given)
+            if known is not None and known.tolist() != labels.tolist():
+                raise ValueError(
+                    f"classes must equal the known ones, {known.tolist()}, got"
+                    f" {labels.tolist()}"
+                )
+            known = labels
+        return known
+
+    def _set_class_weights(
+        self, labels: Labels, y: Labels | None, is_new: bool
+    ) -> None:
+        """Compute the weights of classes, and set them in an existing criterion."""
+        had_weights, weights = self.class_weights_ is not None, None
+        if self.class_weight is not None:
+            check_takes_weight(self.criterion, super().get_params_for("criterion"))
+            weights = compute_class_weights(self.class_weight, labels, y)
+        self.class_weights_ = weights
+        is_kept = self._is_initialized() and not is_new
+        if is_kept and (had_weights or weights is not None):
+            check_has_weight(self.criterion_)
+            self.criterion_.weight = self._criterion_weight()
+
+    def _criterion_weight(self) -> torch.Tensor | None:
+        if self.class_weights_ is None:
+            return None
+        weight = torch.tensor(self.class_weights_, dtype=torch.float32)
+        return to_device(weight, self.device)
+
+
+class _LabelScoring:
+    """Scoring of a callback, with targets of batches converted to labels."""
+
+    def __init__(self, scoring: Any) -> None:
+        self.scoring = scoring
+
+    def __call__(self, net: Any, X: Any, y: Any) -> Any:
+        if isinstance(y, (np.ndarray, torch.Tensor)):
+            targets = torch.as_tensor(y)
+            y = net.labels_[class_indices(targets, net.labels_).cpu().numpy()]
+        return check_scoring(net, self.scoring)(net, X, y)
+
+
+def _check_outputs(y_pred: Any, labels: Labels) -> None:
+    is_known = isinstance(y_pred, torch.Tensor) and y_pred.ndim > 1
+    if is_known and y_pred.shape[1] != len(labels):
+        n_outputs, n_classes = y_pred.shape[1], len(labels)
+        raise ValueError(
+            f"The module must have one output for each of {n_classes} classes,"
+            f" {labels.tolist()}, got {n_outputs} outputs; pass"
+            f" module__n_outputs={n_classes}, or classes=[...] with {n_outputs} labels"
+            " if y lacks some"
+        )
+
+
+def _is_cross_entropy(criterion: Any) -> bool:
+    """Return whether a loss takes logits or log-probabilities."""
+    criterion = getattr(criterion, "_orig_mod", criterion)  # torch.compile's
+    if isinstance(criterion, CroppedLoss):
+        criterion = criterion.loss_function
+    functions = (torch.nn.functional.cross_entropy, torch.nn.functional.nll_loss)
+    losses = (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss)
+    return isinstance(criterion, losses) or criterion in functions
+
+
+def _softmax_of_classes(outputs: torch.Tensor, *, averages: bool) -> torch.Tensor:
+    """Convert outputs of shape (n_windows, n_classes, ...) to probabilities.
+
+    The outputs may be logits or log-probabilities.
+    """
+    if averages and outputs.ndim == 3:
+        outputs = outputs.mean(dim=-1)
+    return outputs.softmax(dim=1)

@@ -1,0 +1,107 @@
+"""Conventions that the regressor and the classifier share."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Self
+
+from skorch import NeuralNet
+
+from braindecode_sam.optim import SAM
+
+
+class Conventions(NeuralNet):
+    """Mixin for regressors and classifiers, to precede braindecode's class."""
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Self:
+        self._keep_weights(self.warm_start)
+        super().fit(X, y, **fit_params)
+        return self
+
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
+    ) -> Self:
+        self._keep_weights(True)
+        super().partial_fit(X, y, classes=classes, **fit_params)
+        return self
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters. A new optimizer does not inherit the options of SAM.
+
+        Parameters
+        ----------
+        **params
+            Parameters of the net.
+
+        Returns
+        -------
+        net : NeuralNet
+            The net itself.
+
+        Raises
+        ------
+        ValueError
+            If `optimizer` changes in an initialized net.
+        """
+        before, after = self.optimizer, params.get("optimizer", self.optimizer)
+        if after is not before:
+            if self._is_initialized():
+                raise ValueError(
+                    "The optimizer of an initialized net cannot be replaced, got"
+                    f" optimizer={after!r}; set it on sklearn.base.clone(net)"
+                )
+            self._exchange_options(before, after, params)
+        if self._has_sam_off() and params.get("callbacks__sam", "") is None:
+            del params["callbacks__sam"]  # skorch raises the second time
+        super().set_params(**params)
+        return self
+
+    def _exchange_options(
+        self, before: Any, after: Any, params: dict[str, Any]
+    ) -> None:
+        """Set aside the options of the old optimizer, and restore those of the new."""
+        stored = self.__dict__.setdefault("taken_", {})
+        for option in _own_options(before) - _own_options(after):
+            for name in [name for name in vars(self) if _is_spelling(name, option)]:
+                stored[name] = getattr(self, name)
+                delattr(self, name)
+        for name in list(stored):
+            if any(_is_spelling(name, option) for option in _own_options(after)):
+                params.setdefault(name, stored.pop(name))
+        # Disables the callback as skorch does, which cannot be repeated or undone.
+        names = [c[0] for c in self.callbacks or [] if isinstance(c, tuple)]
+        if not is_sam(after) and "sam" in names and not self._has_sam_off():
+            stored["callbacks__sam"] = self.callbacks__sam = None
+        elif is_sam(after) and "callbacks__sam" in stored:
+            del stored["callbacks__sam"], self.callbacks__sam
+
+    def _has_sam_off(self) -> bool:
+        return vars(self).get("callbacks__sam", "") is None
+
+    def _is_initialized(self) -> bool:
+        return getattr(self, "initialized_", False)
+
+    def _keep_weights(self, is_wanted: bool) -> None:
+        # Otherwise braindecode infers the signal's shape and rebuilds the module.
+        if is_wanted and self._is_initialized():
+            self.signal_args_set_ = True
+
+
+def is_sam(optimizer: Any) -> bool:
+    """Return whether a net's optimizer is a SAM."""
+    return isinstance(optimizer, type) and issubclass(optimizer, SAM)
+
+
+def _own_options(optimizer: Any) -> set[str]:
+    """Return the names of options that SAM adds to those of its base optimizer."""
+    if not is_sam(optimizer):
+        return set()
+    arguments = set(inspect.signature(optimizer).parameters)
+    return {*optimizer._checks(), *arguments, "base_optimizer"}
+
+
+def _is_spelling(name: str, option: str) -> bool:
+    spelled = f"optimizer__{option}"
+    return name == spelled or (
+        option == "base_optimizer" and name.startswith(spelled + "__")
+    )
