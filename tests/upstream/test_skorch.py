@@ -92,27 +92,27 @@ def test_optimizers_get_their_closure_under_accelerate():
 class Failing(Callback):
     """Fail after the first batch, and record which hooks were called."""
 
-    def __init__(self, heard):
-        self.heard = heard
+    def __init__(self, called):
+        self.called = called
 
     def on_batch_end(self, net, **kwargs):
         raise ZeroDivisionError
 
     def on_train_end(self, net, **kwargs):
-        self.heard.append("on_train_end")
+        self.called.append("on_train_end")
 
 
 @until_fixed("skorch", "remove callbacks/_next_call.py")
-def test_callbacks_hear_of_a_training_that_fails():
-    heard = []
+def test_a_hook_runs_when_training_fails():
+    called = []
     with contextlib.suppress(ZeroDivisionError):
-        make_net(callbacks=[Failing(heard)]).fit(X, Y)
-    assert heard
+        make_net(callbacks=[Failing(called)]).fit(X, Y)
+    assert called
 
 
 @until_fixed("skorch", "remove _net_being_initialized from callbacks/seed.py")
-def test_callbacks_hear_of_the_initialization():
-    net, heard = make_net(), []
-    net.notify = lambda hook, **kwargs: heard.append(hook)
+def test_a_hook_runs_before_the_module_is_built():
+    net, called = make_net(), []
+    net.notify = lambda hook, **kwargs: called.append(hook)
     net.initialize()
-    assert heard
+    assert called

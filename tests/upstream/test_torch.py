@@ -16,7 +16,7 @@ def test_a_parametrized_layer_can_be_pickled():
 
 
 @until_fixed("torch", "remove clear_autocast_cache from optim/_second_pass.py")
-def test_autocast_sees_a_weight_that_changed_in_place():
+def test_autocast_casts_a_changed_weight_again():
     layer, x = torch.nn.Linear(3, 1), torch.ones(2, 3)
     with torch.autocast("cpu", torch.bfloat16):
         before = layer(x)
@@ -26,7 +26,7 @@ def test_autocast_sees_a_weight_that_changed_in_place():
 
 
 @until_fixed("torch", "remove forget_cached_weights from optim/_second_pass.py")
-def test_cached_parametrizations_see_a_weight_that_changed_in_place():
+def test_cached_parametrizations_follow_a_changed_weight():
     layer, x = parametrizations.weight_norm(torch.nn.Linear(3, 1)), torch.ones(2, 3)
     with parametrize.cached():
         before = layer(x)
