@@ -10,7 +10,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS))
 
-# What braindecode's own imports say is no part of what a page shows.
+# Warnings of braindecode's imports do not belong on the pages.
 warnings.filterwarnings("ignore", category=FutureWarning)
 warnings.filterwarnings("ignore", message="Using padding='same' with even kernel")
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
@@ -131,19 +131,15 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_center": ["version"],
     "footer_end": ["sphinx-version"],
-    "secondary_sidebar_items": {
-        "**": ["page-toc"],
-        "index": [],
-        "gallery/*": [],
-    },
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
 }
 html_context = {"default_mode": "auto"}
 html_sidebars = {
     page: []
     for page in (
-        "index", "installation", "gallery/index", "study", "variants", "models", "speed",
-        "competition", "mathematics", "faq", "limits", "migrating", "glossary", "cite",
-        "contributing", "upstream", "changelog", "benchmarks", "about",
+        "about", "benchmarks", "changelog", "cite", "competition", "contributing", "faq",
+        "gallery/index", "glossary", "index", "installation", "limits", "mathematics",
+        "migrating", "models", "speed", "study", "upstream", "variants",
     )
 }  # fmt: skip
 html_show_sourcelink = False
