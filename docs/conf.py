@@ -134,14 +134,12 @@ html_theme_options = {
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
 }
 html_context = {"default_mode": "auto"}
-html_sidebars = {
-    page: []
-    for page in (
-        "about", "benchmarks", "changelog", "cite", "competition", "contributing", "faq",
-        "gallery/index", "glossary", "index", "installation", "limits", "mathematics",
-        "migrating", "models", "speed", "study", "upstream", "variants",
-    )
-}  # fmt: skip
+# Pages that stand alone need no navigation at the left.
+NO_SIDEBAR = """
+about benchmarks changelog cite competition contributing faq gallery/index glossary index
+installation limits mathematics migrating models speed study upstream variants
+"""
+html_sidebars = {page: [] for page in NO_SIDEBAR.split()}
 html_show_sourcelink = False
 
 # Members that skorch, braindecode or pydantic call, not users.

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,23 @@ def test_examples_are_tested_and_belong_to_the_gallery(script):
     assert f"examples/{script.name}" in (ROOT / "tests/test_examples.py").read_text()
     title, line = script.read_text().splitlines()[1:3]
     assert line == "=" * len(title)
+
+
+def test_the_readme_is_short_and_its_snippet_runs(capsys):
+    readme = (ROOT / "README.rst").read_text()
+    assert len(readme.splitlines()) < 100
+    code = readme.split(".. code-block:: python\n")[1].split("\nIt prints")[0]
+    small = {
+        "random_state=0)": "5, 8, n_chans=4, n_times=128, random_state=0)",
+        "max_epochs=20, batch_size=32": "max_epochs=1, batch_size=8",
+    }
+    for text, replacement in small.items():
+        assert text in code
+        code = code.replace(text, replacement)
+    exec(textwrap.dedent(code), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in printed] == ["rho=0", "rho=0.1"]
+    shown = readme.split("It prints")[1].split("::\n")[1].split("``")[0]
+    for line, example in zip(printed, shown.strip().splitlines(), strict=False):
+        number = r"NRMSE [\d.]+ on"
+        assert re.sub(number, "", line) == re.sub(number, "", example.strip())
