@@ -136,8 +136,8 @@ html_theme_options = {
 html_context = {"default_mode": "auto"}
 # Pages that stand alone need no navigation at the left.
 NO_SIDEBAR = """
-about benchmarks changelog cite competition contributing faq gallery/index glossary index
-installation limits mathematics migrating models speed study upstream variants
+about benchmarks changelog cite competition contributing faq gallery/index glossary
+index installation limits mathematics migrating models speed study upstream variants
 """
 html_sidebars = {page: [] for page in NO_SIDEBAR.split()}
 html_show_sourcelink = False

@@ -135,6 +135,15 @@ def test_fit_and_partial_fit_return_the_net(kind):
     assert net.partial_fit(X, y) is net
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("sequence", [list, tuple])
+def test_lists_of_windows_are_refused(kind, method, sequence):
+    make, y = kind
+    message = f"array of windows or a Dataset, got a {sequence.__name__} of length 16"
+    with pytest.raises(TypeError, match=message):
+        getattr(make(), method)(sequence(X), y)
+
+
 @pytest.mark.parametrize("how", ["warm_start", "partial_fit"])
 def test_loaded_weights_are_trained_on(kind, how, tmp_path):
     make, y = kind

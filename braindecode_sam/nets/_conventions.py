@@ -14,6 +14,7 @@ class Conventions(NeuralNet):
     """Mixin for regressors and classifiers, to precede braindecode's class."""
 
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Self:
+        _check_no_list(X)
         self._keep_weights(self.warm_start)
         super().fit(X, y, **fit_params)
         return self
@@ -21,6 +22,7 @@ class Conventions(NeuralNet):
     def partial_fit(
         self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
     ) -> Self:
+        _check_no_list(X)
         self._keep_weights(True)
         super().partial_fit(X, y, classes=classes, **fit_params)
         return self
@@ -85,6 +87,17 @@ class Conventions(NeuralNet):
         # Otherwise braindecode infers the signal's shape and rebuilds the module.
         if is_wanted and self._is_initialized():
             self.signal_args_set_ = True
+
+
+def _check_no_list(X: Any) -> None:
+    # skorch takes a list for several inputs of a module. Scikit-learn's splits make one
+    # of mne.Epochs.
+    if isinstance(X, (list, tuple)):
+        raise TypeError(
+            "X must be an array of windows or a Dataset, got a"
+            f" {type(X).__name__} of length {len(X)}; make an array with"
+            " braindecode_sam.datasets.to_arrays or np.stack"
+        )
 
 
 def is_sam(optimizer: Any) -> bool:
