@@ -1,37 +1,44 @@
-"""Pictures of a training history and of cross-validated scores."""
+"""Figures of a training history and of cross-validated scores."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 LOSSES = {"train_loss": "training", "valid_loss": "validation"}
 MOST_SLOPES = 6
 MOST_INTERVALS = 3
-MEASURED = {"sharpness": "C2", "rho": "C3"}
+MEASURED = {
+    "sharpness": ("C2", "Sharpness (loss)"),
+    "rho": ("C3", "rho (weights)"),
+}
 
 
 def plot_history(net: Any, ax: Any = None) -> Figure:
-    """Plot losses, and below a second axis sharpness and rho, by epoch.
+    """Plot the losses and, in panels below, sharpness and rho by epoch.
 
     Parameters
     ----------
     net : EEGRegressor or skorch.history.History
         A fitted net, or its history.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; default a new figure.
+        Where to draw; default a new figure. It keeps the losses, and the other panels
+        take the lower part of its space.
 
     Returns
     -------
     figure : matplotlib.figure.Figure
-        The figure drawn in. Nothing is shown.
+        The figure drawn in. Sharpness has a panel where the history holds it, and rho
+        where it changes. Nothing is shown.
 
     Raises
     ------
@@ -46,44 +53,48 @@ def plot_history(net: Any, ax: Any = None) -> Figure:
     >>> for epoch in range(3):
     ...     history.new_epoch()
     ...     history.record("train_loss", 1 / (epoch + 1))
-    >>> plot_history(history).axes[0].get_ylabel()
-    'Loss'
+    ...     history.record("sharpness", 0.1 * (epoch + 1))
+    >>> [ax.get_ylabel() for ax in plot_history(history).axes]
+    ['Loss', 'Sharpness (loss)']
     """
     history = getattr(net, "history", net)
     if not len(history):
         raise ValueError("the history is empty; fit the net first")
-    ax = _axes(ax)
     epochs = np.arange(1, len(history) + 1)
+    measured = [key for key in MEASURED if _is_worth_a_panel(history, key)]
+    ax, *below = _stacked(_axes(ax), len(measured))
     for key, label in LOSSES.items():
-        _plot_known(ax, epochs, history, key, marker="o", label=label)
-    ax.set(xlabel="Epoch", ylabel="Loss")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    measured = [key for key in MEASURED if key in history[-1]]
-    if measured:
-        right = ax.twinx()
-        right.set_ylabel("Sharpness (loss), rho (weights)")
-        for key in measured:
-            _plot_known(
-                right, epochs, history, key, ls="--", marker=".", color=MEASURED[key]
-            )
-    _shared_legend(ax)
+        if key in history[-1]:
+            ax.plot(epochs, history[:, key], marker="o", label=label)
+    ax.set_ylabel("Loss")
+    ax.legend(loc="best", fontsize="small")
+    for panel, key in zip(below, measured, strict=True):
+        color, label = MEASURED[key]
+        panel.plot(epochs, history[:, key], marker=".", color=color, label=key)
+        panel.set_ylabel(label)
+    for panel in (ax, *below):
+        panel.tick_params(labelbottom=False)
+    lowest = [ax, *below][-1]
+    lowest.tick_params(labelbottom=True)
+    lowest.set_xlabel("Epoch")
+    lowest.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax.figure
 
 
 def plot_fold_scores(
-    scores: ArrayLike,
+    scores: ArrayLike | Mapping[str, ArrayLike],
     baseline: ArrayLike,
     ax: Any = None,
     *,
     metric: str = "NRMSE (standard deviation)",
 ) -> Figure:
-    """Plot the score of each fold beside the mean predictor's.
+    """Plot the score of each fold, and the mean predictor's.
 
     Parameters
     ----------
-    scores : array-like of shape (n_folds,)
+    scores : array-like of shape (n_folds,) or dict of str to array-like
         Errors, lower is better; negate what ``cross_validate`` returns for a scorer
-        that does.
+        that does. A dict holds those of several models by name.
     baseline : float or array-like of shape (n_folds,)
         The mean predictor's score, for all folds or for each.
     ax : matplotlib.axes.Axes, optional
@@ -99,7 +110,8 @@ def plot_fold_scores(
     Raises
     ------
     ValueError
-        If there are not as many baselines as folds.
+        If there are no scores, or the models or the baselines differ in their number
+        of folds.
 
     Examples
     --------
@@ -107,22 +119,32 @@ def plot_fold_scores(
     >>> plot_fold_scores([0.9, 1.1, 0.95], baseline=1.0).axes[0].get_xlabel()
     'Fold'
     """
-    scores = np.asarray(scores, dtype=float)
-    baseline = np.asarray(baseline, dtype=float)
-    if baseline.shape not in ((), scores.shape):
+    by_name = scores if isinstance(scores, Mapping) else {"net": scores}
+    bars = {name: np.asarray(one, dtype=float) for name, one in by_name.items()}
+    shapes = {name: one.shape for name, one in bars.items()}
+    shape = next(iter(shapes.values()), (0,))
+    if len(shape) != 1 or not shape[0] or set(shapes.values()) != {shape}:
         raise ValueError(
-            f"baseline must be a number or hold {len(scores)} of them, one a fold, got"
+            "scores must hold a number for each fold, as many for every model, got the"
+            f" shapes {shapes}"
+        )
+    baseline = np.asarray(baseline, dtype=float)
+    if baseline.shape not in ((), shape):
+        raise ValueError(
+            f"baseline must be a number or hold {shape[0]} of them, one per fold, got"
             f" the shape {baseline.shape}"
         )
     ax = _axes(ax)
-    folds = np.arange(1, len(scores) + 1)
-    ax.bar(folds, scores, width=0.6, color="C0", label="net")
-    line = np.broadcast_to(baseline, scores.shape)
-    ax.hlines(line, folds - 0.4, folds + 0.4, color="k", label="mean predictor")
-    ax.axhline(scores.mean(), color="C0", ls=":", label="net, mean over folds")
+    folds = np.arange(1, shape[0] + 1)
+    width = 0.7 / len(bars)
+    for i, (name, one) in enumerate(bars.items()):
+        shift = (i - (len(bars) - 1) / 2) * width
+        ax.bar(folds + shift, one, width=width, color=f"C{i}", label=_shown(name))
+    line = np.broadcast_to(baseline, shape)
+    ax.hlines(line, folds - 0.45, folds + 0.45, color="k", label="mean predictor")
     ax.set(xlabel="Fold", ylabel=metric, xticks=folds)
-    ax.set_ylim(0, 1.25 * max(scores.max(), line.max()))
-    ax.legend(loc="upper center", ncols=3, frameon=False, fontsize="small")
+    ax.set_ylim(0, 1.25 * max(line.max(), *(one.max() for one in bars.values())))
+    ax.legend(loc="upper center", ncols=len(bars) + 1, frameon=False, fontsize="small")
     return ax.figure
 
 
@@ -276,22 +298,26 @@ def _axes(ax: Any) -> Any:
     return plt.subplots(layout="constrained")[1] if ax is None else ax
 
 
-def _plot_known(
-    ax: Axes,
-    epochs: NDArray[np.int64],
-    history: Any,
-    key: str,
-    label: str | None = None,
-    **style: Any,
-) -> None:
-    if key in history[-1]:
-        ax.plot(epochs, history[:, key], label=label or key, **style)
+def _is_worth_a_panel(history: Any, key: str) -> bool:
+    if key not in history[-1]:
+        return False
+    return key != "rho" or len(set(history[:, key])) > 1
 
 
-def _shared_legend(ax: Axes) -> None:
-    handles, labels = [], []
-    for axes in (a for a in ax.figure.axes if a.bbox.bounds == ax.bbox.bounds):
-        more_handles, more_labels = axes.get_legend_handles_labels()
-        handles += more_handles
-        labels += more_labels
-    ax.legend(handles, labels, loc="best", fontsize="small")
+def _stacked(ax: Axes, n_below: int) -> list[Axes]:
+    """Divide the space of axes into these, above, and others with the same x-axis."""
+    figure: Any = ax.figure
+    spec = ax.get_subplotspec()
+    ratios = [2] + [1] * n_below
+    if n_below == 0:
+        return [ax]
+    if spec is None:
+        box = ax.get_position()
+        grid: Any = GridSpec(
+            len(ratios), 1, figure, left=box.x0, right=box.x1, bottom=box.y0,
+            top=box.y1, height_ratios=ratios,
+        )  # fmt: skip
+    else:
+        grid = spec.subgridspec(len(ratios), 1, height_ratios=ratios)
+    ax.set_subplotspec(grid[0])
+    return [ax, *(figure.add_subplot(part, sharex=ax) for part in list(grid)[1:])]

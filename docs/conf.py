@@ -73,35 +73,43 @@ plot_html_show_source_link = False
 plot_html_show_formats = False
 plot_formats = [("png", 150)]
 
-# Recordings that are not part of the project; see tests/conftest.py.
+# Recordings that are not part of the project; see tests/conftest.py. Examples find them
+# by these variables, and are not executed where there are none.
 RECORDINGS = DOCS.parents[1] / "shared" / "data"
+EEGMAT = os.environ.setdefault("EEGMAT_PATH", str(RECORDINGS / "eegmat"))
+EEGLAB = os.environ.setdefault(
+    "EEGLAB_SAMPLE", str(RECORDINGS / "eeglab" / "eeglab_data.set")
+)
 REAL = {
-    "plot_compare_real.py": RECORDINGS / "eegmat",
-    "plot_real_eeg.py": RECORDINGS / "eegmat",
-    "plot_response_times.py": RECORDINGS / "eeglab" / "eeglab_data.set",
+    "plot_compare_real.py": EEGMAT,
+    "plot_real_eeg.py": EEGMAT,
+    "plot_response_times.py": EEGLAB,
 }
-EXAMPLES = sorted((DOCS.parent / "examples").glob("plot_*.py"))
-RUN = [path.name for path in EXAMPLES if REAL.get(path.name, path).exists()]
+# The order of the examples is that of their first page, which lists each.
+EXAMPLES = DOCS.parent / "examples"
+ORDER = re.findall(r"plot_\w+\.py", (EXAMPLES / "index.rst").read_text())
+RUN = [name for name in ORDER if Path(REAL.get(name, EXAMPLES / name)).exists()]
 
 
-def arguments_of(gallery_conf, script_vars):
-    """Give an example its command line."""
-    path = REAL.get(Path(script_vars["src_file"]).name)
-    return [] if path is None else [str(path)]
+def place_of(path):
+    """Give an example its place in the gallery."""
+    return ORDER.index(Path(path).name)
 
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": "|".join(map(re.escape, RUN)),
+    "ignore_pattern": r"run\.py",
+    "copyfile_regex": r"index\.rst",
     "reset_modules": ("matplotlib",),
-    "reset_argv": arguments_of,
     "abort_on_example_error": True,
     "doc_module": ("braindecode_sam",),
     "backreferences_dir": "generated/backreferences",
     "remove_config_comments": True,
     "show_signature": False,
     "download_all_examples": False,
+    "minigallery_sort_order": place_of,
     "within_subsection_order": "FileNameSortKey",
 }
 # sphinx-gallery keeps functions in its settings, which Sphinx cannot store.

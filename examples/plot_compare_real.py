@@ -1,68 +1,77 @@
 """
-Does SAM help on real EEG? Rest or arithmetic
-=============================================
+Real EEG: rest or arithmetic
+============================
 
-Tells whether a person rests or does mental arithmetic, with AdamW and with SAM, on the
-data set "EEG During Mental Arithmetic Tasks" (Zyma et al. 2019,
-https://doi.org/10.3390/data4010014, on PhysioNet as ``eegmat``)::
+Does a subject rest or do mental arithmetic? This example decides it with
+AdamW and with SAM, for windows and for whole recordings. The data set is
+"EEG During Mental Arithmetic Tasks" 1.0.0 (Zyma et al., 2019,
+https://doi.org/10.3390/data4010014). Download it from
+https://physionet.org/content/eegmat/1.0.0/ and set the environment variable
+``EEGMAT_PATH``, or the entry of that name in MNE's configuration, to its
+folder.
 
-    python examples/plot_compare_real.py FOLDER
-
-FOLDER holds ``SubjectNN_1.edf`` (rest) and ``SubjectNN_2.edf`` (arithmetic). One seed
-and a few epochs keep it under two minutes on two cores; for an answer, raise both.
+One seed and a few epochs keep it short. For an answer, raise both.
 """
 
-import argparse
-import sys
 import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import mne
 import numpy as np
 import torch
 
 from braindecode_sam import SAM, make_classifier
 from braindecode_sam.comparison import compare
-from braindecode_sam.datasets import SubjectScaler, SubjectWindows, read_recordings
-
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+from braindecode_sam.datasets import (
+    SubjectScaler,
+    SubjectWindows,
+    read_recordings,
 )
-parser.add_argument("folder", type=Path, help="with SubjectNN_1.edf, SubjectNN_2.edf")
-parser.add_argument("--subjects", type=int, default=12, help="only the first of them")
-parser.add_argument("--epochs", type=int, default=8)
-parser.add_argument("--seeds", type=int, default=1)
-parser.add_argument("--jobs", type=int, default=2, help="fits at a time")
-parser.add_argument("--report", default="report.html", help="the page to write")
-if len(sys.argv) == 1:
-    print(__doc__, parser.format_usage(), sep="\n")
-    sys.exit()
-args = parser.parse_args()
+
+FOLDER = Path(mne.get_config("EEGMAT_PATH", "eegmat"))
+N_SUBJECTS = 12  # the first of them
+N_EPOCHS = 8
+N_SEEDS = 1
+N_JOBS = 2  # fits in parallel
+REPORT = "report.html"
 
 # %%
 # Windows, labels and subjects
 # ----------------------------
-# The first minute of each recording, at 125 Hz, in windows of four seconds. Labels may
-# be strings.
+# The first minute of each recording, at 125 Hz, in 15 windows of four
+# seconds. ``SubjectNN_1.edf`` is rest, ``SubjectNN_2.edf`` arithmetic.
+# Labels may be text.
 
-files = sorted(args.folder.glob("Subject*_[12].edf"))[: 2 * args.subjects]
+files = sorted(FOLDER.glob("Subject*_[12].edf"))[: 2 * N_SUBJECTS]
 if not files:
-    sys.exit(f"{args.folder} holds no file named like Subject00_1.edf")
-recordings = read_recordings(files, sfreq=125.0, crop=(0, 60))
-names = [n for n in recordings.datasets[0].raw.ch_names if n.startswith("EEG ")][:19]
-signals = np.stack([r.raw.get_data(names)[:, :7500] for r in recordings.datasets])
-windows = signals.reshape(len(files), 19, 15, 500).swapaxes(1, 2).reshape(-1, 19, 500)
-X = windows.astype(np.float32)
-y = np.repeat(["rest" if f.stem.endswith("_1") else "arithmetic" for f in files], 15)
+    raise FileNotFoundError(
+        f"{FOLDER} holds no file such as Subject00_1.edf. Download"
+        " https://physionet.org/content/eegmat/1.0.0/ and set EEGMAT_PATH"
+        " to its folder."
+    )
+recordings = read_recordings(files, sfreq=125.0, crop=(0, 60)).datasets
+names = recordings[0].raw.ch_names
+names = [name for name in names if name.startswith("EEG ")][:19]
+X = np.concatenate(
+    [
+        np.split(recording.raw.get_data(names)[:, :7500], 15, axis=1)
+        for recording in recordings
+    ]
+).astype(np.float32)
+tasks = ["rest" if f.stem.endswith("_1") else "arithmetic" for f in files]
+y = np.repeat(tasks, 15)
 recording = np.repeat([f.stem for f in files], 15)
 subjects = np.repeat([f.stem.split("_")[0] for f in files], 15)
-print(f"{len(X)} windows of {len(set(subjects))} people, {X.shape[1]} x {X.shape[2]}")
+n_subjects, n_chans, n_times = len(set(subjects)), *X.shape[1:]
+print(f"{len(X)} windows of {n_subjects} subjects, {n_chans} x {n_times}")
 
 # %%
-# Each person by their own scale
-# ------------------------------
-# How large the EEG is differs between people and tells nothing about the task. The
-# scaler uses each person's own windows and no labels, so it does not leak.
+# Each subject on their own scale
+# -------------------------------
+# The amplitude of the EEG differs between subjects and says nothing about
+# the task. The scaler uses a subject's own windows and no labels, so it
+# does not leak.
 
 X = SubjectScaler().fit_transform(SubjectWindows(X, subjects))
 
@@ -70,36 +79,41 @@ X = SubjectScaler().fit_transform(SubjectWindows(X, subjects))
 def candidate(optimizer, **options):
     """Build a net with an optimizer."""
     return make_classifier(
-        device="cpu", max_epochs=args.epochs, verbose=0, optimizer=optimizer,
-        augmentation=None, **options,
+        device="cpu", max_epochs=N_EPOCHS, verbose=0, augmentation=None,
+        optimizer=optimizer, **options,
     )  # fmt: skip
 
 
+models = {
+    "AdamW": candidate(torch.optim.AdamW),
+    "SAM": candidate(SAM, optimizer__rho=0.1),
+}
 result = compare(
-    {
-        "AdamW": candidate(torch.optim.AdamW),
-        "SAM": candidate(SAM, optimizer__rho=0.1),
-    },
-    X, y, subjects, n_seeds=args.seeds, by_epoch=True, n_jobs=args.jobs,
+    models, X, y, subjects, n_seeds=N_SEEDS, by_epoch=True, n_jobs=N_JOBS,
+    verbose=0,
 )  # fmt: skip
 
 # %%
 # Windows, and whole recordings
 # -----------------------------
-# Averaging the probabilities of a recording's windows answers the question for the
+# The probabilities of a recording's windows are averaged to classify the
 # recording.
 
-per_unit = {"windows": result, "recordings": result.by_recording(recording)}
+columns = ["balanced_accuracy", "roc_auc", "loss"]
+per_unit = {
+    "windows": result,
+    "recordings": result.by_recording(recording),
+}
 for unit, found in per_unit.items():
     print(f"\n{unit}")
-    print(found.to_frame()[["balanced_accuracy", "roc_auc", "loss"]].round(3))
+    print(found.to_frame()[columns].round(3))
 
 # %%
 # What it shows
 # -------------
 
 for sentence in result.sentences():
-    print(textwrap.fill(sentence, 80))
+    print(textwrap.fill(sentence, 72))
 result.plot()
 result.plot_by_epoch()
 plt.show()
@@ -108,4 +122,4 @@ plt.show()
 # A page to keep
 # --------------
 
-result.report(args.report, title="Rest or arithmetic: AdamW or SAM?")
+result.report(REPORT, title="Rest or arithmetic: AdamW or SAM?")

@@ -1,5 +1,9 @@
-"""The example scripts run, as a user runs them, and print what they promise."""
+"""The examples run, as scripts and as notebooks, and print what they promise."""
 
+import importlib.util
+import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,167 +13,369 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*arguments):
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(*arguments, status=0, cwd=ROOT, **environment):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=os.environ | {name: str(value) for name, value in environment.items()},
+    )
+    assert done.returncode == status, done.stderr
+    return done.stderr if status else done.stdout
 
 
-def check_table(printed):
-    assert "NRMSE, lower is better" in printed
-    for row in ("fold 1", "fold 5", "mean", "pooled"):
-        numbers = next(line for line in printed.splitlines() if line.startswith(row))
-        assert len(numbers.removeprefix(row).split()) == 4
-    assert "better than the mean predictor" in printed
-    assert printed.count("sharpness") == 5  # progress, for each fold
+def run_example(name, *options, **environment):
+    return run("examples/run.py", name, *options, **environment)
 
 
-@pytest.mark.slow
-def test_challenge_1():
-    options = ["--subjects", 10, "--trials", 4, "--epochs", 1]
-    printed = run("examples/plot_challenge_1.py", *options)
-    assert "40 trials of 10 subjects, 72 x 500 each" in printed
-    check_table(printed)
+def numbers_of(printed, start):
+    """Read the numbers in the only line with this beginning."""
+    (rest,) = (
+        line.strip().removeprefix(start)
+        for line in printed.splitlines()
+        if line.strip().startswith(start)
+    )
+    return [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", rest)]
 
 
-@pytest.mark.slow
-def test_real_eeg(eegmat):
-    options = ["--subjects", 10, "--epochs", 1]
-    printed = run("examples/plot_real_eeg.py", eegmat, *options)
-    assert "150 windows of 10 people, 19 x 500" in printed
-    check_table(printed)
-
-
-@pytest.mark.slow
-def test_challenge_2():
-    options = ["--subjects", 10, "--trials", 2, "--epochs", 1]
-    printed = run("examples/plot_challenge_2.py", *options)
-    assert "X (20, 104, 1000), y (20, 8)" in printed
-    assert "Training on " in printed
-    each = printed.split("each output, pooled: [")[1].split("]")[0]
-    assert len(each.split()) == 8
-    check_table(printed)
+def check_sentence(printed, name="SAM", reference="AdamW"):
+    """Look for what ``Comparison.sentences`` says of a model."""
+    text = " ".join(printed.split())
+    pattern = rf"{name} has a [\w ]+ of [\d.]+ against [\d.]+ with {reference}: a diff"
+    assert re.search(pattern, text)
 
 
 @pytest.mark.slow
-def test_response_times(eeglab):
-    printed = run("examples/plot_response_times.py", eeglab, "--epochs", 1)
-    assert "kept 74 of 80 trials; left out 6 without a response" in printed
-    assert "74 trials, 30 x 128" in printed
-    assert "better than the mean predictor" in printed
-
-
-@pytest.mark.slow
-def test_response_times_without_a_file_explains_itself():
-    assert "FILE is ``eeglab_data.set``" in run("examples/plot_response_times.py")
+def test_quick_start():
+    options = ["--n-subjects", 6, "--n-trials", 6, "--n-epochs", 1]
+    printed = run_example("plot_quick_start", *options)
+    for name in ("AdamW", "SAM", "dummy"):
+        assert len(numbers_of(printed, f"{name} ")) == 3
+    check_sentence(printed)
 
 
 @pytest.mark.slow
 def test_why_sam():
-    options = ["--subjects", 4, "--epochs", 2, "--directions", 2]
-    printed = run("examples/plot_why_sam.py", *options)
+    options = ["--n-subjects", 4, "--n-epochs", 2, "--n-seeds", 2, "--n-directions", 1]
+    printed = run_example("plot_why_sam", *options)
     for optimizer in ("AdamW", "SAM"):
-        assert f"{optimizer}: loss " in printed
-        assert f"Random directions, {optimizer}: the loss rises by " in printed
-        assert f"Filter-normalized directions, {optimizer}: the loss" in printed
+        assert f"{optimizer}, seeds 0 to 1:" in printed
+        for kind in ("Random", "Filter-normalized"):
+            start = f"{kind} directions, {optimizer}: the loss rises by "
+            assert len(numbers_of(printed, start)) == 1
+    assert printed.count("sharpness [") == 2
 
 
 @pytest.mark.slow
 def test_choose_rho():
-    options = ["--subjects", 6, "--trials", 8, "--epochs", 1, "--rhos", 0, 0.1]
-    printed = run("examples/plot_choose_rho.py", *options)
-    chosen = [line for line in printed.splitlines() if ": chose rho" in line]
+    options = ["--n-subjects", 6, "--n-trials", 8, "--n-epochs", 1, "--rhos", 0, 0.1]
+    printed = run_example("plot_choose_rho", *options)
+    chosen = numbers_of(printed, "chosen rho: [")
     assert len(chosen) == 3
-    assert all(" rho 0.0," in line or " rho 0.1," in line for line in chosen)
-    assert "in the inner folds." in printed
+    assert set(chosen) <= {0.0, 0.1}
+    scores = [numbers_of(printed, f"{n}: NRMSE ") for n in ("AdamW", "chosen rho")]
+    if chosen == [0.0] * 3:
+        assert scores[0] == scores[1]
+    assert "normalized squared error, difference: " in printed
+
+
+@pytest.mark.slow
+def test_the_leak():
+    options = ["--n-subjects", 6, "--n-trials", 6, "--n-epochs", 1]
+    printed = run_example("plot_the_leak", *options)
+    for model in ("EEGNeX", "mean predictor"):
+        for folds in ("windows", "subjects"):
+            words = [*model.split(), folds]
+            assert any(line.split()[:-2] == words for line in printed.splitlines())
+    (by_range,) = numbers_of(printed, "The mean predictor scores")
+    assert 0 < by_range < 1
+
+
+@pytest.mark.slow
+def test_early_stopping():
+    options = ["--n-subjects", 8, "--n-trials", 6, "--n-epochs", 4, "--patience", 2]
+    printed = run_example("plot_early_stopping", *options, "--n-epochs-to-resume", 1)
+    for optimizer in ("AdamW", "SAM"):
+        n_epochs, best, accuracy = numbers_of(printed, f"{optimizer}:")
+        assert 1 <= best <= n_epochs <= 4
+        assert 0 <= accuracy <= 1
+    assert "Training ended with: power cut" in printed
+    assert "weights are equal: True" in printed
 
 
 @pytest.mark.slow
 def test_compare(tmp_path):
     page = tmp_path / "report.html"
-    options = ["--subjects", 6, "--trials", 8, "--epochs", 1, "--seeds", 1]
-    printed = run("examples/plot_compare.py", *options, "--report", page)
+    options = ["--n-subjects", 6, "--n-trials", 8, "--n-epochs", 1, "--n-seeds", 1]
+    printed = run_example("plot_compare", *options, "--report", page)
     for estimator in ("AdamW", "SAM", "dummy"):
-        assert any(line.startswith(estimator) for line in printed.splitlines())
-    assert "SAM has a normalized squared error of" in printed
+        assert len(numbers_of(printed, f"{estimator} ")) == 5
+    check_sentence(printed)
     assert "Holm correction" in page.read_text()
+
+
+@pytest.mark.slow
+def test_real_eeg(eegmat):
+    options = ["--n-subjects", 10, "--n-epochs", 1]
+    printed = run_example("plot_real_eeg", *options, EEGMAT_PATH=eegmat)
+    assert "150 windows of 10 subjects, 19 x 500" in printed
+    for name in ("AdamW", "SAM", "mean predictor"):
+        by_std, by_range = numbers_of(printed, f"{name}  ")
+        assert by_range < by_std
+    for name in ("AdamW", "SAM"):
+        assert re.search(
+            rf"{name} against the mean: .*: (better|worse|undecided)", printed
+        )
+    check_sentence(printed)
 
 
 @pytest.mark.slow
 def test_compare_real(tmp_path, eegmat):
     page = tmp_path / "report.html"
-    options = ["--subjects", 6, "--epochs", 1, "--report", page]
-    printed = run("examples/plot_compare_real.py", eegmat, *options)
-    assert "180 windows of 6 people, 19 x 500" in printed
+    options = ["--n-subjects", 6, "--n-epochs", 1, "--report", page]
+    printed = run_example("plot_compare_real", *options, EEGMAT_PATH=eegmat)
+    assert "180 windows of 6 subjects, 19 x 500" in printed
     for unit in ("windows", "recordings"):
         assert unit in printed.splitlines()
-    assert "SAM has a log loss of" in printed
+    check_sentence(printed)
     assert "SAM has a log loss of" in page.read_text()
 
 
 @pytest.mark.slow
-def test_sam_for_nothing():
-    options = ["--subjects", 4, "--epochs", 1, "--steps", 1]
-    printed = run("examples/plot_sam_for_nothing.py", *options)
-    differences = [
-        float(line.split()[-1]) for line in printed.splitlines() if "largest" in line
-    ]
-    assert len(differences) == 2
-    assert max(differences) < 1e-9
-    assert printed.count("autograd keeps") == 4
-    stock, fast = (
-        float(line.split("NRMSE ")[1].split()[0])
-        for line in printed.splitlines()
-        if "AdamW: NRMSE" in line
-    )
-    assert fast == pytest.approx(stock, abs=0.05)
+def test_response_times(eeglab):
+    options = ["--n-epochs", 1, "--n-seeds", 1]
+    printed = run_example("plot_response_times", *options, EEGLAB_SAMPLE=eeglab)
+    assert "eeglab_data.set: kept 74 of 80 trials; left out 6 without" in printed
+    assert str(eeglab.parent) not in printed
+    assert "74 trials, 30 x 128" in printed
+    for pair in ("AdamW against the mean", "SAM against the mean", "SAM against AdamW"):
+        assert re.search(rf"{pair}: .*: (better|worse|undecided)", printed)
 
 
 @pytest.mark.slow
-def test_the_leak():
-    options = ["--subjects", 6, "--trials", 6, "--epochs", 1]
-    printed = run("examples/plot_the_leak.py", *options)
-    for model in ("net", "mean predictor"):
-        for folds in ("KFold of windows", "GroupKFold of people"):
-            words = [*model.split(), *folds.split()]
-            assert any(line.split()[:-2] == words for line in printed.splitlines())
-    assert "the source reports 0.3008" in printed
+@pytest.mark.parametrize(
+    ("name", "variable", "source"),
+    [
+        ("plot_real_eeg", "EEGMAT_PATH", "physionet.org/content/eegmat/1.0.0"),
+        ("plot_compare_real", "EEGMAT_PATH", "physionet.org/content/eegmat/1.0.0"),
+        ("plot_response_times", "EEGLAB_SAMPLE", "github.com/sccn/eeglab"),
+    ],
+)
+def test_without_recordings_examples_say_where_to_get_them(name, variable, source):
+    absent = {variable: "no_such_place"}
+    told = run(f"examples/{name}.py", status=1, **absent).splitlines()[-1]
+    assert told.startswith("FileNotFoundError: ")
+    assert all(word in told for word in ("no_such_place", source, variable))
 
 
 @pytest.mark.slow
 def test_from_bids(tmp_path):
     pytest.importorskip("pybv", reason="the extra bids is not installed")
-    options = ["--subjects", 5, "--trials", 8, "--epochs", 1, "--folder", tmp_path]
-    printed = run("examples/plot_from_bids.py", *options)
-    assert "40 windows of 5 people, 129 x 200" in printed
-    assert "windows with the trait; the first: [1.764]" in printed
+    options = ["--n-subjects", 5, "--n-trials", 8, "--n-epochs", 1]
+    printed = run_example("plot_from_bids", *options, "--folder", tmp_path)
+    assert "40 windows of 5 subjects, 129 x 200" in printed
+    check_sentence(printed)
     events = next(tmp_path.glob("sub-001/eeg/*_events.tsv")).read_text()
     assert "left_target" in events
     assert "right_buttonPress" in events
 
 
 @pytest.mark.slow
+def test_speed_up():
+    options = ["--n-chans", 8, "--n-times", 250, "--batch-size", 4, "--n-steps", 1]
+    printed = run_example("plot_speed_up", *options)
+    (difference,) = numbers_of(printed, "relative difference of the gradients: ")
+    assert difference < 1e-4
+    assert "as it was: ['0']" in printed
+    for model in ("ShallowFBCSPNet", "EEGNet", "ATCNet"):
+        for optimizer in ("AdamW", "SAM"):
+            assert re.search(rf"{model}, +{optimizer}: ", printed)
+
+
+@pytest.mark.slow
+def test_sam_for_free():
+    options = ["--n-subjects", 4, "--n-epochs", 1, "--n-steps", 1]
+    printed = run_example("plot_sam_for_free", *options)
+    for what in ("outputs", "gradients"):
+        assert numbers_of(printed, f"largest difference of {what}:")[0] < 1e-9
+    assert printed.count("autograd keeps") == 4
+    losses = [
+        numbers_of(printed, f"{model}, AdamW: training loss ")[0]
+        for model in ("EEGNeX", "FastEEGNeX")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=0.01)
+
+
+@pytest.mark.slow
+def test_challenge_1():
+    options = ["--n-subjects", 10, "--n-trials", 4, "--n-epochs", 1]
+    printed = run_example("plot_challenge_1", *options)
+    assert "40 trials of 10 subjects, 72 x 500" in printed
+    by_std, by_range = printed.split("NRMSE, lower is better")[1].split("by range")
+    for part in (by_std, by_range):
+        for row in ("fold 1", "fold 5", "mean", "pooled"):
+            assert len(numbers_of(part, row)) == 3
+    check_sentence(printed)
+
+
+@pytest.mark.slow
+def test_challenge_2():
+    options = ["--n-subjects", 10, "--n-trials", 2, "--n-epochs", 1]
+    printed = run_example("plot_challenge_2", *options)
+    assert "X (20, 104, 1000), y (20, 8)" in printed
+    assert "Training on " in printed
+    for name in ("Adamax", "SAM", "mean predictor"):
+        assert numbers_of(printed, f"{name}:")[0] > 0.35
+    assert numbers_of(printed, "lowest possible:") == [0.35]
+    check_sentence(printed, reference="Adamax")
+
+
+@pytest.mark.slow
+def test_callbacks():
+    options = ["--n-subjects", 6, "--n-trials", 6, "--n-epochs", 3]
+    printed = run_example("plot_callbacks", *options)
+    for name in ("AdamW", "constant", "late", "cosine", "SAM-ON"):
+        assert len(numbers_of(printed, f"{name}: training loss ")) == 2
+    first, last = numbers_of(printed, "learning rate:")
+    assert first > last
+
+
+@pytest.mark.slow
+def test_migrating():
+    printed = run("examples/plot_migrating.py")  # by itself
+    assert "same weights: True" in printed
+    assert "5 steps, BatchNorm has seen 5 batches" in printed
+    assert "state of a weight: momentum_buffer" in printed
+    for name in ("AdamW", "SAM"):
+        assert len(numbers_of(printed, f"{name}:")) == 2
+
+
+@pytest.mark.slow
 def test_on_a_cluster():
     pytest.importorskip("distributed", reason="the extra distributed is not installed")
-    options = ["--trials", 4, "--epochs", 2]
-    printed = run("examples/plot_on_a_cluster.py", *options)
-    assert "one of them killed: 5 scores" in printed
-    assert printed.count("the same to the last bit") == 4
-    assert "rho 0.05: mean R2 over the folds" in printed
+    options = ["--n-trials", 4, "--n-epochs", 2]
+    printed = run_example("plot_on_a_cluster", *options)
+    assert "killing a worker" in printed
+    assert printed.count("the same bit for bit") == 4
+    for rho in ("0.0", "0.1"):
+        assert len(numbers_of(printed, f"rho {rho}: R2 of the folds")) == 5
+
+
+# Downloaded notebooks: as sphinx-gallery converts them, in a kernel.
+TO_NOTEBOOK = """
+import sys
+from sphinx_gallery.notebook import python_to_jupyter_cli
+python_to_jupyter_cli(sys.argv[1:])
+"""
+EXECUTE = """
+import sys
+import nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+nbformat.write(notebook, sys.argv[1])
+"""
 
 
 @pytest.mark.slow
-def test_real_eeg_with_too_few_people(eegmat):
-    command = [sys.executable, "examples/plot_real_eeg.py", eegmat, "--subjects", "6"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "A fold needs at least two people" in done.stderr
+@pytest.mark.parametrize(
+    ("name", "sizes", "promised"),
+    [
+        (
+            "plot_quick_start",
+            {"N_SUBJECTS": 6, "N_TRIALS": 6, "N_EPOCHS": 1},
+            ["SAM has a log loss of"],
+        ),
+        (
+            "plot_on_a_cluster",
+            {"N_SUBJECTS": 6, "N_TRIALS": 4, "N_EPOCHS": 1},
+            ["pearsonr: the same bit for bit"],
+        ),
+    ],
+)
+def test_notebooks(tmp_path, name, sizes, promised):
+    script = (ROOT / "examples" / f"{name}.py").read_text()
+    for constant, size in sizes.items():
+        pattern = rf"^{constant} = \d+"
+        script, n = re.subn(pattern, f"{constant} = {size}", script, flags=re.MULTILINE)
+        assert n == 1
+    (tmp_path / f"{name}.py").write_text(script)
+    notebook = tmp_path / f"{name}.ipynb"
+    run("-c", TO_NOTEBOOK, tmp_path / f"{name}.py")
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    run("-c", EXECUTE, notebook, cwd=tmp_path, PYTHONPATH=path)
+    cells = json.loads(notebook.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in code)
+    outputs = [output for cell in code for output in cell["outputs"]]
+    printed = "".join("".join(output.get("text", "")) for output in outputs)
+    for text in promised:
+        assert text in printed
 
 
-@pytest.mark.slow
-def test_real_eeg_without_a_folder_explains_itself():
-    assert "holds ``SubjectNN_2.edf``" in run("examples/plot_real_eeg.py")
+# examples/run.py
+
+
+@pytest.fixture(scope="module")
+def runner():
+    spec = importlib.util.spec_from_file_location("runner", ROOT / "examples/run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = '''"""What it does."""
+import pickle
+
+N_EPOCHS = 3
+RATE = 0.5
+NAMES = ["a", "b"]
+FOLDER = ""  # a comment
+MIXED = ["a", 1]
+TWICE = 2 * N_EPOCHS
+n_jobs = 2
+
+def function():
+    return N_EPOCHS
+
+same = pickle.loads(pickle.dumps(function))
+print(N_EPOCHS, RATE, NAMES, FOLDER, MIXED, TWICE, n_jobs, same(), __name__)
+'''
+
+
+def test_constants_become_options(tmp_path, runner, monkeypatch, capsys):
+    path = tmp_path / "plot_script.py"
+    path.write_text(SCRIPT)
+    parser = runner.make_parser("plot_script", runner.ast.parse(SCRIPT))
+    assert parser.description == "What it does."
+    values = vars(parser.parse_args([]))
+    expected = {"N_EPOCHS": 3, "RATE": 0.5, "NAMES": ["a", "b"], "FOLDER": ""}
+    assert values == expected
+    options = ["--n-epochs", "4", "--names", "c", "d", "e", "--folder", "it's"]
+    values = vars(parser.parse_args(options))
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    runner.run(path, values)
+    printed = capsys.readouterr().out
+    assert printed == ("4 0.5 ['c', 'd', 'e'] it's ['a', 1] 8 2 4 __main__\n")
+
+
+def test_options_have_the_type_of_the_constant(runner, capsys):
+    parser = runner.make_parser("plot_script", runner.ast.parse(SCRIPT))
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--n-epochs", "many"])
+    assert "argument --n-epochs: invalid int value: 'many'" in capsys.readouterr().err
+
+
+def test_help_lists_the_constants():
+    printed = run("examples/run.py", "plot_choose_rho", "--help")
+    assert "usage: run.py plot_choose_rho " in printed
+    assert "Rho, the radius of SAM, is chosen" in printed
+    assert re.search(r"--n-subjects N_SUBJECTS\s+default: 12", printed)
+    assert re.search(r"--rhos RHOS.*\n\s+default: 0.0 0.02 0.1 0.5", printed)
+    assert "plot_choose_rho" in run("examples/run.py", "--help")
+    assert "invalid choice: 'plot_x'" in run("examples/run.py", "plot_x", status=2)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Figures: what is drawn, where, and that nothing is shown."""
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -33,33 +35,63 @@ def lines(ax):
     return {line.get_label(): list(line.get_ydata()) for line in ax.lines}
 
 
+def visible_x_labels(axes):
+    return [ax.get_xlabel() for ax in axes if ax.xaxis.get_tick_params()["labelbottom"]]
+
+
 def test_history():
     columns = {"train_loss": [3, 2], "valid_loss": [4, 3], "sharpness": [0.5, 0.2]}
     figure = plot_history(make_history(**columns, rho=[0.0, 0.05]))
-    left, right = figure.axes
-    assert lines(left) == {"training": [3, 2], "validation": [4, 3]}
-    assert lines(right) == {"sharpness": [0.5, 0.2], "rho": [0.0, 0.05]}
-    assert (left.get_xlabel(), left.get_ylabel()) == ("Epoch", "Loss")
-    assert right.get_ylabel() == "Sharpness (loss), rho (weights)"
-    labels = [text.get_text() for text in left.get_legend().get_texts()]
-    assert labels == ["training", "validation", "sharpness", "rho"]
+    above, middle, below = figure.axes
+    assert lines(above) == {"training": [3, 2], "validation": [4, 3]}
+    assert lines(middle) == {"sharpness": [0.5, 0.2]}
+    assert lines(below) == {"rho": [0.0, 0.05]}
+    labels = [ax.get_ylabel() for ax in figure.axes]
+    assert labels == ["Loss", "Sharpness (loss)", "rho (weights)"]
+    assert visible_x_labels(figure.axes) == ["Epoch"]
+    labels = [text.get_text() for text in above.get_legend().get_texts()]
+    assert labels == ["training", "validation"]
+
+
+def test_a_constant_rho_has_no_panel():
+    columns = {"train_loss": [3, 2], "sharpness": [0.5, 0.2], "rho": [0.05, 0.05]}
+    figure = plot_history(make_history(**columns))
+    assert [ax.get_ylabel() for ax in figure.axes] == ["Loss", "Sharpness (loss)"]
 
 
 def test_history_without_validation_and_sam_on_given_axes():
     figure, axes = plt.subplots(1, 2)
+    before = axes[1].get_position().bounds
     assert plot_history(make_history(train_loss=[1.0]), ax=axes[1]) is figure
     assert not axes[0].lines
     assert lines(axes[1]) == {"training": [1.0]}
     assert len(figure.axes) == 2
+    assert axes[1].get_position().bounds == before
 
 
-def test_two_histories_in_one_figure_have_their_own_legends():
-    _, axes = plt.subplots(1, 2)
-    for ax in axes:
-        plot_history(make_history(train_loss=[1.0, 0.5], rho=[0.1, 0.1]), ax=ax)
-    for ax in axes:
-        labels = [text.get_text() for text in ax.get_legend().get_texts()]
-        assert labels == ["training", "rho"]
+@pytest.mark.parametrize("kind", ["subplot", "constrained", "free"])
+def test_panels_stay_in_the_space_of_the_axes(kind):
+    figure = plt.figure(layout="constrained" if kind == "constrained" else None)
+    if kind == "free":
+        ax = figure.add_axes((0.1, 0.2, 0.3, 0.6))
+        x0, y0, x1, y1 = 0.1, 0.2, 0.4, 0.8
+    else:
+        other = figure.add_subplot(1, 2, 2)
+        ax = figure.add_subplot(1, 2, 1)
+        x0, y0, x1, y1 = 0, 0, 0.55, 1
+    history = make_history(train_loss=[2.0, 1.0], sharpness=[0.1, 0.2], rho=[0.1, 0.0])
+    plot_history(history, ax=ax)
+    figure.canvas.draw()
+    panels = [ax, *figure.axes[-2:]]
+    boxes = [panel.get_position() for panel in panels]
+    for above, below in itertools.pairwise(boxes):
+        assert above.y0 >= below.y1
+    for box in boxes:
+        assert x0 - 1e-6 <= box.x0 < box.x1 <= x1 + 1e-6
+        assert y0 - 1e-6 <= box.y0 < box.y1 <= y1 + 1e-6
+    assert len({panel.get_xlim() for panel in panels}) == 1
+    if kind != "free":
+        assert not other.lines
 
 
 def test_fold_scores():
@@ -73,11 +105,31 @@ def test_fold_scores():
     assert plot_fold_scores([0.9], 1.0, ax=ax) is ax.figure
 
 
+def test_fold_scores_of_several_models():
+    scores = {"AdamW": [0.9, 1.1], "SAM": [0.8, 1.0]}
+    (ax,) = plot_fold_scores(scores, [1.0, 1.2]).axes
+    assert [bar.get_height() for bar in ax.patches] == [0.9, 1.1, 0.8, 1.0]
+    for fold in (0, 1):
+        left, right = ax.patches[fold], ax.patches[2 + fold]
+        assert left.get_x() + left.get_width() == pytest.approx(right.get_x())
+        assert right.get_x() == pytest.approx(fold + 1)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert sorted(labels) == ["AdamW", "SAM", "mean predictor"]
+
+
 def test_refuses():
     with pytest.raises(ValueError, match="the history is empty; fit the net first"):
         plot_history(History())
-    with pytest.raises(ValueError, match=r"hold 2 of them, one a fold.*shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"hold 2 of them, one per fold.*\(3,\)"):
         plot_fold_scores([1.0, 2.0], [1.0, 2.0, 3.0])
+    for scores, shown in (
+        ({"AdamW": [1.0, 2.0], "SAM": [1.0]}, r"'SAM': \(1,\)"),
+        ({}, "{}"),
+        ([], r"'net': \(0,\)"),
+        (1.0, r"'net': \(\)"),
+    ):
+        with pytest.raises(ValueError, match=f"number for each fold.*{shown}"):
+            plot_fold_scores(scores, 1.0)
 
 
 def test_nothing_is_shown(monkeypatch):
