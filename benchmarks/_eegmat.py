@@ -6,23 +6,24 @@ from braindecode_sam.datasets import read_recordings, subject_target_windows, to
 
 
 def read_subtractions(folder, pattern, sfreq, on_bad="raise"):
-    """Give windows, numbers of subtractions a minute and subjects.
+    """Return windows, numbers of subtractions per minute and subjects.
 
     Parameters
     ----------
     folder : pathlib.Path
-        With EDF files and ``subject-info.csv``.
+        Folder with the EDF files and ``subject-info.csv``.
     pattern : str
-        Of the files: ``"Subject*_1.edf"`` are at rest, ``"Subject*_2.edf"`` subtract.
+        Pattern of the file names. ``"Subject*_1.edf"`` are recordings at rest,
+        ``"Subject*_2.edf"`` those during the subtractions.
     sfreq : float
         Sampling frequency in Hz of the 19 EEG channels' windows of 4 s.
     on_bad : {"raise", "warn"}, default="raise"
-        What to do about files that cannot be read.
+        Whether to raise or to warn if a file cannot be read.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If no file matches the pattern.
     """
     files = sorted(folder.glob(pattern))
     if not files:

@@ -1,8 +1,8 @@
-"""Time training steps of EEGNeX where several trainings share the cores.
+"""Time training steps of EEGNeX and FastEEGNeX while several trainings share the cores.
 
-Starts that many processes at once, each of which makes steps of Challenge 1 with the
-given number of threads for some seconds; prints the mean milliseconds a step of all of
-them, by the clock, and the ratio of the stock AdamW step to each.
+Several processes start at once. Each of them makes steps of Challenge 1 for some
+seconds with the given number of threads. The table shows the mean wall time per step,
+over all processes, and the speed-up over EEGNeX with AdamW.
 """
 
 import argparse
@@ -12,18 +12,18 @@ import time
 
 import torch
 from _report import SHAPES, print_table
-from training_step import VARIANTS, make_step
+from training_step import BASELINE, VARIANTS, make_step
 
-KINDS = ("stock AdamW", "fast AdamW", "fast SAM")
+COMPARED = (BASELINE, "FastEEGNeX, AdamW", "FastEEGNeX, SAM")
 
 
 def run_steps(variant, threads, seconds):
-    """Make steps for some seconds; print how many milliseconds each took."""
+    """Make steps for some seconds; print the mean milliseconds per step."""
     torch.set_num_threads(threads)
     step = make_step(variant, SHAPES["challenge_1"], "cpu")
     step()
     print("ready", flush=True)
-    sys.stdin.readline()  # all begin together
+    sys.stdin.readline()  # all processes begin together
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         step()
@@ -32,7 +32,7 @@ def run_steps(variant, threads, seconds):
 
 
 def time_together(variant, threads, processes, seconds):
-    """Mean milliseconds a step of several processes at once."""
+    """Return the mean milliseconds per step of several processes at once."""
     command = [sys.executable, __file__, "--run", variant]
     command += ["--threads", str(threads), "--seconds", str(seconds)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -63,15 +63,15 @@ def main():
     for threads in args.threads:
         milliseconds = {
             variant: time_together(variant, threads, args.processes, args.seconds)
-            for variant in KINDS
+            for variant in COMPARED
         }
         rows += [
             {
                 "processes": args.processes,
                 "threads each": threads,
-                "variant": variant,
-                "ms": ms,
-                "stock AdamW / this": milliseconds["stock AdamW"] / ms,
+                "training": variant,
+                "ms per step": ms,
+                "speed-up": milliseconds[BASELINE] / ms,
             }
             for variant, ms in milliseconds.items()
         ]

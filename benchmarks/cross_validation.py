@@ -1,8 +1,8 @@
-"""Time of a whole cross-validation: stock EEGNeX with AdamW, FastEEGNeX with SAM.
+"""Time a whole cross-validation of EEGNeX and FastEEGNeX.
 
-Challenge 1's configuration (fewer epochs and subjects) through scikit-learn's
-``cross_validate``, five folds by subject on simulated response times, to the last
-score. The two take turns, in one process.
+scikit-learn's ``cross_validate`` trains the configuration of Challenge 1, with fewer
+epochs and subjects, in five folds of subjects. The data are simulated response times.
+The variants take turns in one process.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from braindecode_sam import SAM, SCORING, make_regressor
 from braindecode_sam.datasets import simulate_response_times, to_arrays
 
 VARIANTS = {
-    "stock AdamW": {"module": "EEGNeX", "optimizer": torch.optim.AdamW},
-    "fast AdamW": {"optimizer": torch.optim.AdamW},
-    "fast SAM": {"optimizer": SAM},
+    "EEGNeX, AdamW": {"module": "EEGNeX", "optimizer": torch.optim.AdamW},
+    "FastEEGNeX, AdamW": {"optimizer": torch.optim.AdamW},
+    "FastEEGNeX, SAM": {"optimizer": SAM},
 }
 
 
@@ -42,7 +42,7 @@ def main():
     parser = add_common_arguments(argparse.ArgumentParser(description=__doc__))
     parser.set_defaults(repeats=1)
     parser.add_argument("--subjects", type=int, default=10)
-    parser.add_argument("--trials", type=int, default=32, help="of each subject")
+    parser.add_argument("--trials", type=int, default=32, help="trials per subject")
     parser.add_argument("--epochs", type=int, default=2)
     args = parser.parse_args()
     epochs = simulate_response_times(args.subjects, args.trials, random_state=0)
@@ -54,9 +54,9 @@ def main():
     times = interleaved_medians(runs, args.repeats, args.device)
     rows = [
         {
-            "variant": variant,
+            "training": variant,
             "seconds": ms / 1e3,
-            "stock AdamW / this": times["stock AdamW"] / ms,
+            "speed-up": times["EEGNeX, AdamW"] / ms,
         }
         for variant, ms in times.items()
     ]

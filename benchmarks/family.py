@@ -1,9 +1,10 @@
-"""Time the SAM family on FastEEGNeX, beside AdamW and pytorch_optimizer's.
+"""Time SAM and its variants on FastEEGNeX, compared with AdamW and pytorch_optimizer.
 
-Seconds for an epoch of `--steps` batches of Challenge 1's shape, passes a step, and the
-ratio to plain AdamW; all with AdamW as their base, medians of interleaved epochs in one
-process. pytorch_optimizer's are run by a hand-written loop that makes the first pass
-itself and leaves the second to them (WSAM makes both), as its documentation shows.
+The table shows the passes per step, the seconds per epoch of ``--steps`` batches of
+Challenge 1's shape, and the ratio to plain AdamW. The base optimizer is AdamW
+throughout. Times are medians of interleaved epochs in one process. For
+pytorch_optimizer, a loop makes the first pass and the optimizer the second one, as its
+documentation shows. Its WSAM makes both.
 """
 
 import argparse
@@ -33,11 +34,11 @@ class Training:
         self.passes = 0
 
     def next_batch(self):
-        """Go on to the next batch."""
+        """Move to the next batch."""
         self._batch = next(self._batches)
 
     def run(self, optimizer):
-        """Make one pass over the present batch."""
+        """Make one pass over the current batch."""
         self.passes += 1
         x, y = self._batch
         optimizer.zero_grad()
@@ -47,18 +48,18 @@ class Training:
 
 
 def step_with_closure(optimizer, training):
-    """Make a step of one that makes all passes itself."""
+    """Step with an optimizer that makes all passes itself."""
     optimizer.step(lambda: training.run(optimizer))
 
 
 def step_by_hand(optimizer, training):
-    """Make a step of one that leaves the first pass to the loop."""
+    """Make the first pass, then step with an optimizer that makes the second one."""
     training.run(optimizer)
     optimizer.step(lambda: training.run(optimizer))
 
 
 def make_optimizers(args):
-    """Build training and step of each variant."""
+    """Build a training and a step for each optimizer."""
     variants = {"AdamW": (torch.optim.AdamW, {}, step_with_closure)}
     variants |= {cls.__name__: (cls, {}, step_with_closure) for cls in OURS}
     for name, options in THEIRS.items():
@@ -106,9 +107,9 @@ def main():
     rows = [
         {
             "optimizer": name,
-            "passes a step": trainings[name].passes / n_steps,
-            "seconds an epoch": ms / 1e3,
-            "this / AdamW": ms / times["AdamW"],
+            "passes per step": trainings[name].passes / n_steps,
+            "seconds per epoch": ms / 1e3,
+            "relative to AdamW": ms / times["AdamW"],
         }
         for name, ms in times.items()
     ]

@@ -1,8 +1,8 @@
-"""Growth of a training step's time and memory with the windows' length, and so on.
+"""Measure how time and memory of a training step grow with the shape of the windows.
 
-Stock AdamW and fast SAM; from Challenge 1's shape one of batch size, channels and
-samples is changed at a time. Times are medians of interleaved runs in one process,
-memory is what benchmarks/memory.py measures.
+Compares EEGNeX with AdamW and FastEEGNeX with SAM. The shape is that of Challenge 1,
+with another batch size, number of channels or number of samples. Times are medians of
+interleaved runs in one process. Memory is measured as in benchmarks/memory.py.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from _report import (
     interleaved_medians,
     print_table,
 )
-from training_step import make_step
+from training_step import BASELINE, make_step
 
 AXES = ("batch", "n_chans", "n_times", "n_outputs")
 VALUES = {
@@ -22,11 +22,11 @@ VALUES = {
     "n_chans": (8, 32, 128, 256),
     "n_times": (100, 250, 1000, 2000, 4000),
 }
-COMPARED = ("stock AdamW", "fast SAM")
+COMPARED = (BASELINE, "FastEEGNeX, SAM")
 
 
 def measure(shape, args):
-    """Give one row of the table."""
+    """Return one row of the table."""
     sizes = tuple(shape[name] for name in AXES)
     steps = {variant: make_step(variant, sizes, args.device) for variant in COMPARED}
     times = interleaved_medians(steps, args.repeats, args.device)

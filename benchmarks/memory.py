@@ -1,13 +1,14 @@
-"""Extra memory of a training step of EEGNeX: stock and fast, AdamW and SAM.
+"""Measure the memory of a training step of EEGNeX and FastEEGNeX, AdamW and SAM.
 
-What some steps add, at their peak, to model and data, in MiB; each in a process of its
-own (Linux or a GPU). "stock AdamW / this" is the ratio.
+The table shows the MiB that a few steps add at their peak to the model and the data,
+and the ratio of EEGNeX with AdamW to each variant. Each variant runs in a separate
+process. This needs Linux or a GPU.
 """
 
 import argparse
 
 from _report import SHAPES, extra_memory, print_table
-from training_step import add_variant_arguments, chosen_variants
+from training_step import BASELINE, add_variant_arguments, chosen_variants
 
 
 def main():
@@ -24,10 +25,10 @@ def main():
         }
         rows += [
             {
-                "shape": name,
-                "variant": variant,
-                "MiB": mib,
-                "stock AdamW / this": memory["stock AdamW"] / mib,
+                "windows": name,
+                "training": variant,
+                "MiB per step": mib,
+                "ratio": memory[BASELINE] / mib,
             }
             for variant, mib in memory.items()
         ]

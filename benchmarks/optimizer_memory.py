@@ -1,10 +1,11 @@
-"""Memory of an optimizer on a large net: what it keeps, and what a step needs.
+"""Measure the memory of optimizers on a large model.
 
-In copies of the trainable weights, AdamW as the base: what the optimizer keeps between
-its steps beside weights and gradients (AdamW itself: two), and the peak within a step.
-The passes set gradients that are there already, so that nothing of theirs is counted.
-Each in a process of its own; kept tensors are counted as they stay reachable, the peak
-is the largest resident set (Linux) or what PyTorch counts (CUDA).
+The unit is one copy of the trainable weights. The table shows what an optimizer keeps
+between its steps, besides weights and gradients, and the peak within a step. AdamW
+itself keeps two copies, and it is the base optimizer of the others. The closures only
+set gradients, so passes need no memory. Each optimizer runs in a separate process. Kept
+memory is that of all reachable tensors. The peak is the largest resident set on Linux,
+or what PyTorch counts with CUDA.
 """
 
 import argparse
@@ -22,7 +23,7 @@ N_TENSORS = 50
 OURS = {
     name: getattr(braindecode_sam.optim, name) for name in braindecode_sam.optim.__all__
 }
-THEIRS = ("SAM", "WSAM", "FriendlySAM", "LookSAM")  # which need no more than a net
+THEIRS = ("SAM", "WSAM", "FriendlySAM", "LookSAM")  # those that need only a model
 
 
 def make_optimizer(name, params):
@@ -39,7 +40,7 @@ def make_optimizer(name, params):
 
 
 def measure(name, n_weights, n_frozen, device):
-    """Print kept and peak bytes, of one optimizer in this process."""
+    """Print the kept and the peak bytes of one optimizer in this process."""
     shape = (n_weights // N_TENSORS,)
     params = [
         torch.nn.Parameter(torch.full(shape, 0.01, device=device))
@@ -56,9 +57,9 @@ def measure(name, n_weights, n_frozen, device):
         return torch.zeros(())
 
     optimizer = make_optimizer(name, [*params, frozen] if n_frozen else params)
-    for _ in range(6):  # LookSAM's steps differ
+    for _ in range(6):  # the steps of LookSAM differ from each other
         if name.startswith("pytorch_optimizer ") and "WSAM" not in name:
-            closure()  # its documentation leaves the first pass to the loop
+            closure()  # the loop makes the first pass, as in its documentation
         optimizer.step(closure)
     gc.collect()
     known = [*params, frozen, *grads]
@@ -66,7 +67,7 @@ def measure(name, n_weights, n_frozen, device):
 
 
 def kept_bytes(known):
-    """Bytes of all reachable tensors but those known, each storage once."""
+    """Return the bytes of all reachable tensors except those known."""
     storages = {}
     for thing in gc.get_objects():
         if isinstance(thing, torch.Tensor) and thing.device.type != "meta":
@@ -78,14 +79,14 @@ def kept_bytes(known):
 
 
 def peak_bytes(device):
-    """Largest amount of memory that was in use."""
+    """Return the largest number of bytes that were in use."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def run(name, args, n_frozen):
-    """Measure in a process of its own."""
+    """Measure in a separate process."""
     command = [sys.executable, __file__, "--device", args.device]
     command += ["--weights", str(args.weights), "--frozen", str(n_frozen)]
     printed = subprocess.check_output([*command, "--only", name], text=True)
@@ -98,7 +99,9 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", type=int, default=50_000_000)
-    parser.add_argument("--frozen", type=int, default=25_000_000)
+    parser.add_argument(
+        "--frozen", type=int, default=25_000_000, help="weights without gradients"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--csv", help="also write the table to this file")
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -119,9 +122,9 @@ def main():
             {
                 "optimizer": name,
                 "kept": kept,
-                "beside AdamW": kept - base[0],
+                "minus AdamW's": kept - base[0],
                 "for frozen weights": (with_frozen / weights_bytes - kept) * share,
-                "peak beside AdamW": peak - base[1],
+                "peak minus AdamW's": peak - base[1],
             }
         )
     print_table(rows, args.csv)

@@ -1,4 +1,4 @@
-"""Count the parameters of the source's models at the shapes of both challenges."""
+"""Count the parameters of the competition notes' models for both challenges."""
 
 import argparse
 
@@ -11,7 +11,7 @@ MODELS = (CompactCNN, EEGNet, EEGNeX, Deep4Net, SeparableEEGNet)
 
 
 def count(model, shape):
-    """Build a model for windows of a shape, and count."""
+    """Return the number of parameters of a model for windows of a shape."""
     _, n_chans, n_times, n_outputs = shape
     module = model(n_chans=n_chans, n_times=n_times, n_outputs=n_outputs)
     return sum(p.numel() for p in module.parameters())

@@ -1,7 +1,7 @@
-"""Throughput of ``EEGRegressor.predict``: stock EEGNeX and fast.
+"""Measure the throughput of ``EEGRegressor.predict`` with EEGNeX and FastEEGNeX.
 
-Median time of interleaved runs in one process, in windows a second, and the ratio;
-batches of the shape's size, data loading included.
+The table shows windows per second and the speed-up, from median times of interleaved
+runs in one process. Loading the data is included.
 """
 
 import argparse
@@ -48,13 +48,13 @@ def main():
             for model in MODELS
         }
         times = interleaved_medians(functions, args.repeats, args.device)
-        windows = args.batches * SHAPES[name][0]
+        n_windows = args.batches * SHAPES[name][0]
         rows += [
             {
-                "shape": name,
-                "model": model,
-                "windows/s": 1e3 * windows / ms,
-                "stock / this": times["stock"] / ms,
+                "windows": name,
+                "model": MODELS[model].__name__,
+                "windows/s": 1e3 * n_windows / ms,
+                "speed-up": times["stock"] / ms,
             }
             for model, ms in times.items()
         ]

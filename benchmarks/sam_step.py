@@ -1,35 +1,39 @@
 """Time what a SAM step adds to its two passes.
 
-Every pass calls the modules of a real model, whose forwards compute nothing: what is
-left is what the optimizers and the protection of buffers and random numbers cost.
-Around a base optimizer that does nothing, medians of interleaved bursts, in
-microseconds of processor time:
+Each pass calls the modules of a real model, but their forwards compute nothing. What
+remains is the time of the optimizer, and of preserving buffers and random numbers. The
+base optimizer does nothing either. The table shows medians of interleaved bursts in
+microseconds of CPU time:
 
-- ``passes``: the modules called twice, without an optimizer;
-- ``arithmetic``: our ascent and restore alone, without passes;
-- ``step``: our ``step(closure)``, with buffers and random numbers preserved;
-- ``two-step``: pass, our ``first_step``, pass, our ``second_step``;
-- ``theirs bare``: pytorch_optimizer's ``first_step`` and ``second_step`` alone;
-- ``their step``: pytorch_optimizer's pass and ``step(closure)``;
-- ``their two-step``: as ours.
+- ``passes``: both passes without an optimizer;
+- ``arithmetic``: ``SAM``'s perturbation and its removal, without passes;
+- ``step``: ``SAM.step(closure)``, which preserves buffers and random numbers;
+- ``two-step``: a pass, ``SAM.first_step``, a pass and ``SAM.second_step``;
+- ``theirs, bare``: pytorch_optimizer's ``first_step`` and ``second_step``, no passes;
+- ``theirs, step``: a pass and pytorch_optimizer's ``step(closure)``;
+- ``theirs, two-step``: as ``two-step``, with pytorch_optimizer.
 
-pytorch_optimizer preserves neither buffers nor random numbers. Below each is its ratio
-to ``theirs bare``. In the first table a pass calls the model alone, in the second every
-module in it: the global hook that finds buffers makes each call of a module slower.
+The ratio to ``theirs, bare`` is given in parentheses. pytorch_optimizer preserves
+neither buffers nor random numbers. With ``top`` calls, a pass calls the model alone.
+With ``all`` calls, it calls each module in it, which the global hook that finds buffers
+slows down.
 """
 
 import argparse
 import functools
+import itertools
 import statistics
 import time
 import warnings
 
 import torch
+from _report import print_table
 from braindecode.models import Deep4Net, EEGNet, EEGNeX
 from pytorch_optimizer import SAM as OtherSAM  # noqa: N811
 
 from braindecode_sam import SAM
 
+MODELS = (EEGNet, EEGNeX, Deep4Net)
 BURST = 10
 CALLS = ("top", "all")  # the model alone, or all modules in it
 
@@ -47,7 +51,7 @@ class Idle(torch.optim.Optimizer):
 
 
 class Problem:
-    """A model with gradients in place, whose modules are called and compute nothing."""
+    """A model with gradients, whose modules can be called but compute nothing."""
 
     def __init__(self, model_class, device, calls):
         self.model = model_class(n_chans=72, n_outputs=1, n_times=500).to(device)
@@ -72,7 +76,7 @@ def _call_all(children, x):
 
 
 def make_steps(model_class, device, calls):
-    """Build the steps, each on a model of its own."""
+    """Build the steps, each with a separate model."""
     problems = [Problem(model_class, device, calls) for _ in range(7)]
 
     def ours(problem):
@@ -82,7 +86,7 @@ def make_steps(model_class, device, calls):
         return OtherSAM(problem.model.parameters(), Idle, rho=0.05)
 
     def keep_gradients(problem):
-        # A step drops the gradients before its second pass; a backward would give new.
+        # A step drops the gradients before its second pass. A backward would make new.
         grads = [(p, p.grad) for p in problem.model.parameters()]
 
         def closure():
@@ -121,18 +125,17 @@ def make_steps(model_class, device, calls):
         "arithmetic": (arithmetic, ours(problems[1])),
         "step": (ours(problems[2]).step, runs[2]),
         "two-step": (two_step, ours(problems[3]), runs[3]),
-        "theirs bare": (bare, theirs(problems[4])),
-        "their step": (pass_and_step, theirs(problems[5]), runs[5]),
-        "their two-step": (two_step, theirs(problems[6]), runs[6]),
+        "theirs, bare": (bare, theirs(problems[4])),
+        "theirs, step": (pass_and_step, theirs(problems[5]), runs[5]),
+        "theirs, two-step": (two_step, theirs(problems[6]), runs[6]),
     }
     return {name: functools.partial(*parts) for name, parts in steps.items()}
 
 
 def median_microseconds(steps, repeats, device):
-    """Run bursts of each step in turn; return the median time of a step.
+    """Run bursts of each step in turn; return the median time per step.
 
-    In a burst, a step is preceded by its like and not by another's leftovers in the
-    processor's caches.
+    Within a burst, the CPU's caches hold what the step itself has left there.
     """
     seconds = {name: [] for name in steps}
     for _ in range(repeats):
@@ -147,15 +150,11 @@ def median_microseconds(steps, repeats, device):
     return {name: 1e6 * statistics.median(s) for name, s in seconds.items()}
 
 
-def print_rows(name, times):
-    """Print the times of a model, and their ratios."""
-    bare = times["theirs bare"]
-    rows = {
-        name: [f"{t:14.0f}" for t in times.values()],
-        "  ratio": [f"{t / bare:14.2f}" for t in times.values()],
-    }
-    for label, cells in rows.items():
-        print(f"{label:<10}", *cells)
+def make_row(calls, model_class, times):
+    """Return one row of the table: times, and their ratios in parentheses."""
+    bare = times["theirs, bare"]
+    cells = {name: f"{t:.0f} ({t / bare:.2f})" for name, t in times.items()}
+    return {"calls": calls, "model": model_class.__name__, **cells}
 
 
 def main():
@@ -167,18 +166,16 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--calls", nargs="+", default=CALLS, choices=CALLS)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--csv", help="also write the table to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"{args.threads} threads, torch {torch.__version__}, microseconds")
-    for calls in args.calls:
-        print(f"calls: {calls}")
-        for model_class in (EEGNet, EEGNeX, Deep4Net):
-            steps = make_steps(model_class, args.device, calls)
-            if model_class is EEGNet:
-                print(" " * 10, *(f"{name:>14}" for name in steps))
-            median_microseconds(steps, args.repeats // 10, args.device)  # warm up
-            times = median_microseconds(steps, args.repeats, args.device)
-            print_rows(model_class.__name__, times)
+    rows = []
+    for calls, model_class in itertools.product(args.calls, MODELS):
+        steps = make_steps(model_class, args.device, calls)
+        median_microseconds(steps, args.repeats // 10, args.device)  # warm up
+        times = median_microseconds(steps, args.repeats, args.device)
+        rows.append(make_row(calls, model_class, times))
+    print_table(rows, args.csv)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Train stock EEGNeX and FastEEGNeX alike on real EEG, and compare their scores.
+"""Train EEGNeX and FastEEGNeX on real EEG and compare their scores.
 
-Both are trained from one seed, without dropout, on the recordings that
-examples/plot_real_eeg.py reads; NRMSE of the pooled out-of-fold predictions. With
-float64 inside of the models the two differ by rounding alone. In float32, Adam turns
-the rounding noise of gradients whose true value is zero into steps of full size, so
-that even stock EEGNeX differs from itself when it adds up in another order, as
+Both models are trained from the same seed, without dropout, on the recordings that
+examples/plot_real_eeg.py reads. The scores are the NRMSEs of the pooled out-of-fold
+predictions. If the models compute in float64, the scores differ by rounding only. In
+float32, Adam turns rounding errors of gradients whose true value is zero into full
+steps. Even EEGNeX then differs from itself if it sums in another order, as
 ``--one-thread`` shows.
 """
 
@@ -28,7 +28,7 @@ OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SAM": SAM}
 
 
 def in_float64(cls):
-    """Make a model that computes in float64: braindecode's nets feed float32 only."""
+    """Make a model compute in float64, although nets feed it float32."""
 
     class Model(cls):
         @functools.wraps(cls.__init__)
@@ -43,7 +43,7 @@ def in_float64(cls):
 
 
 def predict_out_of_fold(model, data, args):
-    """Give predictions of all windows, each from a net that did not see its subject."""
+    """Predict all windows, each with a net that was not trained on its subject."""
     X, y, subjects = data
     module = in_float64(MODELS[model]) if args.dtype == "float64" else MODELS[model]
     net = EEGRegressor(
@@ -69,7 +69,9 @@ def main():
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--one-thread", action="store_true", help="stock once more")
+    parser.add_argument(
+        "--one-thread", action="store_true", help="train EEGNeX again with one thread"
+    )
     parser.add_argument("--csv", help="also write the table to this file")
     args = parser.parse_args()
     data = read_subtractions(args.folder, "Subject*_2.edf", args.sfreq, on_bad="warn")
@@ -89,7 +91,7 @@ def main():
                 "NRMSE by": normalization,
                 "model": model,
                 "score": f"{score:.6f}",
-                "less stock": f"{score - scores['stock']:.1e}",
+                "minus stock": f"{score - scores['stock']:.1e}",
             }
             for model, score in scores.items()
         ]

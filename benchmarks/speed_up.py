@@ -1,10 +1,10 @@
-"""Time a training step of braindecode's models, stock and after speed_up.
+"""Time a training step of braindecode's models before and after ``speed_up``.
 
-Forward, backward and AdamW on fresh windows, interleaved in one process: medians of
-processor time in milliseconds and their ratio. ``--kernels`` counts, instead, the
-operations that one forward and backward pass launch, views left out. ``--roofline``
-estimates from that, and from the arithmetic, what a pass would take at the least on two
-graphics cards; nothing of it is measured on one.
+A step is forward, backward and AdamW on new windows. The table shows medians of CPU
+time of interleaved runs in one process, and their ratio. With ``--kernels``, it shows
+the number of operations that one forward and backward pass launches, without views.
+With ``--roofline``, it shows a lower bound on the time of such a pass on two GPUs,
+estimated from these numbers and from the arithmetic. Nothing is measured on a GPU.
 """
 
 import argparse
@@ -25,9 +25,9 @@ warnings.filterwarnings("ignore")
 MODELS = ["EEGNet", "EEGConformer", "CTNet", "ATCNet", "MSVTNet", "EEGITNet"]
 MODELS += ["TCFormer", "AttentionBaseNet", "EEGNeX"]
 SHAPES = {"(16, 22, 1000)": (16, 22, 1000), "(32, 64, 500)": (32, 64, 500)}
-PEAKS = (7, 60)  # TFLOP/s, of an older card and of a new one in float32
-LAUNCH = 5e-6  # seconds that a kernel takes to be launched, about
-# What only looks at a tensor in another way.
+PEAKS = (7, 60)  # TFLOP/s in float32 of an older GPU and of a new one
+LAUNCH = 5e-6  # seconds to launch a kernel, roughly
+# Operations that return a view.
 VIEWS = {
     *("view", "reshape", "expand", "permute", "transpose", "t", "unfold", "diagonal"),
     *("slice", "select", "split", "split_with_sizes", "chunk", "narrow", "unbind"),
@@ -45,7 +45,7 @@ VIEWS = {
 
 
 def make_module(name, shape, is_fast):
-    """Build a model, the same one each time."""
+    """Build a model with the same weights each time."""
     torch.manual_seed(0)
     module = getattr(braindecode.models, name)(
         n_chans=shape[1], n_times=shape[2], n_outputs=4, sfreq=250
@@ -56,7 +56,7 @@ def make_module(name, shape, is_fast):
 
 
 def make_step(name, shape, is_fast):
-    """Build a function that makes a training step on windows of its own."""
+    """Build a function that makes a training step on given windows."""
     module = make_module(name, shape, is_fast)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     y = torch.randint(4, shape[:1])
@@ -70,7 +70,7 @@ def make_step(name, shape, is_fast):
 
 
 class Counted(TorchDispatchMode):
-    """Count operations that are no views, and the FLOP of products and convolutions."""
+    """Count operations without views, and the FLOP of products and convolutions."""
 
     def __init__(self):
         super().__init__()
@@ -87,11 +87,11 @@ class Counted(TorchDispatchMode):
 
 
 def count(name, shape):
-    """Count what one forward and backward pass does, stock and fast."""
+    """Count one forward and backward pass before and after ``speed_up``."""
     found = {}
     for kind in ("stock", "fast"):
         module = make_module(name, shape, kind == "fast")
-        for _ in range(2):  # what is kept for good is made
+        for _ in range(2):  # fills the caches
             module(torch.randn(shape)).sum().backward()
         windows = torch.randn(shape)
         with Counted() as counted:
@@ -101,11 +101,11 @@ def count(name, shape):
 
 
 def estimate(name, shape):
-    """Milliseconds of one pass forward and backward: arithmetic, and launches."""
+    """Estimate the milliseconds of one forward and backward pass on GPUs."""
     counted = count(name, shape)
     flops = {kind: counts.flop for kind, counts in counted.items()}
-    # Transforms are not counted; with their multiply-adds, three times, projections are
-    # counted twice.
+    # FFTs are not counted. Their multiply-adds are added, three times for forward and
+    # backward. This counts the projections twice.
     after = speed_up(make_module(name, shape, is_fast=False))["after"].sum()
     flops["fast"] += 3 * 2 * shape[0] * after
     row = {f"{kind} GFLOP": value / 1e9 for kind, value in flops.items()}
@@ -118,7 +118,7 @@ def estimate(name, shape):
 
 
 def time_steps(name, shape, repeats):
-    """Median milliseconds of processor time, stock and fast."""
+    """Return the median milliseconds of CPU time before and after ``speed_up``."""
     steps = {k: make_step(name, shape, k == "fast") for k in ("stock", "fast")}
     milliseconds = {kind: [] for kind in steps}
     for round_ in range(repeats + 1):
@@ -126,7 +126,7 @@ def time_steps(name, shape, repeats):
             windows = torch.randn(shape)
             start = time.process_time()
             step(windows)
-            if round_:  # the first is for warming up
+            if round_:  # the first one is a warm-up
                 milliseconds[kind].append(1e3 * (time.process_time() - start))
     return {kind: statistics.median(values) for kind, values in milliseconds.items()}
 
@@ -138,8 +138,8 @@ def main():
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--kernels", action="store_true", help="count, do not time")
-    parser.add_argument("--roofline", action="store_true", help="on paper")
+    parser.add_argument("--kernels", action="store_true", help="count operations")
+    parser.add_argument("--roofline", action="store_true", help="estimate for GPUs")
     parser.add_argument("--csv", help="also write the table to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

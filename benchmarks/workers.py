@@ -1,12 +1,11 @@
-"""Time of five folds at once: how many workers with how many threads each.
+"""Time a cross-validation in parallel, by the number of workers.
 
-Challenge 1's configuration with FastEEGNeX and SAM (fewer epochs and subjects) through
-``cross_validate``, five folds by subject: in this process, in joblib's loky workers
-and in Dask workers, which talk by TCP. The cores are shared out among the workers.
-Dask's workers are up, and have imported all that they need, before the time is taken;
-joblib starts loky's anew where their number changes, as in a first call, and that
-counts. All take turns; the median counts. Scores must not differ by a bit among those
-that compute with the same number of threads.
+``cross_validate`` trains the configuration of Challenge 1 with FastEEGNeX and SAM, with
+fewer epochs and subjects, in five folds of subjects. It runs in this process, in loky
+workers of joblib and in Dask workers that use TCP. The workers share the cores equally.
+The start-up of loky's workers is included in the time, that of Dask's is not. Times are
+medians of interleaved runs. Runs with the same number of threads must have equal
+scores, bit for bit.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from braindecode_sam.model_selection import on_dask
 
 
 def make_run(backend, n_threads, max_epochs, data, scores):
-    """Build a function that cross-validates within a backend's context."""
+    """Build a function that cross-validates in the context of a backend."""
     X, y, splits = data
     net = make_regressor(
         "challenge_1", device="cpu", max_epochs=max_epochs, verbose=0,
@@ -45,7 +44,7 @@ def make_run(backend, n_threads, max_epochs, data, scores):
 
 
 def make_backends(n_workers, data, stack):
-    """Build the contexts for a number of workers, by name."""
+    """Yield the name and the context of each backend."""
     from distributed import Client, LocalCluster
 
     if n_workers == 1:
@@ -68,7 +67,7 @@ def main():
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--subjects", type=int, default=10)
-    parser.add_argument("--trials", type=int, default=32, help="of each subject")
+    parser.add_argument("--trials", type=int, default=32, help="trials per subject")
     parser.add_argument("--epochs", type=int, default=4)
     args = parser.parse_args()
     epochs = simulate_response_times(args.subjects, args.trials, random_state=0)
@@ -85,14 +84,14 @@ def main():
                 key = name, n_workers, n_threads
                 runs[key] = make_run(backend, n_threads, args.epochs, data, scores)
         times = interleaved_medians(runs, args.repeats)
-    alone = next(iter(times.values()))
+    first = next(iter(times.values()))
     rows = [
         {
             "where": name,
             "workers": n_workers,
             "threads each": n_threads,
             "seconds": ms / 1e3,
-            "first / this": alone / ms,
+            "speed-up": first / ms,
         }
         for (name, n_workers, n_threads), ms in times.items()
     ]
