@@ -33,7 +33,7 @@ train, test = next(split.split(X, y, subjects))
 # Schedules of rho, and SAM on normalization layers
 # -------------------------------------------------
 # A late start trains as AdamW for the first epochs, at the cost of AdamW.
-# SAM-ON perturbs normalization layers only and needs a larger rho. A
+# SAM-ON perturbs normalization layers only, usually with a larger rho. A
 # callable sets any schedule: ``SAMCallback(rho=lambda epoch: ...)``. The
 # nets that :func:`~braindecode_sam.make_classifier` builds with SAM have a
 # callback named ``sam``, so its options are parameters of the net.
@@ -74,9 +74,9 @@ for name in SCHEDULES:
     history = nets[name].history
     left.plot(epoch, history[:, "rho"], label=name)
     right.plot(epoch, history[:, "sharpness"], label=name)
-left.set(xlabel="Epoch", ylabel="rho")
+left.set(xlabel="Epoch", ylabel="rho (weights)")
 left.legend(frameon=False)
-right.set(xlabel="Epoch", ylabel="Sharpness, loss at w + e minus loss at w")
+right.set(xlabel="Epoch", ylabel="Sharpness (loss)")
 plt.show()
 
 # %%
@@ -109,7 +109,7 @@ print(f"learning rate: {rates[0]:.4f} to {rates[-1]:.4f}")
 
 # %%
 # ``plot_history`` draws the losses and, below, what SAM measured. A rho
-# that changes has a panel of its own.
+# that changes has its own panel.
 
 figure, ax = plt.subplots(figsize=(6.4, 6), layout="constrained")
 plot_history(net, ax=ax)

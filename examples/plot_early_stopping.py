@@ -44,8 +44,8 @@ train, test = next(split.split(X, y, subjects))
 # %%
 # Stop by the loss on held-out training subjects
 # ----------------------------------------------
-# ``SubjectWindows`` tells ``SubjectSplit`` the subject of each window, also
-# after scikit-learn has taken a fold out of it. ``load_best=True`` returns
+# ``SubjectWindows`` keeps the subject of each window, also after
+# scikit-learn has taken a fold out of it. ``load_best=True`` returns
 # to the weights of the best epoch.
 
 X = SubjectWindows(X, subjects)
@@ -99,8 +99,8 @@ plt.show()
 # %%
 # Interrupted and resumed
 # -----------------------
-# A callback stands for the power cut: it raises an error, once. In a script
-# of your own, ``checkpoint.resume(net, X, y) if checkpoint.exists() else
+# A callback stands for the power cut: it raises an error, once. In your
+# own script, ``checkpoint.resume(net, X, y) if checkpoint.exists() else
 # net.fit(X, y)`` is all that is needed. The script may be killed at any
 # time, and the next run of it continues.
 

@@ -75,24 +75,22 @@ print("same weights:", all(torch.equal(a, b) for a, b in pairs))
 # What is different
 # -----------------
 # Batch normalization sees each batch once, not a second time with the
-# perturbed weights:
+# perturbed weights.
 
-(counted,) = {
-    int(buffer)
-    for name, buffer in closures.named_buffers()
-    if name.endswith("num_batches_tracked")
-}
-print(f"{N_STEPS} steps, BatchNorm has seen {counted} batches")
+counts = [
+    model.get_buffer("bnorm_temporal.num_batches_tracked").item()
+    for model in (model, closures)
+]
+n_seen = counts[1] - counts[0]
+print(f"{N_STEPS} steps, BatchNorm has seen {n_seen} batches")
 
 # %%
-# The state is that of the base optimizer, so checkpoints hold its momentum,
-# and learning rate schedulers find ``lr`` in ``param_groups``. With
-# ``adaptive=True``, biases are not rescaled, as in the code of ASAM's
-# authors.
+# The state is that of the base optimizer. Checkpoints hold its momentum,
+# and learning rate schedulers find ``lr`` in ``param_groups``.
 
 state = optimizer.state_dict()
 print("state of a weight:", *state["state"][0])
-print("options of a group:", *sorted(state["param_groups"][0]))
+print("learning rate:", state["param_groups"][0]["lr"])
 
 # %%
 # In skorch and braindecode

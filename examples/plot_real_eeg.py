@@ -147,7 +147,7 @@ limits = 0, 1.05 * max(targets.max(), *(
     by_subject.y_pred[name].max() for name in models
 ))  # fmt: skip
 figure, axes = plt.subplots(
-    1, 2, figsize=(8, 4.2), layout="constrained", sharey=True
+    1, 2, figsize=(8, 4.6), layout="constrained", sharey=True
 )
 for ax, name in zip(axes, models, strict=True):
     y_pred = by_subject.y_pred[name][0].ravel()

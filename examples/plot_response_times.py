@@ -8,7 +8,7 @@ from one second of EEG after the stimulus. The recording is the sample
 https://github.com/sccn/eeglab: a visual attention task, 30 EEG channels,
 128 Hz, with the events ``square`` and ``rt``. Set the environment variable
 ``EEGLAB_SAMPLE``, or the entry of that name in MNE's configuration, to the
-file. Any recording that MNE reads works with the names of its own events.
+file. Any recording that MNE reads works with the names of its events.
 
 With a single subject, folds are contiguous blocks of trials, and the scores
 say nothing about other subjects. Expect noisy scores of 74 trials.
@@ -39,7 +39,7 @@ FILE = Path(mne.get_config("EEGLAB_SAMPLE", "eeglab_data.set"))
 STIMULUS = ["square"]
 RESPONSE = ["rt"]
 N_EPOCHS = 20
-N_SEEDS = 3
+N_SEEDS = 2
 N_JOBS = 2  # fits in parallel
 
 # %%
@@ -132,7 +132,7 @@ for name, other in (("AdamW", "dummy"), ("SAM", "dummy"), ("SAM", "AdamW")):
 # right. A few slow trials can make up most of a correlation.
 
 figure, axes = plt.subplots(
-    1, 2, figsize=(8, 4.2), layout="constrained", sharey=True
+    1, 2, figsize=(8, 4.6), layout="constrained", sharey=True
 )
 y_pred = {name: result.y_pred[name].mean(axis=0).ravel() for name in models}
 every = np.concatenate([y, *y_pred.values()])

@@ -116,8 +116,8 @@ for name, median in milliseconds.items():
     )
 
 # %%
-# Logarithmic axes; beside each bar is how many times less than EEGNeX with
-# AdamW it is.
+# On logarithmic axes. The number at a bar is the value of EEGNeX with AdamW
+# divided by that of the bar.
 
 figure, axes = plt.subplots(
     1, 2, figsize=(8, 3), layout="constrained", sharey=True

@@ -19,7 +19,7 @@ from braindecode_sam import SAM, make_classifier, speed_up, unspeed
 from braindecode_sam.callbacks import SpeedUp
 
 N_CHANS = 32
-N_TIMES = 500
+N_TIMES = 625
 BATCH_SIZE = 16
 N_STEPS = 5  # to time, of each kind
 
@@ -143,5 +143,4 @@ net = make_classifier(
     module="ATCNet", module__sfreq=125, callbacks=[SpeedUp(verbose=True)],
     optimizer__rho=0.1, device="cpu", max_epochs=1, batch_size=8, verbose=0,
 )  # fmt: skip
-net.fit(x.numpy(), np.where(y.numpy() == 0, "left", "right"))
-print(net.predict(x[:4].numpy()))
+net = net.fit(x.numpy(), np.where(y.numpy() == 0, "left", "right"))

@@ -13,7 +13,6 @@ gradient, epoch by epoch.
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.ticker import ScalarFormatter
 from sklearn.model_selection import GroupShuffleSplit
 from skorch.callbacks import Callback
 
@@ -147,10 +146,8 @@ for color, (name, pair) in zip(("C0", "C1"), nets.items(), strict=True):
 ax.set(
     xlabel="Epoch",
     ylabel="Sharpness at a distance of 0.05",
-    yscale="log",
+    ylim=(0, None),
 )
-ax.yaxis.set_major_formatter(ScalarFormatter())
-ax.yaxis.set_minor_formatter(ScalarFormatter())
 ax.legend()
 plt.show()
 
