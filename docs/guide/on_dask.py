@@ -25,7 +25,7 @@ def main():
         module__n_times=128,
     )
     splits = list(GroupKFold(3).split(X, y, subjects))
-    client = Client(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    client = Client(n_workers=2, threads_per_worker=1, dashboard_address=":0")
     with client, on_dask(X, y, splits):
         scores = cross_validate(net, X, y, cv=splits, scoring=SCORING)
     print(scores["test_neg_nrmse"])
