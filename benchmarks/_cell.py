@@ -1,4 +1,4 @@
-"""Extra memory of one way to train, at one shape, in a process of its own.
+"""Extra memory of one way to train, at one shape, in a separate process.
 
 Prints the MiB by which some training steps raise the process's peak above what it held
 once model and data were built: resident memory as Linux counts it, or, on a GPU, what

@@ -21,7 +21,7 @@ SHAPES = {  # batch, channels, samples, outputs
 }
 MODELS = {"stock": EEGNeX, "fast": FastEEGNeX}
 
-warnings.filterwarnings("ignore")  # the table shall not drown in other libraries' news
+warnings.filterwarnings("ignore")  # other libraries would clutter the output
 
 
 def make_model_and_data(model, shape, device="cpu"):

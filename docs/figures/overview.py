@@ -1,30 +1,32 @@
 """Draw the figure that README.rst and the landing page show.
 
-``python docs/figures/overview.py`` writes ``overview.png`` beside this file.
+``python docs/figures/overview.py`` writes ``overview.png`` next to this file.
 """
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from study import draw_curves
 
-# benchmarks/training_step.py --threads 1 --no-compile, Challenge 1; see docs/speed.rst.
-STEPS = {
-    "EEGNeX, SAM": 7732.59,
-    "EEGNeX, AdamW": 3898.54,
-    "FastEEGNeX, SAM": 132.06,
-    "FastEEGNeX, AdamW": 73.33,
+SPEED = Path(__file__).resolve().parents[2] / "benchmarks/results/speed"
+COLORS = {
+    "EEGNeX, SAM": "0.75",
+    "EEGNeX, AdamW": "0.75",
+    "FastEEGNeX, SAM": "C0",
+    "FastEEGNeX, AdamW": "0.45",
 }
 
 
 def draw_steps(ax):
     """Draw the time of a training step on a logarithmic scale."""
-    colors = ["0.75", "0.75", "C0", "0.45"]
-    bars = ax.barh(list(STEPS), list(STEPS.values()), color=colors)
-    base = STEPS["EEGNeX, AdamW"]
+    table = pd.read_csv(SPEED / "training_step.csv")
+    table = table[table["windows"] == "challenge_1"].set_index("training")
+    table = table.loc[list(COLORS)]
+    bars = ax.barh(table.index, table["ms per step"], color=list(COLORS.values()))
     labels = [
-        f"{ms / 1000:.2g} s" if ms > 1000 else f"{ms:.0f} ms, {base / ms:.0f}x faster"
-        for ms in STEPS.values()
+        f"{ms / 1000:.2g} s" if ms > 1000 else f"{ms:.0f} ms, {ratio:.0f}x faster"
+        for ms, ratio in zip(table["ms per step"], table["speed-up"], strict=True)
     ]
     ax.bar_label(bars, labels, padding=4)
     ax.set(
