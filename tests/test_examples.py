@@ -290,7 +290,7 @@ nbformat.write(notebook, sys.argv[1])
         ),
         (
             "plot_on_a_cluster",
-            {"N_SUBJECTS": 6, "N_TRIALS": 4, "N_EPOCHS": 1},
+            {"N_SUBJECTS": 10, "N_TRIALS": 4, "N_EPOCHS": 1},
             ["pearsonr: the same bit for bit"],
         ),
     ],
