@@ -103,8 +103,8 @@ for kind in ("std", "range"):
 # Does SAM help?
 # --------------
 # Subjects are compared in pairs by their squared errors. One seed of short
-# trainings is a demonstration. :doc:`/study` has the answer for the
-# epochs and subjects of a study.
+# trainings is a demonstration. The :doc:`study </study>` has more epochs,
+# seeds and subjects.
 
 for sentence in result.sentences():
     print(textwrap.fill(sentence, 72))

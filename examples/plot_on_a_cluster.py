@@ -29,7 +29,7 @@ from braindecode_sam.model_selection import on_dask
 
 N_SUBJECTS = 10
 N_TRIALS = 20
-N_EPOCHS = 8
+N_EPOCHS = 5
 
 # %%
 # The data and the net

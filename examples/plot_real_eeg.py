@@ -120,7 +120,9 @@ print(scores.rename({"dummy": "mean predictor"}).round(3))
 # Better than the mean?
 # ---------------------
 # Normalized squared errors, compared subject by subject. A model is better
-# than the mean predictor only if the whole interval is below zero.
+# than the mean predictor only if the whole interval is below zero. Where
+# none is, a difference between two models says how far each strays from the
+# mean, and not that one of them has learned more.
 
 for name in models:
     found = paired_comparison(

@@ -27,7 +27,7 @@ from braindecode_sam.datasets import simulate_response_times, to_arrays
 N_STEPS = 3  # to time, of each kind
 N_SUBJECTS = 8
 N_TRIALS = 16
-N_EPOCHS = 4
+N_EPOCHS = 2
 
 # %%
 # The same numbers

@@ -141,6 +141,7 @@ plt.show()
 
 net = make_classifier(
     module="ATCNet", module__sfreq=125, callbacks=[SpeedUp(verbose=True)],
-    optimizer__rho=0.1, device="cpu", max_epochs=1, batch_size=8, verbose=0,
+    optimizer__rho=0.1, device="cpu", max_epochs=1, batch_size=BATCH_SIZE,
+    verbose=0,
 )  # fmt: skip
 net = net.fit(x.numpy(), np.where(y.numpy() == 0, "left", "right"))
