@@ -201,6 +201,11 @@ def _settings(
     config = load_config(config)
     _check_criterion(task, config, overrides)
     optimizer = overrides.pop("optimizer", SAM)
+    if not callable(optimizer) or isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            "optimizer must be a class such as braindecode_sam.SAM or"
+            f" torch.optim.AdamW, got {optimizer!r}"
+        )
     settings = {
         **_module_settings(config, task),
         **_optimizer_settings(config.optimizer, optimizer),

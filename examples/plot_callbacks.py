@@ -25,7 +25,8 @@ epochs = simulate_response_times(
     N_SUBJECTS, N_TRIALS, n_chans=16, n_times=250, random_state=0
 )
 X, seconds, subjects = to_arrays(epochs, target="response_time")
-y = np.where(seconds < np.median(seconds), "fast", "slow")
+medians = [np.median(seconds[subjects == s]) for s in subjects]
+y = np.where(seconds < medians, "fast", "slow")
 split = GroupShuffleSplit(n_splits=1, test_size=0.25, random_state=0)
 train, test = next(split.split(X, y, subjects))
 

@@ -6,8 +6,8 @@ One model predicts eight numbers from windows of 104 channels and 1000
 samples, with the configuration of the competition notes for the second
 challenge of the 2025 competition: EEGNeX, trained with SAM around Adamax.
 Adamax alone is trained on the same folds. The example runs on a GPU if
-PyTorch can use one. The data are simulated so that the lowest possible
-error is known for each output.
+PyTorch can use one. The data are simulated so that a lower bound of
+the error is known for each output.
 """
 
 import textwrap
@@ -39,7 +39,7 @@ DEVICE = "auto"
 # -------------
 # The first target is the response time, the others are copies of it with
 # more and more noise. ``noise[k]`` is the fraction of target k's standard
-# deviation that is independent of the EEG, the lowest possible NRMSE.
+# deviation that is independent of the EEG, a lower bound of the NRMSE.
 
 config = load_config("challenge_2")
 epochs = simulate_response_times(
@@ -105,15 +105,15 @@ each = {
     for name, y_pred in result.y_pred.items()
 }
 print("NRMSE, averaged over the outputs, lower is better\n")
-for name, errors in {**each, "lowest possible": noise}.items():
+for name, errors in {**each, "lower bound": noise}.items():
     shown = name.replace("dummy", "mean predictor")
     print(f"{shown:>15}: {errors.mean():.3f}")
 for sentence in result.sentences():
     print(textwrap.fill(sentence, 72))
 
 # %%
-# Each output next to what is possible
-# ------------------------------------
+# Each output next to its lower bound
+# -----------------------------------
 # A few epochs on a few subjects leave the models far from it.
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -121,7 +121,7 @@ rows = np.arange(len(names))
 ax.plot(each["dummy"], rows, "|", c="k", ms=14, label="mean predictor")
 for shift, name in zip((-0.12, 0.12), models, strict=True):
     ax.plot(each[name], rows + shift, "o", label=f"EEGNeX, {name}")
-ax.plot(noise, rows, "|", c="C7", ms=14, mew=3, label="lowest possible")
+ax.plot(noise, rows, "|", c="C7", ms=14, mew=3, label="lower bound")
 ax.set_yticks(rows, names)
 ax.invert_yaxis()
 ax.set(

@@ -29,7 +29,7 @@ from braindecode_sam.model_selection import out_of_fold_predictions
 N_SUBJECTS = 12
 N_TRIALS = 12
 N_EPOCHS = 10
-RHOS = [0.0, 0.02, 0.1, 0.5]  # 0 is AdamW
+RHOS = [0.0, 0.05, 0.1, 0.2]  # 0 is AdamW
 
 epochs = simulate_response_times(
     N_SUBJECTS, N_TRIALS, n_chans=24, n_times=250, random_state=0
@@ -82,7 +82,9 @@ inner = pd.DataFrame(
 )
 print("RMSE in the inner folds, seconds\n")
 print(inner.round(4).to_string())
-chosen = [fold.best_params_.popitem()[1] for fold in searched["estimator"]]
+chosen = [
+    next(iter(fold.best_params_.values())) for fold in searched["estimator"]
+]
 print(f"\nchosen rho: {chosen}")
 
 # %%

@@ -35,7 +35,7 @@ N_SUBJECTS = 12  # the first of them
 N_EPOCHS = 8
 N_SEEDS = 1
 N_JOBS = 2  # fits in parallel
-REPORT = "report.html"
+REPORT = "report_real.html"
 
 # %%
 # Windows, labels and subjects

@@ -2,12 +2,12 @@
 From a BIDS folder to scores
 ============================
 
-The EEG of the Healthy Brain Network, on which the 2025 competition was
-held, comes as BIDS folders: 129 channels at 100 Hz, a table of participants
-and for each recording a file of events. This example writes such a folder
-from simulated EEG with MNE-BIDS, reads it as it would read any other, and
-compares AdamW and SAM. The public data need one other line. Needs
-``pip install "braindecode_sam[bids]"``.
+The EEG of the Healthy Brain Network, the data of the EEG Foundation
+Challenge of 2025, comes as BIDS folders: 129 channels at 100 Hz, a table of
+participants and for each recording a file of events. This example writes
+such a folder from simulated EEG with MNE-BIDS, reads it as it would read
+any other, and compares AdamW and SAM. For the public data, change one line.
+Needs ``pip install ".[bids]"`` in the project's folder.
 """
 
 import tempfile
@@ -40,7 +40,7 @@ FOLDER = ""  # where to write; a temporary folder if empty
 TASK = "contrastChangeDetection"
 
 # %%
-# A folder like the competition's
+# A folder like the challenge's
 # -------------------------------
 # Each simulated trial of four seconds begins with a target on the left or
 # on the right. The button is pressed after the response time.
@@ -111,7 +111,7 @@ preprocess(recordings, [Preprocessor(to_microvolts, picks="eeg")])
 # %%
 # Two seconds from the target on, with the response time
 # ------------------------------------------------------
-# The competition's windows begin half a second after the target:
+# The challenge's windows begin half a second after the target:
 # ``offset_seconds=0.5``. Its response times are longer than the simulated
 # ones. To predict a column of ``participants.tsv`` instead, use
 # :func:`~braindecode_sam.datasets.subject_target_windows`.

@@ -5,8 +5,8 @@ On a Dask cluster that loses a worker
 ``cross_validate`` and ``GridSearchCV`` run on a cluster as they are, with
 joblib's Dask backend. Here the cluster is two worker processes on this
 machine. One of them is killed during the run, and the scores are the same
-bit for bit. Needs ``pip install "braindecode_sam[distributed]"``, and Linux
-or macOS.
+bit for bit. Needs ``pip install ".[distributed]"`` in the project's
+folder, and Linux or macOS.
 """
 
 import os
@@ -78,7 +78,7 @@ first, second = client.run(os.getpid).values()
 
 
 def kill_a_worker():
-    """Kill a worker's process in the middle of its fold."""
+    """Kill a worker's process while the folds run."""
     print("killing a worker", flush=True)
     os.kill(first, signal.SIGKILL)
 

@@ -101,7 +101,7 @@ with warnings.catch_warnings():
 # The out-of-fold predictions are pooled before they are scored. A fold by
 # itself holds about five subjects, hence five different targets. Where
 # these happen to be close, their standard deviation is small, and the NRMSE
-# of that fold is as large as one likes. By the range, every NRMSE is
+# of that fold is arbitrarily large. By the range, every NRMSE is
 # smaller, which says nothing about the models.
 
 scores = pd.DataFrame(

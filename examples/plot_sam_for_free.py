@@ -136,10 +136,10 @@ plt.show()
 # %%
 # The same training
 # -----------------
-# Trained from the same seed without dropout, both models take the same way,
-# up to rounding. In float32 the scores agree to some digits only: where a
-# gradient is zero up to rounding, Adam turns the rounding error into a
-# full-size update.
+# Trained from the same seed without dropout, both models follow the same
+# path, up to rounding. In float32 the scores agree to some digits only.
+# Where a gradient is zero up to rounding, Adam turns the rounding error
+# into a full-size update.
 
 epochs = simulate_response_times(N_SUBJECTS, N_TRIALS, random_state=0)
 X, y, subjects = to_arrays(epochs, target="response_time")

@@ -77,7 +77,7 @@ shape = {
     "sfreq": 125,
 }
 OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SAM": SAM}
-x, steps = x[:, 0], {}
+steps = {}
 for name, make in MODELS.items():
     for optimizer_name, make_optimizer in OPTIMIZERS.items():
         for kind in ("original", "fast"):
@@ -89,7 +89,8 @@ for name, make in MODELS.items():
             def closure(model=model, optimizer=optimizer):
                 """Make a pass."""
                 optimizer.zero_grad()
-                loss = torch.nn.functional.cross_entropy(model(x), y)
+                output = model(x[:, 0])
+                loss = torch.nn.functional.cross_entropy(output, y)
                 loss.backward()
                 return loss
 
@@ -144,4 +145,4 @@ net = make_classifier(
     optimizer__rho=0.1, device="cpu", max_epochs=1, batch_size=BATCH_SIZE,
     verbose=0,
 )  # fmt: skip
-net = net.fit(x.numpy(), np.where(y.numpy() == 0, "left", "right"))
+net = net.fit(x[:, 0].numpy(), np.where(y.numpy() == 0, "left", "right"))

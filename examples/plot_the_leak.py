@@ -123,7 +123,7 @@ plt.show()
 # too. Numbers of the two kinds cannot be compared. In the competition notes
 # (October 2025) an EEGNeX with an NRMSE of 0.3008, which is by the range,
 # ranks above a CompactCNN with 1.0015, which is by the standard deviation.
-# The notes split by subject, so this habit alone explains the ranking.
+# The notes split by subject. This habit alone can produce such a ranking.
 
 by_range = table.loc[is_mean, "NRMSE, range"].max()
 print(f"The mean predictor scores {by_range:.3f} by the range.")

@@ -6,8 +6,8 @@ SAM looks for weights around which the loss stays low. Here pairs of models
 are trained on simulated EEG from the same initial weights, one with AdamW
 and one with SAM around AdamW. Then the training loss is followed along
 lines through both solutions: in random directions, in random directions
-whose filters are as large as the model's own (Li et al., 2018), and up the
-gradient, epoch by epoch.
+scaled filter by filter to the norm of the model's filters (Li et al.,
+2018), and up the gradient, epoch by epoch.
 """
 
 import matplotlib.pyplot as plt
@@ -154,7 +154,8 @@ plt.show()
 # %%
 # What this shows, and what it does not
 # -------------------------------------
-# The last figure shows what SAM is made for. That flat solutions also
-# predict better is an observation that holds for many data sets and not for
-# all of them. A few held-out subjects cannot decide it;
+# If SAM's lines lie lower in the last figure, it did what it is made for.
+# That flat solutions also predict better is an observation that holds for
+# many data sets and not for all of them. A few held-out subjects cannot
+# decide it;
 # :func:`~braindecode_sam.comparison.compare` on your own data can.

@@ -114,7 +114,11 @@ def _main():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "example", choices=names, metavar="example", help="name of one"
+        "example",
+        type=lambda text: Path(text).stem,
+        choices=names,
+        metavar="example",
+        help="name of an example, followed by its options",
     )
     parser.epilog = "examples:\n  " + "\n  ".join(names)
     args = parser.parse_args(sys.argv[1:2])

@@ -253,6 +253,16 @@ def test_refuses_a_missing_file():
         load_config("missing.json")
 
 
+@pytest.mark.parametrize("builder", [make_regressor, make_classifier])
+@pytest.mark.parametrize(
+    "optimizer", ["SAM", None, SAM([torch.nn.Parameter(torch.ones(1))])], ids=type
+)
+def test_refuses_optimizers_that_are_not_classes(builder, optimizer):
+    message = rf"must be a class such as .*SAM.*, got {re.escape(repr(optimizer)[:5])}"
+    with pytest.raises(TypeError, match=message):
+        builder(optimizer=optimizer)
+
+
 def test_refuses_devices_and_parameters():
     with pytest.raises(ValueError, match=r"device must be .*got 'tpu'"):
         make_regressor("challenge_1", device="tpu")

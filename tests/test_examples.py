@@ -228,7 +228,7 @@ def test_challenge_2():
     assert "Training on " in printed
     for name in ("Adamax", "SAM", "mean predictor"):
         assert numbers_of(printed, f"{name}:")[0] > 0.35
-    assert numbers_of(printed, "lowest possible:") == [0.35]
+    assert numbers_of(printed, "lower bound:") == [0.35]
     check_sentence(printed, reference="Adamax")
 
 

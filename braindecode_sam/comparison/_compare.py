@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import joblib
+import mne
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -172,6 +173,7 @@ def compare(
     >>> result.comparisons()["n_better"].to_dict()
     {'strong ridge': 0, 'dummy': 0}
     """
+    _check_inputs(X, groups)
     check_same_length(X=X, y=y, groups=groups)
     groups = check_groups(groups)
     _check_subjects(groups)
@@ -229,6 +231,19 @@ def compare(
     )
     comparison.warn()
     return comparison
+
+
+def _check_inputs(X: Any, groups: Any) -> None:
+    if isinstance(X, mne.BaseEpochs):
+        raise TypeError(
+            f"X must not be mne.Epochs, which hold volts, got {X!r}; X, y, groups ="
+            " braindecode_sam.datasets.to_arrays(epochs, target=...) converts them"
+        )
+    if groups is None:
+        raise TypeError(
+            "groups must name the subject of each window, got None; subjects are the"
+            " unit of the comparison"
+        )
 
 
 def _check_y(y: ArrayLike, classifies: bool) -> NDArray[Any]:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import joblib
+import mne
 import numpy as np
 import pandas as pd
 import pytest
@@ -691,6 +692,20 @@ def both_nets():
 def test_what_would_be_wrong_is_refused(change, message):
     given = {"estimators": RIDGES, "X": X, "y": Y, "groups": GROUPS} | change
     with pytest.raises((ValueError, AttributeError), match=message):
+        quietly(**given)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"X": mne.EpochsArray(np.zeros((2, 1, 9)), mne.create_info(1, 9.0, "eeg"))},
+         r"X must not be mne.Epochs, which hold volts, got <EpochsArray"),
+        ({"groups": None}, "groups must name the subject of each window, got None"),
+    ],
+)  # fmt: skip
+def test_first_mistakes_are_named(change, message):
+    given = {"estimators": RIDGES, "X": X, "y": Y, "groups": GROUPS} | change
+    with pytest.raises(TypeError, match=message):
         quietly(**given)
 
 
