@@ -13,11 +13,12 @@ QUESTIONS = {
     "p300": "P300\n(EEGNet, 16 runs of one subject)",
 }
 LOSSES = {"response-times": "Squared error / variance"}  # else the log loss
+DUMMIES = ("class frequencies", "mean of the targets")
 CURVES = {
     "AdamW": "0.45",
-    "SAM rho=0.1": "C0",
-    "EMA": "C2",
-    "SAM rho=0.1, EMA": "C1",
+    "SAM rho=0.05": "#9ecae1",
+    "SAM rho=0.1": "#3182bd",
+    "SAM rho=0.2": "#08306b",
 }
 
 
@@ -37,6 +38,8 @@ def draw_curves(ax, question, estimators):
             color=color, alpha=0.12, lw=0,
         )  # fmt: skip
         ax.plot(curve["epoch"], curve["loss"], color=color, lw=2, label=name)
+    dummy = read(question, "scores").set_index("estimator").loc["dummy", "loss"]
+    ax.axhline(dummy, color="k", ls=":", lw=1, label=DUMMIES[question in LOSSES])
     ax.set(xlabel="Epoch", ylabel=LOSSES.get(question, "Log loss"))
     ax.spines[["top", "right"]].set_visible(False)
     ax.margins(x=0)
@@ -51,9 +54,9 @@ def by_epoch():
     for ax, (question, title) in zip(axes, QUESTIONS.items(), strict=True):
         draw_curves(ax, question, CURVES)
         ax.set_title(title, fontsize=10)
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4
-    )
+    handles, labels = axes[0].get_legend_handles_labels()
+    labels[-1] = "dummy predictor"
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
 
 
 def differences():
