@@ -51,7 +51,7 @@ def test_quick_start():
     options = ["--n-subjects", 6, "--n-trials", 6, "--n-epochs", 1]
     printed = run_example("plot_quick_start", *options)
     for name in ("AdamW", "SAM", "dummy"):
-        assert len(numbers_of(printed, f"{name} ")) == 3
+        assert len(numbers_of(printed, f"{name}  ")) == 3  # in the table
     check_sentence(printed)
 
 
@@ -96,7 +96,7 @@ def test_the_leak():
 @pytest.mark.slow
 def test_early_stopping():
     options = ["--n-subjects", 8, "--n-trials", 6, "--n-epochs", 4, "--patience", 2]
-    printed = run_example("plot_early_stopping", *options, "--n-epochs-to-resume", 1)
+    printed = run_example("plot_early_stopping", *options, "--n-epochs-to-resume", 2)
     for optimizer in ("AdamW", "SAM"):
         n_epochs, best, accuracy = numbers_of(printed, f"{optimizer}:")
         assert 1 <= best <= n_epochs <= 4
@@ -111,7 +111,7 @@ def test_compare(tmp_path):
     options = ["--n-subjects", 6, "--n-trials", 8, "--n-epochs", 1, "--n-seeds", 1]
     printed = run_example("plot_compare", *options, "--report", page)
     for estimator in ("AdamW", "SAM", "dummy"):
-        assert len(numbers_of(printed, f"{estimator} ")) == 5
+        assert len(numbers_of(printed, f"{estimator}  ")) == 5  # in the table
     check_sentence(printed)
     assert "Holm correction" in page.read_text()
 
