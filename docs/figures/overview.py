@@ -3,13 +3,14 @@
 ``python docs/figures/overview.py`` writes ``overview.png`` next to this file.
 """
 
+import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from study import draw_curves
 
-SPEED = Path(__file__).resolve().parents[2] / "benchmarks/results/speed"
+SPEED = Path("../../benchmarks/results/speed")
 COLORS = {
     "EEGNeX, SAM": "0.75",
     "EEGNeX, AdamW": "0.75",
@@ -39,12 +40,13 @@ def draw_steps(ax):
 
 def main():
     """Draw both panels."""
+    os.chdir(Path(__file__).parent)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     draw_curves(left, "rest-or-arithmetic", ("AdamW", "SAM rho=0.1"))
     left.set_title("Rest or mental arithmetic: held-out subjects", fontsize=11)
     left.legend(frameon=False)
     draw_steps(right)
-    figure.savefig(Path(__file__).with_suffix(".png"), dpi=130)
+    figure.savefig("overview.png", dpi=130)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-# Sphinx runs this file in its own folder.
+# Sphinx runs this file in the folder docs/figures.
 RESULTS = Path("../../benchmarks/results/speed")
 SHAPES = {"challenge_1": "Challenge 1", "challenge_2": "Challenge 2", "hbn": "HBN"}
 TRAININGS = {"FastEEGNeX, AdamW": "0.45", "FastEEGNeX, SAM": "C0"}

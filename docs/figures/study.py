@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "study"
+# Sphinx runs this file in the folder docs/figures.
+RESULTS = Path("../../benchmarks/results/study")
 QUESTIONS = {
     "rest-or-arithmetic": "Rest or arithmetic\n(EEGNeX, 24 subjects)",
     "response-times": "Simulated response times\n(EEGNeX, 24 subjects)",
