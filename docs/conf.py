@@ -108,6 +108,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "generated/backreferences",
     "remove_config_comments": True,
     "show_signature": False,
+    "write_computation_times": False,
     "download_all_examples": False,
     "minigallery_sort_order": place_of,
     "within_subsection_order": "FileNameSortKey",
