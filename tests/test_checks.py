@@ -247,7 +247,7 @@ def test_the_callback_refuses_labels_for_a_regressor():
             {"module__n_times": 500},
             "have n_times=200.*configured for module__n_times=500",
         ),
-        ({"module__n_outputs": 8}, "have n_outputs=1.*pass module__n_outputs=1"),
+        ({"module__n_outputs": 8}, r"have n_outputs=1.*Pass .* module__n_outputs=1\."),
     ],
 )
 def test_the_callback_refuses_data_that_contradict_the_net(settings, message):

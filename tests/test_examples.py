@@ -374,7 +374,7 @@ def test_help_lists_the_constants():
     assert "usage: run.py plot_choose_rho " in printed
     assert "Rho, the radius of SAM, is chosen" in printed
     assert re.search(r"--n-subjects N_SUBJECTS\s+default: 12", printed)
-    assert re.search(r"--rhos RHOS.*\n\s+default: 0.0 0.02 0.1 0.5", printed)
+    assert re.search(r"--rhos RHOS.*\n\s+default: 0.0 0.05 0.1 0.2", printed)
     assert "plot_choose_rho" in run("examples/run.py", "--help")
     assert "invalid choice: 'plot_x'" in run("examples/run.py", "plot_x", status=2)
 

@@ -41,7 +41,7 @@ def test_a_small_study_resumes_and_reports(tmp_path, run):
         "--only", "EEGNet, AdamW", "EEGNet, SAM rho=0.1",
     ]  # fmt: skip
     printed = run(*options)
-    assert "15 fits, 2 at a time" in printed
+    assert "15 fits, 2 in parallel" in printed
     assert "EEGNet, SAM rho=0.1 has a normalized squared error of" in printed
     next((tmp_path / "fits").rglob("*SAM*/*fold_3.npz")).unlink()
     options[options.index("--jobs") + 1] = 1

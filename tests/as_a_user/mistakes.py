@@ -43,4 +43,4 @@ small().fit(1e-6 * X, y)
 # params must hold at least one tensor, got []*
 # Warns:
 # *The training set has 24 example(s)*
-# *X has a standard deviation of * over time, as EEG in volts*
+# *X has a standard deviation of * over time, like EEG in volts*

@@ -20,26 +20,32 @@ Y = np.arange(8, dtype="float32")
 OPTIONS = {"max_epochs": 1, "batch_size": 4, "train_split": None, "verbose": 0}
 
 
-@until_fixed("braindecode", "let _Conventions.fit in nets.py return what fit returns")
+@until_fixed(
+    "braindecode", "let Conventions.fit in nets/_conventions.py return what fit returns"
+)
 def test_fit_returns_the_net():
     net = EEGRegressor("EEGNeX", **OPTIONS)
     assert net.fit(X, Y) is net
 
 
-@until_fixed("braindecode", "remove Regressor.predict from nets.py")
+@until_fixed("braindecode", "remove Regressor.predict from nets/_regressor.py")
 def test_predictions_have_the_shape_of_the_targets():
     net = EEGRegressor("EEGNeX", **OPTIONS)
     net.fit(X, Y)
     assert net.predict(X).shape == Y.shape
 
 
-@until_fixed("braindecode", "remove Regressor.get_loss from nets.py", UserWarning)
+@until_fixed(
+    "braindecode", "remove Regressor.get_loss from nets/_regressor.py", UserWarning
+)
 def test_partial_fit_takes_targets_without_a_column():
     net = EEGRegressor("EEGNeX", **OPTIONS)
     net.partial_fit(X, Y)  # torch warns of a (4, 1) and a (4,) tensor in one loss
 
 
-@until_fixed("braindecode", "remove _Conventions._keep_weights from nets.py")
+@until_fixed(
+    "braindecode", "remove Conventions._keep_weights from nets/_conventions.py"
+)
 def test_partial_fit_keeps_the_module():
     shape = {"module__n_chans": 3, "module__n_times": 200, "module__n_outputs": 1}
     net = EEGRegressor("EEGNeX", **shape, **OPTIONS).initialize()

@@ -68,7 +68,9 @@ def test_options_of_an_optimizer_outlive_the_next_fit():
     assert net.optimizer_.param_groups[0]["momentum"] == 0.9
 
 
-@until_fixed("skorch", "remove _Conventions._has_sam_off from nets.py", ValueError)
+@until_fixed(
+    "skorch", "remove Conventions._has_sam_off from nets/_conventions.py", ValueError
+)
 def test_a_callback_can_be_switched_off_twice():
     net = make_net().initialize()
     net.set_params(callbacks__print_log=None)
@@ -86,7 +88,10 @@ def test_optimizers_get_their_closure_under_accelerate():
         pass
 
     accelerator = accelerate.Accelerator(cpu=True)
-    make_net(Net, optimizer=torch.optim.LBFGS, accelerator=accelerator).fit(X, Y)
+    try:
+        make_net(Net, optimizer=torch.optim.LBFGS, accelerator=accelerator).fit(X, Y)
+    finally:  # another precision can be set in this process again
+        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class Failing(Callback):
