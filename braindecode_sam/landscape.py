@@ -236,10 +236,8 @@ def _losses(net: Any, X: Any, y: Any) -> Iterator[tuple[torch.Tensor, int]]:
     net.module_.eval()  # skorch sets the mode before each training step
     for Xi, yi in net.get_iterator(net.get_dataset(X, y), training=False):
         predicted = net.infer(Xi)
-        if predicted.numel() == yi.numel():
-            yi = yi.reshape(
-                predicted.shape
-            )  # EEGRegressor.fit reshapes it in the same way
+        if predicted.numel() == yi.numel():  # as EEGRegressor.fit does
+            yi = yi.reshape(predicted.shape)
         yield net.get_loss(predicted, yi, X=Xi, training=False), len(yi)
 
 

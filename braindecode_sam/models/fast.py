@@ -97,16 +97,7 @@ class FastEEGNeX(_Fast, EEGNeX):
 class FastEEGNet(_Fast, EEGNet):
     """EEGNet with a fused linear front: equal up to rounding, faster on a CPU.
 
-    Parameters
-    ----------
-    n_chans : int
-        Number of EEG channels.
-    n_times : int
-        Number of samples in a window.
-    n_outputs : int
-        Number of outputs.
-    **kwargs
-        Further parameters of :class:`braindecode.models.EEGNet`.
+    Its parameters are those of :class:`braindecode.models.EEGNet`.
 
     See Also
     --------
@@ -125,16 +116,7 @@ class FastEEGNet(_Fast, EEGNet):
 class FastEEGConformer(_Fast, EEGConformer):
     """EEGConformer with a fused linear front: equal up to rounding, faster on a CPU.
 
-    Parameters
-    ----------
-    n_chans : int
-        Number of EEG channels.
-    n_times : int
-        Number of samples in a window.
-    n_outputs : int
-        Number of outputs.
-    **kwargs
-        Further parameters of :class:`braindecode.models.EEGConformer`.
+    Its parameters are those of :class:`braindecode.models.EEGConformer`.
 
     See Also
     --------
@@ -154,16 +136,7 @@ class FastEEGConformer(_Fast, EEGConformer):
 class FastCTNet(_Fast, CTNet):
     """CTNet with a fused linear front: equal up to rounding, faster on a CPU.
 
-    Parameters
-    ----------
-    n_chans : int
-        Number of EEG channels.
-    n_times : int
-        Number of samples in a window.
-    n_outputs : int
-        Number of outputs.
-    **kwargs
-        Further parameters of :class:`braindecode.models.CTNet`.
+    Its parameters are those of :class:`braindecode.models.CTNet`.
 
     See Also
     --------
@@ -182,16 +155,7 @@ class FastCTNet(_Fast, CTNet):
 class FastATCNet(_Fast, ATCNet):
     """ATCNet with a fused linear front: equal up to rounding, faster on a CPU.
 
-    Parameters
-    ----------
-    n_chans : int
-        Number of EEG channels.
-    n_times : int
-        Number of samples in a window.
-    n_outputs : int
-        Number of outputs.
-    **kwargs
-        Further parameters of :class:`braindecode.models.ATCNet`.
+    Its parameters are those of :class:`braindecode.models.ATCNet`.
 
     See Also
     --------
@@ -211,16 +175,7 @@ class FastATCNet(_Fast, ATCNet):
 class FastAttentionBaseNet(_Fast, AttentionBaseNet):
     """AttentionBaseNet with a fused linear front: equal up to rounding, faster on CPU.
 
-    Parameters
-    ----------
-    n_chans : int
-        Number of EEG channels.
-    n_times : int
-        Number of samples in a window.
-    n_outputs : int
-        Number of outputs.
-    **kwargs
-        Further parameters of :class:`braindecode.models.AttentionBaseNet`.
+    Its parameters are those of :class:`braindecode.models.AttentionBaseNet`.
 
     See Also
     --------
@@ -239,16 +194,7 @@ class FastAttentionBaseNet(_Fast, AttentionBaseNet):
 class FastMSVTNet(_Fast, MSVTNet):
     """MSVTNet with a fused linear front: equal up to rounding, faster on a CPU.
 
-    Parameters
-    ----------
-    n_chans : int
-        Number of EEG channels.
-    n_times : int
-        Number of samples in a window.
-    n_outputs : int
-        Number of outputs.
-    **kwargs
-        Further parameters of :class:`braindecode.models.MSVTNet`.
+    Its parameters are those of :class:`braindecode.models.MSVTNet`.
 
     See Also
     --------
@@ -267,16 +213,7 @@ class FastMSVTNet(_Fast, MSVTNet):
 class FastEEGITNet(_Fast, EEGITNet):
     """EEGITNet with a fused linear front: equal up to rounding, faster on a CPU.
 
-    Parameters
-    ----------
-    n_chans : int
-        Number of EEG channels.
-    n_times : int
-        Number of samples in a window.
-    n_outputs : int
-        Number of outputs.
-    **kwargs
-        Further parameters of :class:`braindecode.models.EEGITNet`.
+    Its parameters are those of :class:`braindecode.models.EEGITNet`.
 
     See Also
     --------
@@ -295,16 +232,7 @@ class FastEEGITNet(_Fast, EEGITNet):
 class FastTCFormer(_Fast, TCFormer):
     """TCFormer with a fused linear front: equal up to rounding, faster on a CPU.
 
-    Parameters
-    ----------
-    n_chans : int
-        Number of EEG channels.
-    n_times : int
-        Number of samples in a window.
-    n_outputs : int
-        Number of outputs.
-    **kwargs
-        Further parameters of :class:`braindecode.models.TCFormer`.
+    Its parameters are those of :class:`braindecode.models.TCFormer`.
 
     See Also
     --------
