@@ -1,15 +1,23 @@
-"""Does SAM help? One question at a time, through ``braindecode_sam.comparison``.
+"""Does SAM help? One topic at a time, through ``braindecode_sam.comparison``.
 
-Trains EEGNeX with AdamW, SAM at several rho, its family, weight averaging and both
-together, on the same folds of held-out subjects and seeds, and scores the held-out
-fold after every epoch. Every finished fit is kept in a folder, so the study can be
-stopped at any time and continues where it was. The questions:
+Trains a model with the optimizers of a topic, on the same folds of held-out subjects
+and seeds. Every finished fit is kept in a folder, so the study can be stopped at any
+time and continues where it was. Topics share the fits of an optimizer.
 
-rest-or-arithmetic    what a person is doing, 24 people (EEGMAT)
-p300                  target or frequent stimulus, held-out runs of one person
+Questions, each with its data:
+
+rest-or-arithmetic    what a person is doing, 24 people (EEGMAT), EEGNeX
+response-times        simulated response times, 24 subjects, EEGNeX
+p300                  target or frequent stimulus, held-out runs of one person, EEGNet
 p300-across-people    the same across five people: nothing to learn, a negative control
-response-times        simulated response times, 24 subjects
-models                four more models on the simulated response times
+
+Topics:
+
+rho                   SAM with several rho, compared with AdamW
+averaging             averaged weights, with and without SAM, compared with AdamW
+variants              other variants of SAM, compared with SAM
+epoch                 epoch chosen on held-out training subjects, AdamW and SAM
+models                four models, each with AdamW and SAM
 """
 
 import argparse
@@ -19,7 +27,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -52,26 +59,47 @@ RHO = 0.1
 ADAMW = {"optimizer": torch.optim.AdamW}
 SAM_01 = {"optimizer": SAM, "optimizer__rho": RHO}
 EMA = {"averaging": WeightAveraging("ema")}
-SETTINGS = {
-    "AdamW": ADAMW,
-    **{f"SAM rho={rho}": {"optimizer": SAM, "optimizer__rho": rho}
-       for rho in (0.02, 0.05, 0.1, 0.2)},
-    **{kind.__name__: {"optimizer": kind, "optimizer__rho": RHO}
-       for kind in (GSAM, FriendlySAM, LookSAM, AESAM, MomentumSAM)},
-    **{f"WSAM gamma={gamma}":
-       {"optimizer": WSAM, "optimizer__rho": RHO, "optimizer__gamma": gamma}
-       for gamma in (0.7, 0.9)},
-    "EMA": {**ADAMW, **EMA},
-    "SWA": {**ADAMW, "averaging": WeightAveraging("swa")},
-    "SAM rho=0.1, EMA": {**SAM_01, **EMA},
-}  # fmt: skip
-FEW = ("AdamW", "SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.2", "EMA", "SAM rho=0.1, EMA")
 MODELS = {
     "EEGNet": "FastEEGNet",
     "CompactCNN": "CompactCNN",
     "Deep4Net": "Deep4Net",
     "SeparableEEGNet": "SeparableEEGNet",
 }
+# The first of a topic is the reference of its comparisons.
+TOPICS = {
+    "rho": {
+        "AdamW": ADAMW,
+        **{f"SAM rho={rho}": {"optimizer": SAM, "optimizer__rho": rho}
+           for rho in (0.02, 0.05, 0.1, 0.2)},
+    },
+    "averaging": {
+        "AdamW": ADAMW,
+        "EMA": {**ADAMW, **EMA},
+        "SWA": {**ADAMW, "averaging": WeightAveraging("swa")},
+        "SAM rho=0.1": SAM_01,
+        "SAM rho=0.1, EMA": {**SAM_01, **EMA},
+    },
+    "variants": {
+        "SAM rho=0.1": SAM_01,
+        **{kind.__name__: {"optimizer": kind, "optimizer__rho": RHO}
+           for kind in (GSAM, FriendlySAM, LookSAM, AESAM, MomentumSAM)},
+        **{f"WSAM gamma={gamma}":
+           {"optimizer": WSAM, "optimizer__rho": RHO, "optimizer__gamma": gamma}
+           for gamma in (0.7, 0.9)},
+        "AdamW": ADAMW,
+    },
+    "epoch": {
+        "AdamW, epoch chosen": {**ADAMW, "chooses_epoch": True},
+        "SAM rho=0.1, epoch chosen": {**SAM_01, "chooses_epoch": True},
+        "AdamW": ADAMW,
+        "SAM rho=0.1": SAM_01,
+    },
+    "models": {
+        f"{model}, {name}": {**settings, "module": module}
+        for model, module in MODELS.items()
+        for name, settings in (("AdamW", ADAMW), ("SAM rho=0.1", SAM_01))
+    },
+}  # fmt: skip
 
 
 def rest_or_arithmetic(data):
@@ -99,43 +127,32 @@ def response_times(data):
 
 
 class Question(NamedTuple):
-    """Data and settings of a question."""
+    """Data, model and length of the training."""
 
     read: Callable
-    settings: dict
+    module: str
     max_epochs: int
-    module: str = "FastEEGNeX"
 
 
 QUESTIONS = {
-    "rest-or-arithmetic": Question(rest_or_arithmetic, SETTINGS, 20),
-    "p300": Question(p300, SETTINGS, 12, "FastEEGNet"),
+    "rest-or-arithmetic": Question(rest_or_arithmetic, "FastEEGNeX", 20),
+    "response-times": Question(response_times, "FastEEGNeX", 20),
+    "p300": Question(p300, "FastEEGNet", 12),
     "p300-across-people": Question(
         functools.partial(p300, people=(1, 2, 3, 4, 5), groups="subject"),
-        {name: SETTINGS[name] for name in ("AdamW", "SAM rho=0.1", "EMA")},
-        12,
         "FastEEGNet",
-    ),
-    "response-times": Question(response_times, SETTINGS, 20),
-    "models": Question(
-        response_times,
-        {
-            f"{model}, {name}": {**SETTINGS[name], "module": module}
-            for model, module in MODELS.items()
-            for name in ("AdamW", "SAM rho=0.1")
-        },
-        20,
+        12,
     ),
 }
 
 
-def make_estimator(question, settings, X, y, max_epochs, chooses_epoch):
+def make_estimator(question, settings, X, y, max_epochs):
     """Build a net; to choose its epoch it holds out training subjects."""
     settings = {"module": question.module, **settings}
     callbacks, split = [], None
     if "averaging" in settings:
         callbacks.append(("averaging", settings.pop("averaging")))
-    if chooses_epoch:
+    if settings.pop("chooses_epoch", False):
         split = SubjectSplit(0.2)
         callbacks.append(("stopping", EarlyStopping(patience=5, load_best=True)))
     classifies = y.dtype.kind == "i"
@@ -192,56 +209,44 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("question", choices=QUESTIONS)
+    parser.add_argument("topic", choices=TOPICS)
     parser.add_argument("data", type=Path, help="folder with eegmat/ and p300/")
-    parser.add_argument(
-        "--choose-epoch",
-        action="store_true",
-        help="stop early, by the loss on held-out training subjects",
-    )
-    parser.add_argument("--only", nargs="+", help="settings, by their names")
+    parser.add_argument("--only", nargs="+", help="optimizers of the topic, by name")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--fits", type=Path, default=Path("build/study"))
     parser.add_argument("--results", type=Path, default=RESULTS)
-    args = parser.parse_args()  # fmt: skip
+    args = parser.parse_args()
     # For the workers, or each of them repeats what braindecode's imports warn about.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
-    question = QUESTIONS[args.question]
-    names = args.only or list(FEW if args.choose_epoch else question.settings)
-    unknown = [name for name in names if name not in question.settings]
+    question, topic = QUESTIONS[args.question], TOPICS[args.topic]
+    names = args.only or list(topic)
+    unknown = [name for name in names if name not in topic]
     if unknown:
-        parser.error(
-            f"--only must be among {list(question.settings)}, got {unknown[0]!r}"
-        )
+        parser.error(f"--only must be among {list(topic)}, got {unknown[0]!r}")
     X, y, groups = question.read(args.data)
+    max_epochs = args.epochs or question.max_epochs
     estimators = {
-        name: make_estimator(
-            question, question.settings[name], X, y,
-            args.epochs or question.max_epochs, args.choose_epoch,
-        )
-        for name in names
-    }  # fmt: skip
-    name = args.question + "-chosen" * args.choose_epoch
+        name: make_estimator(question, topic[name], X, y, max_epochs) for name in names
+    }
+    by_epoch = not any("chooses_epoch" in topic[name] for name in names)
     result = compare(
         estimators, SubjectWindows(X, groups), y, groups, n_seeds=args.seeds,
-        by_epoch=not args.choose_epoch, folder=args.fits / name, n_jobs=args.jobs,
+        by_epoch=by_epoch, folder=args.fits / args.question, n_jobs=args.jobs,
     )  # fmt: skip
-    args.results.mkdir(parents=True, exist_ok=True)
     tables = {
         "scores": result.to_frame(),
         "comparisons": result.comparisons(),
         "summary": summarize(result),
+        "subjects": result.subject_losses,
     }
-    figures = {"subjects": result.plot()}
-    if not args.choose_epoch:
+    if by_epoch:
         tables["by_epoch"] = result.by_epoch().set_index("estimator")
-        figures["by_epoch"] = result.plot_by_epoch()
+    args.results.mkdir(parents=True, exist_ok=True)
+    name = f"{args.question}_{args.topic}"
     for kind, table in tables.items():
         table.to_csv(args.results / f"{name}_{kind}.csv", float_format="%.4f")
-    for kind, figure in figures.items():
-        figure.savefig(args.results / f"{name}_{kind}.png", dpi=110)
-        plt.close(figure)
     result.report(args.fits / f"{name}.html", title=name)
     print(*result.sentences(), sep="\n")
 

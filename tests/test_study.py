@@ -36,7 +36,7 @@ def run(monkeypatch, capsys):
 @pytest.mark.filterwarnings("ignore:no better than the dummy")
 def test_a_small_study_resumes_and_reports(tmp_path, run):
     options = [
-        "models", tmp_path, "--seeds", 1, "--epochs", 1, "--jobs", 2,
+        "response-times", "models", tmp_path, "--seeds", 1, "--epochs", 1, "--jobs", 2,
         "--fits", tmp_path / "fits", "--results", tmp_path / "results",
         "--only", "EEGNet, AdamW", "EEGNet, SAM rho=0.1",
     ]  # fmt: skip
@@ -51,15 +51,17 @@ def test_a_small_study_resumes_and_reports(tmp_path, run):
         DummyRegressor(), X, y, groups=groups, cv=GroupKFold(5)
     )
     results = tmp_path / "results"
-    scores = pd.read_csv(results / "models_scores.csv", index_col=0)
+    scores = pd.read_csv(results / "response-times_models_scores.csv", index_col=0)
     assert scores.loc["dummy", "neg_nrmse"] == pytest.approx(
         -np.sqrt(np.mean((y - expected) ** 2)) / y.std(), abs=1e-4
     )
     assert scores.loc["EEGNet, AdamW", "n_params"] == 1649
-    comparisons = pd.read_csv(results / "models_comparisons.csv")
+    comparisons = pd.read_csv(results / "response-times_models_comparisons.csv")
     assert list(comparisons["estimator"]) == ["EEGNet, SAM rho=0.1", "dummy"]
-    assert len(pd.read_csv(results / "models_by_epoch.csv")) == 2
-    assert (results / "models_subjects.png").stat().st_size > 5000
+    assert len(pd.read_csv(results / "response-times_models_by_epoch.csv")) == 2
+    losses = pd.read_csv(results / "response-times_models_subjects.csv")
+    assert losses.shape == (24, 4)
+    assert (tmp_path / "fits" / "response-times_models.html").is_file()
     options[options.index("--epochs") + 1] = 2
     with pytest.raises(ValueError, match="max_epochs was 1, is 2"):
         run(*options)
@@ -71,12 +73,27 @@ def test_every_question_can_be_read(tmp_path, run, eegmat):
         assert len(X) == len(y) == len(groups), name
         assert np.isfinite(X).all()
         assert len(np.unique(groups)) >= 5
-        for settings in question.settings.values():
-            net = run.study.make_estimator(question, settings, X, y, 1, False)
-            assert net.get_params()
+        for topic in run.study.TOPICS.values():
+            for settings in topic.values():
+                net = run.study.make_estimator(question, settings, X, y, 1)
+                assert net.get_params()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:no better than the dummy")
+def test_an_epoch_is_chosen_on_training_subjects(tmp_path, run):
+    run(
+        "response-times", "epoch", tmp_path, "--seeds", 1, "--epochs", 2, "--jobs", 1,
+        "--fits", tmp_path / "fits", "--results", tmp_path / "results",
+        "--only", "AdamW, epoch chosen", "AdamW",
+    )  # fmt: skip
+    (before, after) = pd.read_csv(
+        tmp_path / "results" / "response-times_epoch_scores.csv", index_col=0
+    ).loc[["AdamW", "AdamW, epoch chosen"], "loss"]
+    assert before != after
 
 
 def test_unknown_settings_are_named(tmp_path, run, capsys):
     with pytest.raises(SystemExit, match="2"):
-        run("response-times", tmp_path, "--only", "Adam")
+        run("response-times", "rho", tmp_path, "--only", "Adam")
     assert "--only must be among ['AdamW', " in capsys.readouterr().err
