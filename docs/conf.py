@@ -135,14 +135,12 @@ html_theme_options = {
     "github_url": repository_url,
     "show_prev_next": False,
     "navigation_with_keys": False,
-    "show_version_warning_banner": False,
     "header_links_before_dropdown": 6,
     "footer_start": ["copyright"],
     "footer_center": ["version"],
     "footer_end": ["sphinx-version"],
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
 }
-html_context = {"default_mode": "auto"}
 # Pages that stand alone need no navigation at the left.
 NO_SIDEBAR = """
 about benchmarks changelog cite competition contributing faq gallery/index glossary

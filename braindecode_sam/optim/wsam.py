@@ -29,9 +29,10 @@ class WSAM(TwoGradientSAM):
     ----------
     params, base_optimizer
         As for :class:`~braindecode_sam.SAM`.
-    gamma : float, default=0.9
+    gamma : float, default=0.7
         Weight of the sharpness, at least 0 and less than 1. With 0, it is the base
-        optimizer, with 0.5 it is SAM. A parameter group may set its own.
+        optimizer, with 0.5 it is SAM. Values near 1 can keep a model from learning. A
+        parameter group may set its own.
     **options
         Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
@@ -66,7 +67,7 @@ class WSAM(TwoGradientSAM):
 
     **Clipping.** If gradients are clipped in the closure (skorch's
     ``GradientNormClipping``), each is clipped separately before they are combined. With
-    the default `gamma`, the result :math:`9 g_p - 8 g` can be much longer than either.
+    ``gamma=0.9``, the result :math:`9 g_p - 8 g` can be much longer than either.
 
     References
     ----------
@@ -93,7 +94,7 @@ class WSAM(TwoGradientSAM):
         params: Iterable[Any],
         base_optimizer: BaseOptimizer = torch.optim.AdamW,
         *,
-        gamma: float = 0.9,
+        gamma: float = 0.7,
         **options: Any,
     ) -> None:
         super().__init__(params, base_optimizer, gamma=gamma, **options)

@@ -23,14 +23,14 @@ CURVES = {
 }
 
 
-def read(question, kind):
+def read(question, topic, kind):
     """Read one of the study's tables."""
-    return pd.read_csv(RESULTS / f"{question}_{kind}.csv")
+    return pd.read_csv(RESULTS / f"{question}_{topic}_{kind}.csv")
 
 
 def draw_curves(ax, question, estimators):
     """Draw the loss on held-out subjects after each epoch."""
-    table = read(question, "by_epoch")
+    table = read(question, "rho", "by_epoch")
     for name in estimators:
         curve = table[table["estimator"] == name]
         color = CURVES[name]
@@ -39,7 +39,7 @@ def draw_curves(ax, question, estimators):
             color=color, alpha=0.12, lw=0,
         )  # fmt: skip
         ax.plot(curve["epoch"], curve["loss"], color=color, lw=2, label=name)
-    dummy = read(question, "scores").set_index("estimator").loc["dummy", "loss"]
+    dummy = read(question, "rho", "scores").set_index("estimator").loc["dummy", "loss"]
     ax.axhline(dummy, color="k", ls=":", lw=1, label=DUMMIES[question in LOSSES])
     ax.set(xlabel="Epoch", ylabel=LOSSES.get(question, "Log loss"))
     ax.spines[["top", "right"]].set_visible(False)
@@ -60,23 +60,47 @@ def by_epoch():
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
 
 
-def differences():
-    """Draw every optimizer's difference to AdamW after the last epoch."""
-    tables = {q: read(q, "comparisons").set_index("estimator") for q in QUESTIONS}
-    _, axes = plt.subplots(1, len(QUESTIONS), figsize=(11, 5), layout="constrained")
-    order = list(dict.fromkeys(name for t in tables.values() for name in t.index))
-    order.remove("dummy")
-    for ax, (question, table) in zip(axes, tables.items(), strict=True):
-        rows = table.reindex(order)
-        for y, (_, row) in enumerate(rows.iterrows()):
+def draw_differences(topic):
+    """Draw the differences to a topic's reference after the last epoch."""
+    run = [q for q in QUESTIONS if (RESULTS / f"{q}_{topic}_comparisons.csv").exists()]
+    tables = {q: read(q, topic, "comparisons").set_index("estimator") for q in run}
+    rows = [name for name in tables[run[0]].index if name != "dummy"]
+    reference = read(run[0], topic, "summary")["Estimator"][0]
+    figure, axes = plt.subplots(
+        1, len(run), figsize=(11, 0.3 * len(rows) + 1.6), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for ax, (question, table) in zip(axes[0], tables.items(), strict=True):
+        for y, (_, row) in enumerate(table.loc[rows].iterrows()):
             significant = row["p_holm"] < 0.05
             ax.plot([row["ci_low"], row["ci_high"]], [y, y], color="C0", lw=2)
             ax.plot(
                 row["difference"], y, "o", color="C0", mfc="C0" if significant else "w"
             )
         ax.axvline(0, color="0.6", lw=1, zorder=0)
-        ax.set_yticks(range(len(order)), order if ax is axes[0] else [])
-        ax.invert_yaxis()
+        ax.set_yticks(range(len(rows)), rows if question == run[0] else [])
+        ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.set_title(QUESTIONS[question], fontsize=10)
-        ax.set_xlabel(f"{LOSSES.get(question, 'Log loss')}, minus AdamW's")
+        ax.set_xlabel(LOSSES.get(question, "Log loss"))
         ax.spines[["top", "right", "left"]].set_visible(False)
+    figure.supxlabel(f"Difference to {reference}", fontsize=10)
+
+
+def rho():
+    """Draw SAM with several rho against AdamW."""
+    draw_differences("rho")
+
+
+def averaging():
+    """Draw averaged weights and SAM against AdamW."""
+    draw_differences("averaging")
+
+
+def variants():
+    """Draw the variants against SAM."""
+    draw_differences("variants")
+
+
+def epoch():
+    """Draw the effect of choosing the epoch."""
+    draw_differences("epoch")
