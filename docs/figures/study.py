@@ -82,6 +82,7 @@ def draw_differences(topic):
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.set_title(QUESTIONS[question], fontsize=10)
         ax.set_xlabel(LOSSES.get(question, "Log loss"))
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.spines[["top", "right", "left"]].set_visible(False)
     figure.supxlabel(f"Difference to {reference}", fontsize=10)
 
