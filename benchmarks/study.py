@@ -58,6 +58,7 @@ RESULTS = Path(__file__).with_name("results") / "study"
 RHO = 0.1
 ADAMW = {"optimizer": torch.optim.AdamW}
 SAM_01 = {"optimizer": SAM, "optimizer__rho": RHO}
+BOTH = {"AdamW": ADAMW, "SAM rho=0.1": SAM_01}
 EMA = {"averaging": WeightAveraging("ema")}
 MODELS = {
     "EEGNet": "FastEEGNet",
@@ -65,40 +66,35 @@ MODELS = {
     "Deep4Net": "Deep4Net",
     "SeparableEEGNet": "SeparableEEGNet",
 }
-# The first of a topic is the reference of its comparisons.
+SETTINGS = {
+    **BOTH,
+    **{f"SAM rho={rho}": {"optimizer": SAM, "optimizer__rho": rho}
+       for rho in (0.02, 0.05, 0.2)},
+    **{kind.__name__: {"optimizer": kind, "optimizer__rho": RHO}
+       for kind in (GSAM, FriendlySAM, LookSAM, AESAM, MomentumSAM)},
+    **{f"WSAM gamma={gamma}":
+       {"optimizer": WSAM, "optimizer__rho": RHO, "optimizer__gamma": gamma}
+       for gamma in (0.7, 0.9)},
+    "EMA": {**ADAMW, **EMA},
+    "SWA": {**ADAMW, "averaging": WeightAveraging("swa")},
+    "SAM rho=0.1, EMA": {**SAM_01, **EMA},
+    **{f"{name}, epoch chosen": {**settings, "chooses_epoch": True}
+       for name, settings in BOTH.items()},
+    **{f"{model}, {name}": {**settings, "module": module}
+       for model, module in MODELS.items() for name, settings in BOTH.items()},
+}  # fmt: skip
+# Settings by topic. The first is the reference of the comparisons.
 TOPICS = {
-    "rho": {
-        "AdamW": ADAMW,
-        **{f"SAM rho={rho}": {"optimizer": SAM, "optimizer__rho": rho}
-           for rho in (0.02, 0.05, 0.1, 0.2)},
-    },
-    "averaging": {
-        "AdamW": ADAMW,
-        "EMA": {**ADAMW, **EMA},
-        "SWA": {**ADAMW, "averaging": WeightAveraging("swa")},
-        "SAM rho=0.1": SAM_01,
-        "SAM rho=0.1, EMA": {**SAM_01, **EMA},
-    },
-    "variants": {
-        "SAM rho=0.1": SAM_01,
-        **{kind.__name__: {"optimizer": kind, "optimizer__rho": RHO}
-           for kind in (GSAM, FriendlySAM, LookSAM, AESAM, MomentumSAM)},
-        **{f"WSAM gamma={gamma}":
-           {"optimizer": WSAM, "optimizer__rho": RHO, "optimizer__gamma": gamma}
-           for gamma in (0.7, 0.9)},
-        "AdamW": ADAMW,
-    },
-    "epoch": {
-        "AdamW, epoch chosen": {**ADAMW, "chooses_epoch": True},
-        "SAM rho=0.1, epoch chosen": {**SAM_01, "chooses_epoch": True},
-        "AdamW": ADAMW,
-        "SAM rho=0.1": SAM_01,
-    },
-    "models": {
-        f"{model}, {name}": {**settings, "module": module}
-        for model, module in MODELS.items()
-        for name, settings in (("AdamW", ADAMW), ("SAM rho=0.1", SAM_01))
-    },
+    "rho": ["AdamW", "SAM rho=0.02", "SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.2"],
+    "averaging": ["AdamW", "EMA", "SWA", "SAM rho=0.1", "SAM rho=0.1, EMA"],
+    "variants": [
+        "SAM rho=0.1", "GSAM", "FriendlySAM", "LookSAM", "AESAM", "MomentumSAM",
+        "WSAM gamma=0.7", "WSAM gamma=0.9", "AdamW",
+    ],
+    "epoch": [
+        "AdamW, epoch chosen", "SAM rho=0.1, epoch chosen", "AdamW", "SAM rho=0.1",
+    ],
+    "models": [f"{model}, {name}" for model in MODELS for name in BOTH],
 }  # fmt: skip
 
 
@@ -221,16 +217,17 @@ def main():
     # For the workers, or each of them repeats what braindecode's imports warn about.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     question, topic = QUESTIONS[args.question], TOPICS[args.topic]
-    names = args.only or list(topic)
+    names = args.only or topic
     unknown = [name for name in names if name not in topic]
     if unknown:
-        parser.error(f"--only must be among {list(topic)}, got {unknown[0]!r}")
+        parser.error(f"--only must be among {topic}, got {unknown[0]!r}")
     X, y, groups = question.read(args.data)
     max_epochs = args.epochs or question.max_epochs
     estimators = {
-        name: make_estimator(question, topic[name], X, y, max_epochs) for name in names
+        name: make_estimator(question, SETTINGS[name], X, y, max_epochs)
+        for name in names
     }
-    by_epoch = not any("chooses_epoch" in topic[name] for name in names)
+    by_epoch = not any("chooses_epoch" in SETTINGS[name] for name in names)
     result = compare(
         estimators, SubjectWindows(X, groups), y, groups, n_seeds=args.seeds,
         by_epoch=by_epoch, folder=args.fits / args.question, n_jobs=args.jobs,

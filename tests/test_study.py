@@ -73,10 +73,11 @@ def test_every_question_can_be_read(tmp_path, run, eegmat):
         assert len(X) == len(y) == len(groups), name
         assert np.isfinite(X).all()
         assert len(np.unique(groups)) >= 5
-        for topic in run.study.TOPICS.values():
-            for settings in topic.values():
-                net = run.study.make_estimator(question, settings, X, y, 1)
-                assert net.get_params()
+        for settings in run.study.SETTINGS.values():
+            net = run.study.make_estimator(question, settings, X, y, 1)
+            assert net.get_params()
+    for names in run.study.TOPICS.values():
+        assert set(names) <= set(run.study.SETTINGS)
 
 
 @pytest.mark.slow
@@ -87,10 +88,10 @@ def test_an_epoch_is_chosen_on_training_subjects(tmp_path, run):
         "--fits", tmp_path / "fits", "--results", tmp_path / "results",
         "--only", "AdamW, epoch chosen", "AdamW",
     )  # fmt: skip
-    (before, after) = pd.read_csv(
+    fixed, chosen = pd.read_csv(
         tmp_path / "results" / "response-times_epoch_scores.csv", index_col=0
     ).loc[["AdamW", "AdamW, epoch chosen"], "loss"]
-    assert before != after
+    assert fixed != chosen
 
 
 def test_unknown_settings_are_named(tmp_path, run, capsys):

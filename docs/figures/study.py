@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
+from braindecode_sam.visualization import plot_paired_losses
+
 # Sphinx runs this file in the folder docs/figures.
 RESULTS = Path("../../benchmarks/results/study")
 QUESTIONS = {
@@ -67,10 +69,9 @@ def draw_differences(topic):
     rows = [name for name in tables[run[0]].index if name != "dummy"]
     reference = read(run[0], topic, "summary")["Estimator"][0]
     figure, axes = plt.subplots(
-        1, len(run), figsize=(11, 0.3 * len(rows) + 1.6), layout="constrained",
-        squeeze=False,
-    )  # fmt: skip
-    for ax, (question, table) in zip(axes[0], tables.items(), strict=True):
+        1, len(run), figsize=(11, 0.3 * len(rows) + 1.6), layout="constrained"
+    )
+    for ax, (question, table) in zip(axes, tables.items(), strict=True):
         for y, (_, row) in enumerate(table.loc[rows].iterrows()):
             significant = row["p_holm"] < 0.05
             ax.plot([row["ci_low"], row["ci_high"]], [y, y], color="C0", lw=2)
@@ -90,6 +91,16 @@ def draw_differences(topic):
 def rho():
     """Draw SAM with several rho against AdamW."""
     draw_differences("rho")
+
+
+def subjects():
+    """Draw each subject's response times, with AdamW and with SAM."""
+    plot_paired_losses(
+        read("response-times", "rho", "subjects").set_index("subject"),
+        read("response-times", "rho", "comparisons").set_index("estimator"),
+        loss=LOSSES["response-times"],
+        dummy="dummy",
+    )
 
 
 def averaging():
