@@ -23,6 +23,24 @@ CURVES = {
     "SAM rho=0.1": "#3182bd",
     "SAM rho=0.2": "#08306b",
 }
+AVERAGES = {
+    "AdamW": "0.45",
+    "EMA": "#d95f02",
+    "SWA": "#7570b3",
+    "SAM rho=0.1": "#3182bd",
+    "SAM rho=0.1, EMA": "#08306b",
+}
+VARIANTS = {
+    "AdamW": "0.45",
+    "SAM rho=0.1": "k",
+    "GSAM": "C0",
+    "FriendlySAM": "C2",
+    "LookSAM": "C3",
+    "AESAM": "C4",
+    "MomentumSAM": "C1",
+    "WSAM gamma=0.7": "C5",
+    "WSAM gamma=0.9": "C6",
+}
 
 
 def read(question, topic, kind):
@@ -30,36 +48,51 @@ def read(question, topic, kind):
     return pd.read_csv(RESULTS / f"{question}_{topic}_{kind}.csv")
 
 
-def draw_curves(ax, question, estimators):
+def draw_curves(ax, question, topic, colors, bands):
     """Draw the loss on held-out subjects after each epoch."""
-    table = read(question, "rho", "by_epoch")
-    for name in estimators:
+    table = read(question, topic, "by_epoch")
+    for name, color in colors.items():
         curve = table[table["estimator"] == name]
-        color = CURVES[name]
-        ax.fill_between(
-            curve["epoch"], curve["loss_low"], curve["loss_high"],
-            color=color, alpha=0.12, lw=0,
-        )  # fmt: skip
+        if bands:
+            ax.fill_between(
+                curve["epoch"], curve["loss_low"], curve["loss_high"],
+                color=color, alpha=0.12, lw=0,
+            )  # fmt: skip
         ax.plot(curve["epoch"], curve["loss"], color=color, lw=2, label=name)
-    dummy = read(question, "rho", "scores").set_index("estimator").loc["dummy", "loss"]
-    ax.axhline(dummy, color="k", ls=":", lw=1, label=DUMMIES[question in LOSSES])
+    scores = read(question, topic, "scores").set_index("estimator")
+    label = DUMMIES[question in LOSSES]
+    ax.axhline(scores.loc["dummy", "loss"], color="k", ls=":", lw=1, label=label)
     ax.set(xlabel="Epoch", ylabel=LOSSES.get(question, "Log loss"))
     ax.spines[["top", "right"]].set_visible(False)
     ax.margins(x=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def by_epoch():
-    """Draw a panel for each question."""
-    figure, axes = plt.subplots(
-        1, len(QUESTIONS), figsize=(11, 3.8), layout="constrained"
-    )
-    for ax, (question, title) in zip(axes, QUESTIONS.items(), strict=True):
-        draw_curves(ax, question, CURVES)
-        ax.set_title(title, fontsize=10)
+def draw_epochs(topic, colors, bands=False):
+    """Draw the curves of a topic, a panel for each question."""
+    run = [q for q in QUESTIONS if (RESULTS / f"{q}_{topic}_by_epoch.csv").exists()]
+    figure, axes = plt.subplots(1, len(run), figsize=(11, 3.8), layout="constrained")
+    for ax, question in zip(axes, run, strict=True):
+        draw_curves(ax, question, topic, colors, bands)
+        ax.set_title(QUESTIONS[question], fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     labels[-1] = "dummy predictor"
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
+
+
+def by_epoch():
+    """Draw AdamW and SAM with several rho."""
+    draw_epochs("rho", CURVES, bands=True)
+
+
+def averaging_by_epoch():
+    """Draw averaged weights, SAM, and both."""
+    draw_epochs("averaging", AVERAGES)
+
+
+def variants_by_epoch():
+    """Draw the variants."""
+    draw_epochs("variants", VARIANTS)
 
 
 def draw_differences(topic):
