@@ -3,6 +3,9 @@
 import importlib
 import inspect
 import re
+import shutil
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -71,3 +74,14 @@ def test_the_readme_is_short_and_its_snippet_runs(capsys):
     for line, example in zip(printed, shown.strip().splitlines(), strict=False):
         number = r"NRMSE [\d.]+ on"
         assert re.sub(number, "", line) == re.sub(number, "", example.strip())
+
+
+@pytest.mark.slow
+def test_the_readme_figure_can_be_drawn(tmp_path):
+    figures = tmp_path / "docs" / "figures"
+    ignored = shutil.ignore_patterns("*.png")
+    shutil.copytree(ROOT / "docs" / "figures", figures, ignore=ignored)
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    command = [sys.executable, "-W", "ignore", figures / "overview.py"]
+    subprocess.run(command, check=True)
+    assert (figures / "overview.png").stat().st_size > 10_000
