@@ -99,13 +99,14 @@ def draw_differences(topic):
     """Draw the differences to a topic's reference after the last epoch."""
     run = [q for q in QUESTIONS if (RESULTS / f"{q}_{topic}_comparisons.csv").exists()]
     tables = {q: read(q, topic, "comparisons").set_index("estimator") for q in run}
-    rows = [name for name in tables[run[0]].index if name != "dummy"]
+    longest = max(tables.values(), key=len).index  # not every question has all rows
+    rows = [name for name in longest if name != "dummy"]
     reference = read(run[0], topic, "summary")["Estimator"][0]
     figure, axes = plt.subplots(
         1, len(run), figsize=(11, 0.3 * len(rows) + 1.6), layout="constrained"
     )
     for ax, (question, table) in zip(axes, tables.items(), strict=True):
-        for y, (_, row) in enumerate(table.loc[rows].iterrows()):
+        for y, (_, row) in enumerate(table.reindex(rows).iterrows()):
             significant = row["p_holm"] < 0.05
             ax.plot([row["ci_low"], row["ci_high"]], [y, y], color="C0", lw=2)
             ax.plot(
