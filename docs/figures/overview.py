@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from study import CURVES, draw_curves
+from study import draw_curves
 
 SPEED = Path("../../benchmarks/results/speed")
 COLORS = {
@@ -42,8 +42,8 @@ def main():
     """Draw both panels."""
     os.chdir(Path(__file__).parent)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    colors = {name: CURVES[name] for name in ("AdamW", "SAM rho=0.1")}
-    draw_curves(left, "rest-or-arithmetic", "rho", colors, bands=True)
+    names = ("AdamW", "SAM rho=0.1")
+    draw_curves(left, "rest-or-arithmetic", "rho", names, bands=True)
     left.set_title("Rest or mental arithmetic: held-out subjects", fontsize=11)
     left.legend(frameon=False)
     draw_steps(right)

@@ -17,23 +17,15 @@ QUESTIONS = {
 }
 LOSSES = {"response-times": "Squared error / variance"}  # else the log loss
 DUMMIES = ("class frequencies", "mean of the targets")
-CURVES = {
+COLORS = {
     "AdamW": "0.45",
     "SAM rho=0.05": "#9ecae1",
     "SAM rho=0.1": "#3182bd",
     "SAM rho=0.2": "#08306b",
-}
-AVERAGES = {
-    "AdamW": "0.45",
     "EMA": "#d95f02",
     "SWA": "#7570b3",
-    "SAM rho=0.1": "#3182bd",
     "SAM rho=0.1, EMA": "#08306b",
-}
-VARIANTS = {
-    "AdamW": "0.45",
-    "SAM rho=0.1": "k",
-    "GSAM": "C0",
+    "GSAM": "C9",
     "FriendlySAM": "C2",
     "LookSAM": "C3",
     "AESAM": "C4",
@@ -41,6 +33,15 @@ VARIANTS = {
     "WSAM gamma=0.7": "C5",
     "WSAM gamma=0.9": "C6",
 }
+# By topic. Not every question has all of them.
+CURVES = {
+    "rho": ["AdamW", "SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.2"],
+    "averaging": ["AdamW", "EMA", "SWA", "SAM rho=0.1", "SAM rho=0.1, EMA"],
+    "variants": [
+        "AdamW", "SAM rho=0.1", "GSAM", "FriendlySAM", "LookSAM", "AESAM",
+        "MomentumSAM", "WSAM gamma=0.7", "WSAM gamma=0.9",
+    ],
+}  # fmt: skip
 
 
 def read(question, topic, kind):
@@ -48,11 +49,16 @@ def read(question, topic, kind):
     return pd.read_csv(RESULTS / f"{question}_{topic}_{kind}.csv")
 
 
-def draw_curves(ax, question, topic, colors, bands):
+def questions_of(topic):
+    """Name the questions on which a topic was run."""
+    return [q for q in QUESTIONS if (RESULTS / f"{q}_{topic}_summary.csv").exists()]
+
+
+def draw_curves(ax, question, topic, names, bands):
     """Draw the loss on held-out subjects after each epoch."""
     table = read(question, topic, "by_epoch")
-    for name, color in colors.items():
-        curve = table[table["estimator"] == name]
+    for name in names:
+        curve, color = table[table["estimator"] == name], COLORS[name]
         if bands:
             ax.fill_between(
                 curve["epoch"], curve["loss_low"], curve["loss_high"],
@@ -68,12 +74,12 @@ def draw_curves(ax, question, topic, colors, bands):
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def draw_epochs(topic, colors, bands=False):
+def draw_epochs(topic, bands=False):
     """Draw the curves of a topic, a panel for each question."""
-    run = [q for q in QUESTIONS if (RESULTS / f"{q}_{topic}_by_epoch.csv").exists()]
+    run = questions_of(topic)
     figure, axes = plt.subplots(1, len(run), figsize=(11, 3.8), layout="constrained")
     for ax, question in zip(axes, run, strict=True):
-        draw_curves(ax, question, topic, colors, bands)
+        draw_curves(ax, question, topic, CURVES[topic], bands)
         ax.set_title(QUESTIONS[question], fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     labels[-1] = "dummy predictor"
@@ -82,22 +88,22 @@ def draw_epochs(topic, colors, bands=False):
 
 def by_epoch():
     """Draw AdamW and SAM with several rho."""
-    draw_epochs("rho", CURVES, bands=True)
+    draw_epochs("rho", bands=True)
 
 
 def averaging_by_epoch():
     """Draw averaged weights, SAM, and both."""
-    draw_epochs("averaging", AVERAGES)
+    draw_epochs("averaging")
 
 
 def variants_by_epoch():
     """Draw the variants."""
-    draw_epochs("variants", VARIANTS)
+    draw_epochs("variants")
 
 
 def draw_differences(topic):
     """Draw the differences to a topic's reference after the last epoch."""
-    run = [q for q in QUESTIONS if (RESULTS / f"{q}_{topic}_comparisons.csv").exists()]
+    run = questions_of(topic)
     tables = {q: read(q, topic, "comparisons").set_index("estimator") for q in run}
     longest = max(tables.values(), key=len).index  # not every question has all rows
     rows = [name for name in longest if name != "dummy"]
