@@ -9,7 +9,7 @@ Questions, each with its data:
 rest-or-arithmetic    what a person is doing, 24 people (EEGMAT), EEGNeX
 response-times        simulated response times, 24 subjects, EEGNeX
 p300                  target or frequent stimulus, held-out runs of one person, EEGNet
-p300-across-people    the same, held-out people: meant as a negative control
+p300-across-people    the same, held-out people: a negative control
 
 Topics:
 
