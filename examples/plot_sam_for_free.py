@@ -24,6 +24,7 @@ from braindecode_sam import (
 )
 from braindecode_sam.datasets import simulate_response_times, to_arrays
 
+BATCH_SIZE = 32
 N_STEPS = 3  # to time, of each kind
 N_SUBJECTS = 8
 N_TRIALS = 16
@@ -58,7 +59,7 @@ for what, (a, b) in {"outputs": outputs, "gradients": gradients}.items():
 # forward pass for the backward pass. The second pass of a SAM step begins
 # when that of the first one is free again.
 
-data = torch.randn(32, 72, 500), torch.randn(32, 1)
+data = torch.randn(BATCH_SIZE, 72, 500), torch.randn(BATCH_SIZE, 1)
 KINDS = {
     "EEGNeX, AdamW": (EEGNeX, torch.optim.AdamW),
     "EEGNeX, SAM": (EEGNeX, SAM),
@@ -152,8 +153,9 @@ for name, options in {
     "FastEEGNeX, SAM": {"optimizer": SAM, "optimizer__rho": 0.1},
 }.items():
     net = make_regressor(
-        "challenge_1", device="cpu", max_epochs=N_EPOCHS, random_state=0,
-        verbose=0, module__drop_prob=0.0, **options,
+        "challenge_1", device="cpu", batch_size=BATCH_SIZE,
+        max_epochs=N_EPOCHS, random_state=0, verbose=0,
+        module__drop_prob=0.0, **options,
     )  # fmt: skip
     start = time.perf_counter()
     net.fit(X[train], y[train])

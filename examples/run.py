@@ -107,7 +107,8 @@ def run(path, values):
     exec(compile(tree, str(path), "exec"), main.__dict__)
 
 
-def _main():
+def main():
+    """Run the example that the command line names."""
     names = sorted(path.stem for path in EXAMPLES.glob("plot_*.py"))
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -128,4 +129,4 @@ def _main():
 
 
 if __name__ == "__main__":
-    _main()
+    main()

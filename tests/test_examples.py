@@ -6,11 +6,15 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import mne
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+ALONE = ("--n-jobs", 1)  # workers take seconds to start
 
 
 def run(*arguments, status=0, cwd=ROOT, **environment):
@@ -25,8 +29,30 @@ def run(*arguments, status=0, cwd=ROOT, **environment):
     return done.stderr if status else done.stdout
 
 
-def run_example(name, *options, **environment):
-    return run("examples/run.py", name, *options, **environment)
+@pytest.fixture(scope="module")
+def runner():
+    spec = importlib.util.spec_from_file_location("runner", ROOT / "examples/run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run_example(runner, monkeypatch, capsys):
+    """Run an example in this process, without the seconds of another one's imports."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+    def run_example(name, *options, **environment):
+        for variable, value in environment.items():
+            monkeypatch.setenv(variable, str(value))
+        monkeypatch.setattr(sys, "argv", ["run.py", name, *map(str, options)])
+        with warnings.catch_warnings(), mne.use_log_level("info"):
+            warnings.simplefilter("ignore")
+            runner.main()
+        plt.close("all")
+        return capsys.readouterr().out
+
+    return run_example
 
 
 def numbers_of(printed, start):
@@ -47,7 +73,7 @@ def check_sentence(printed, name="SAM", reference="AdamW"):
 
 
 @pytest.mark.slow
-def test_quick_start():
+def test_quick_start(run_example):
     options = ["--n-subjects", 6, "--n-trials", 6, "--n-epochs", 1]
     printed = run_example("plot_quick_start", *options)
     for name in ("AdamW", "SAM", "dummy"):
@@ -56,7 +82,7 @@ def test_quick_start():
 
 
 @pytest.mark.slow
-def test_why_sam():
+def test_why_sam(run_example):
     options = ["--n-subjects", 4, "--n-epochs", 2, "--n-seeds", 2, "--n-directions", 1]
     printed = run_example("plot_why_sam", *options)
     for optimizer in ("AdamW", "SAM"):
@@ -68,7 +94,7 @@ def test_why_sam():
 
 
 @pytest.mark.slow
-def test_choose_rho():
+def test_choose_rho(run_example):
     options = ["--n-subjects", 6, "--n-trials", 8, "--n-epochs", 1, "--rhos", 0, 0.1]
     printed = run_example("plot_choose_rho", *options)
     chosen = numbers_of(printed, "chosen rho: [")
@@ -81,7 +107,7 @@ def test_choose_rho():
 
 
 @pytest.mark.slow
-def test_the_leak():
+def test_the_leak(run_example):
     printed = run_example("plot_the_leak")
     for model in ("nearest neighbors", "mean predictor"):
         for folds in ("windows", "subjects"):
@@ -94,7 +120,7 @@ def test_the_leak():
 
 
 @pytest.mark.slow
-def test_early_stopping():
+def test_early_stopping(run_example):
     options = ["--n-subjects", 8, "--n-trials", 6, "--n-epochs", 4, "--patience", 2]
     printed = run_example("plot_early_stopping", *options, "--n-epochs-to-resume", 2)
     for optimizer in ("AdamW", "SAM"):
@@ -106,10 +132,10 @@ def test_early_stopping():
 
 
 @pytest.mark.slow
-def test_compare(tmp_path):
+def test_compare(run_example, tmp_path):
     page = tmp_path / "report.html"
     options = ["--n-subjects", 6, "--n-trials", 8, "--n-epochs", 1, "--n-seeds", 1]
-    printed = run_example("plot_compare", *options, "--report", page)
+    printed = run_example("plot_compare", *options, *ALONE, "--report", page)
     for estimator in ("AdamW", "SAM", "dummy"):
         assert len(numbers_of(printed, f"{estimator}  ")) == 5  # in the table
     check_sentence(printed)
@@ -117,9 +143,9 @@ def test_compare(tmp_path):
 
 
 @pytest.mark.slow
-def test_real_eeg(eegmat):
+def test_real_eeg(run_example, eegmat):
     options = ["--n-subjects", 10, "--n-epochs", 1]
-    printed = run_example("plot_real_eeg", *options, EEGMAT_PATH=eegmat)
+    printed = run_example("plot_real_eeg", *options, *ALONE, EEGMAT_PATH=eegmat)
     assert "150 windows of 10 subjects, 19 x 500" in printed
     for name in ("AdamW", "SAM", "mean predictor"):
         by_std, by_range = numbers_of(printed, f"{name}  ")
@@ -132,10 +158,10 @@ def test_real_eeg(eegmat):
 
 
 @pytest.mark.slow
-def test_compare_real(tmp_path, eegmat):
+def test_compare_real(run_example, tmp_path, eegmat):
     page = tmp_path / "report.html"
     options = ["--n-subjects", 6, "--n-epochs", 1, "--report", page]
-    printed = run_example("plot_compare_real", *options, EEGMAT_PATH=eegmat)
+    printed = run_example("plot_compare_real", *options, *ALONE, EEGMAT_PATH=eegmat)
     assert "180 windows of 6 subjects, 19 x 500" in printed
     for unit in ("windows", "recordings"):
         assert unit in printed.splitlines()
@@ -145,8 +171,8 @@ def test_compare_real(tmp_path, eegmat):
 
 @pytest.mark.slow
 def test_response_times(eeglab):
-    options = ["--n-epochs", 1, "--n-seeds", 1]
-    printed = run_example("plot_response_times", *options, EEGLAB_SAMPLE=eeglab)
+    options = ["plot_response_times", "--n-epochs", 1, "--n-seeds", 1, *ALONE]
+    printed = run("examples/run.py", *options, EEGLAB_SAMPLE=eeglab)  # it sets up logs
     assert "eeglab_data.set: kept 74 of 80 trials; left out 6 without" in printed
     assert str(eeglab.parent) not in printed
     assert "74 trials, 30 x 128" in printed
@@ -163,18 +189,20 @@ def test_response_times(eeglab):
         ("plot_response_times", "EEGLAB_SAMPLE", "github.com/sccn/eeglab"),
     ],
 )
-def test_without_recordings_examples_say_where_to_get_them(name, variable, source):
-    absent = {variable: "no_such_place"}
-    told = run(f"examples/{name}.py", status=1, **absent).splitlines()[-1]
-    assert told.startswith("FileNotFoundError: ")
-    assert all(word in told for word in ("no_such_place", source, variable))
+def test_without_recordings_examples_say_where_to_get_them(
+    run_example, name, variable, source
+):
+    with pytest.raises(FileNotFoundError) as told:
+        run_example(name, **{variable: "no_such_place"})
+    for word in ("no_such_place", source, variable):
+        assert word in str(told.value)
 
 
 @pytest.mark.slow
-def test_from_bids(tmp_path):
+def test_from_bids(run_example, tmp_path):
     pytest.importorskip("pybv", reason="the extra bids is not installed")
     options = ["--n-subjects", 5, "--n-trials", 8, "--n-epochs", 1]
-    printed = run_example("plot_from_bids", *options, "--folder", tmp_path)
+    printed = run_example("plot_from_bids", *options, *ALONE, "--folder", tmp_path)
     assert "40 windows of 5 subjects, 129 x 200" in printed
     check_sentence(printed)
     events = next(tmp_path.glob("sub-001/eeg/*_events.tsv")).read_text()
@@ -183,7 +211,7 @@ def test_from_bids(tmp_path):
 
 
 @pytest.mark.slow
-def test_speed_up():
+def test_speed_up(run_example):
     options = ["--n-chans", 8, "--n-times", 250, "--batch-size", 4, "--n-steps", 1]
     printed = run_example("plot_speed_up", *options)
     (difference,) = numbers_of(printed, "relative difference of the gradients: ")
@@ -195,8 +223,9 @@ def test_speed_up():
 
 
 @pytest.mark.slow
-def test_sam_for_free():
-    options = ["--n-subjects", 4, "--n-epochs", 1, "--n-steps", 1]
+def test_sam_for_free(run_example):
+    options = ["--n-subjects", 4, "--n-trials", 4, "--batch-size", 8]
+    options += ["--n-epochs", 1, "--n-steps", 1]
     printed = run_example("plot_sam_for_free", *options)
     for what in ("outputs", "gradients"):
         assert numbers_of(printed, f"largest difference of {what}:")[0] < 1e-9
@@ -209,9 +238,9 @@ def test_sam_for_free():
 
 
 @pytest.mark.slow
-def test_challenge_1():
+def test_challenge_1(run_example):
     options = ["--n-subjects", 10, "--n-trials", 4, "--n-epochs", 1]
-    printed = run_example("plot_challenge_1", *options)
+    printed = run_example("plot_challenge_1", *options, *ALONE)
     assert "40 trials of 10 subjects, 72 x 500" in printed
     by_std, by_range = printed.split("NRMSE, lower is better")[1].split("by range")
     for part in (by_std, by_range):
@@ -221,9 +250,9 @@ def test_challenge_1():
 
 
 @pytest.mark.slow
-def test_challenge_2():
+def test_challenge_2(run_example):
     options = ["--n-subjects", 10, "--n-trials", 2, "--n-epochs", 1]
-    printed = run_example("plot_challenge_2", *options)
+    printed = run_example("plot_challenge_2", *options, *ALONE)
     assert "X (20, 104, 1000), y (20, 8)" in printed
     assert "Training on " in printed
     for name in ("Adamax", "SAM", "mean predictor"):
@@ -233,7 +262,7 @@ def test_challenge_2():
 
 
 @pytest.mark.slow
-def test_callbacks():
+def test_callbacks(run_example):
     options = ["--n-subjects", 6, "--n-trials", 6, "--n-epochs", 3]
     printed = run_example("plot_callbacks", *options)
     for name in ("AdamW", "constant", "late", "cosine", "SAM-ON"):
@@ -256,7 +285,7 @@ def test_migrating():
 def test_on_a_cluster():
     pytest.importorskip("distributed", reason="the extra distributed is not installed")
     options = ["--n-trials", 4, "--n-epochs", 2]
-    printed = run_example("plot_on_a_cluster", *options)
+    printed = run("examples/run.py", "plot_on_a_cluster", *options)
     assert "killing a worker" in printed
     assert printed.count("the same bit for bit") == 4
     for rho in ("0.0", "0.1"):
@@ -316,14 +345,6 @@ def test_notebooks(tmp_path, name, sizes, promised):
 
 
 # examples/run.py
-
-
-@pytest.fixture(scope="module")
-def runner():
-    spec = importlib.util.spec_from_file_location("runner", ROOT / "examples/run.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 SCRIPT = '''"""What it does."""
