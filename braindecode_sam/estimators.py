@@ -236,6 +236,11 @@ def _check_criterion(
 
 
 def _callbacks(optimizer: Any, further: Iterable[Any] | None) -> list[Any]:
+    if isinstance(further, str):
+        raise ValueError(
+            f"callbacks must be a list of callbacks or None, got {further!r}; single"
+            " ones are disabled by name, such as callbacks__window_check=None"
+        )
     sam = [("sam", SAMCallback())] if is_sam(optimizer) else []
     return [("window_check", WindowCheck()), *sam, *(further or [])]
 

@@ -248,6 +248,12 @@ def test_refuses_configurations(config, message):
         make_regressor(config, device="cpu")
 
 
+@pytest.mark.parametrize("builder", [make_regressor, make_classifier])
+def test_refuses_callbacks_that_are_not_a_list(builder):
+    with pytest.raises(ValueError, match=r"callbacks must be a list .* got 'disable'"):
+        builder(callbacks="disable")
+
+
 def test_refuses_a_missing_file():
     with pytest.raises(FileNotFoundError, match=r"missing\.json"):
         load_config("missing.json")

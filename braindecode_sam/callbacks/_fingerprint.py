@@ -63,9 +63,10 @@ def settings_of(net: Any) -> dict[str, str]:
 def described(value: Any) -> str:
     """Describe an object by a text that is the same in every process.
 
-    Functions are described by their names, and also by their code if they cannot be
-    imported. Objects are described by their class and attributes, without those that
-    are learned or private.
+    Functions and classes are described by their names, and also by their code if they
+    cannot be imported. Global variables that the code reads are not described. Objects
+    are described by their class and attributes, without those that are learned or
+    private.
     """
     return _described(value, ())
 
@@ -75,7 +76,9 @@ def _described(value: Any, around: tuple[Any, ...]) -> str:
         return type(value).__qualname__  # recursive or deeply nested
     inside = functools.partial(_described, around=(*around, value))
     if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
+        return _class(value, inside)
+    if isinstance(value, property):
+        return inside([value.fget, value.fset])
     if isinstance(value, functools.partial):
         return f"partial{inside([value.func, *value.args, value.keywords])}"
     if callable(value) and hasattr(value, "__qualname__"):
@@ -105,15 +108,30 @@ def _described(value: Any, around: tuple[Any, ...]) -> str:
     return _object(value, inside)
 
 
+def _is_importable(value: Any) -> bool:
+    return "<" not in value.__qualname__ and value.__module__ != "__main__"
+
+
+def _class(value: type, inside: Any) -> str:
+    text = f"{value.__module__}.{value.__qualname__}"
+    if _is_importable(value):
+        return text
+    own = {
+        name: getattr(item, "__func__", item)  # of static and class methods
+        for name, item in vars(value).items()
+        if not name.startswith("__") or hasattr(item, "__code__")
+    }
+    digest = hashlib.blake2b(inside([*value.__bases__, own]).encode(), digest_size=8)
+    return f"{text} {digest.hexdigest()}"
+
+
 def _function(value: Any, inside: Any) -> str:
     text = f"{value.__module__}.{value.__qualname__}"
     owner = getattr(value, "__self__", None)
     if owner is not None and not isinstance(owner, (type, ModuleType)):
         text += f" of {inside(owner)}"
     code = getattr(value, "__code__", None)
-    if code is not None and (
-        "<" in value.__qualname__ or value.__module__ == "__main__"
-    ):
+    if code is not None and not _is_importable(value):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
         digest = hashlib.blake2b(digest_size=8)
         digest.update(code.co_code + repr((_constants(code), code.co_names)).encode())

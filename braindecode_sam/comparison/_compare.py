@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -19,7 +19,7 @@ from sklearn.base import (
     is_regressor,
 )
 from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.metrics import get_scorer
+from sklearn.metrics import check_scoring
 from sklearn.model_selection import GroupKFold
 
 from braindecode_sam._arguments import check_choice, check_integer
@@ -78,7 +78,7 @@ def compare(
         EEG. Pass :class:`~braindecode_sam.datasets.SubjectWindows` if an estimator
         needs the subjects.
     y : array-like of shape (n_windows,) or (n_windows, n_outputs)
-        Targets, or labels of any kind.
+        Targets of one or more outputs, or a label of any kind for each window.
     groups : array-like of shape (n_windows,)
         Subject of each window. Subjects are the unit of all statistics.
     cv : int, splitter or iterable of splits, optional
@@ -103,8 +103,9 @@ def compare(
     folder : path-like, optional
         Folder in which to store finished fits. A second call with the same data and
         settings continues after the last finished fit, even if the first call was
-        killed. It may add estimators and seeds. Importable functions are compared by
-        name.
+        killed. It may add estimators and seeds. Functions and classes are compared by
+        name, and by their own code if the script defines them. Use another folder
+        after a change elsewhere, such as in a module or a global variable.
     n_jobs : int, optional
         Number of fits that run in parallel on joblib's current backend: processes of
         loky or, inside :func:`~braindecode_sam.model_selection.on_dask`, a cluster.
@@ -135,7 +136,8 @@ def compare(
     UserWarning
         If a fold trains and tests on the same subject, an estimator is no better than
         the dummy predictor, there are too few subjects for a corrected p-value below
-        0.05, or predictions are not finite.
+        0.05, predictions are not finite, or the subjects that `X` carries are not those
+        of `groups`, nor parts or unions of them.
 
     See Also
     --------
@@ -179,12 +181,15 @@ def compare(
     _check_subjects(groups)
     check_integer("n_seeds", n_seeds, 1)
     check_integer("random_state", random_state, 0, 2**32 - 1 - n_seeds)
+    if n_jobs is not None and not isinstance(n_jobs, Integral):
+        raise TypeError(f"n_jobs must be an integer or None, got {n_jobs!r}")
     estimators, classifies = _check_estimators(estimators)
     _check_nets(estimators, by_epoch, n_jobs)
-    y = _check_y(y, classifies)
+    y = _labels_of(y) if classifies else _targets_of(y)
     classes = np.unique(y) if classifies else None
     if not hasattr(X, "shape") or hasattr(X, "iloc"):  # a list, or a table
         X = np.asarray(X)
+    _check_subjects_of(X, groups)
     splits = _splits(cv, X, y, groups)
     scorers = _scorers(scoring, classifies)
     _check_scores(y, classes, loss, scorers)
@@ -196,6 +201,8 @@ def compare(
     store = None
     if folder is not None:
         data = {"X": X, "y": y, "groups": groups}
+        if not np.array_equal(_subjects_of(X, groups), groups):
+            data["groups of X"] = _subjects_of(X, groups)
         digests = {name: contents_of(values) for name, values in data.items()}
         digests["folds"] = joblib.hash([[a.tolist(), b.tolist()] for a, b in splits])
         store = _fits.Folder(folder, digests, settings)
@@ -246,9 +253,43 @@ def _check_inputs(X: Any, groups: Any) -> None:
         )
 
 
-def _check_y(y: ArrayLike, classifies: bool) -> NDArray[Any]:
+def _targets_of(y: ArrayLike) -> NDArray[Any]:
     check_numbers_or_labels(y)
-    return as_numbers_or_labels("y", y) if classifies else as_numbers("y", y)
+    return as_numbers("y", y)
+
+
+def _labels_of(y: ArrayLike) -> NDArray[Any]:
+    labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise ValueError(
+            "y must hold one label for each window, of shape (n_windows,), got the"
+            f" shape {labels.shape}"
+        )
+    check_numbers_or_labels(labels)
+    if labels.dtype == object:  # of integers, for instance from a table
+        labels = np.array(labels.tolist())
+    return as_numbers_or_labels("y", labels)
+
+
+def _subjects_of(X: Any, groups: NDArray[Any]) -> NDArray[Any]:
+    """Return the subjects that X carries, as SubjectWindows do, else `groups`."""
+    return check_groups(X.groups) if hasattr(X, "groups") else groups
+
+
+def _check_subjects_of(X: Any, groups: NDArray[Any]) -> None:
+    """Warn if neither subjects of X lie within groups, nor groups within subjects."""
+    subjects, one = np.unique(_subjects_of(X, groups), return_inverse=True)
+    names, other = np.unique(groups, return_inverse=True)
+    n_pairs = len(set(zip(one.tolist(), other.tolist(), strict=True)))
+    if n_pairs > max(len(subjects), len(names)):
+        warnings.warn(
+            f"the {len(subjects)} subjects in X and the {len(names)} in groups overlap"
+            " in part, so estimators that read the subjects of X do not train and test"
+            " on the people of groups; expected SubjectWindows(X, groups)",
+            stacklevel=3,
+        )
 
 
 def _check_nets(
@@ -257,6 +298,7 @@ def _check_nets(
     """Raise for nets whose fits would depend on one another."""
     nets = {name: _fits.nets_in(e) for name, e in estimators.items()}
     for name, inside in nets.items():
+        _fits.check_searched(name, estimators[name])
         if by_epoch and len(inside) > 1:
             raise ValueError(
                 f"by_epoch needs estimators with a single net, but {name!r} has"
@@ -296,7 +338,11 @@ def _check_scores(
                 f"scoring must not name a scorer {name!r}, which is reserved for a"
                 " column of the tables; use another name"
             )
-        score = scorer(stored(y_pred, classes), rows, y)
+        try:
+            score = scorer(stored(y_pred, classes), rows, y)
+        except Exception as error:
+            error.add_note(f"Raised by the scorer {name!r}.")
+            raise
         if not isinstance(score, Real):
             raise TypeError(
                 f"scorer {name!r} must return a number, got {score!r}; pass a dict of"
@@ -379,9 +425,19 @@ def _splits(cv: Any, X: Any, y: Any, groups: NDArray[Any]) -> list[Any]:
                 f"cv must be at most the number of subjects, {n_subjects}, got {cv}"
             )
         cv = GroupKFold(cv)
+    accepted = (
+        "an integer, a splitter such as GroupKFold(5), or an iterable of pairs of"
+        " training and test rows"
+    )
+    is_splitter = hasattr(cv, "split")
+    if isinstance(cv, (str, type)) or not (is_splitter or isinstance(cv, Iterable)):
+        raise TypeError(f"cv must be {accepted}, got {cv!r}")
+    pairs = list(cv.split(X, y, groups) if is_splitter else cv)
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f"cv must be {accepted}, got the item {pair!r}")
     splits = [
-        (_rows_of(train, len(y)), _rows_of(test, len(y)))
-        for train, test in (cv.split(X, y, groups) if hasattr(cv, "split") else cv)
+        (_rows_of(train, len(y)), _rows_of(test, len(y))) for train, test in pairs
     ]
     if not splits:
         raise ValueError("cv must yield at least one split, got none")
@@ -418,9 +474,15 @@ def _scorers(scoring: Any, classifies: bool) -> dict[str, Any]:
     if isinstance(scoring, str) or callable(scoring):
         scoring = {scoring if isinstance(scoring, str) else "score": scoring}
     if not isinstance(scoring, Mapping):
-        scoring = {name: name for name in scoring}
-    return {name: get_scorer(s) if isinstance(s, str) else s
-            for name, s in scoring.items()}  # fmt: skip
+        names = list(scoring) if isinstance(scoring, Iterable) else [scoring]
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(
+                "scoring must be the name of a scorer, a list of names, a dict of"
+                f" scorers by their names, or a scorer, got {scoring!r}"
+            )
+        scoring = {name: name for name in names}
+    # The estimator serves only to call it.
+    return {name: check_scoring(DummyRegressor(), s) for name, s in scoring.items()}
 
 
 def _check_params(

@@ -9,7 +9,7 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,35 @@ def check_callbacks(name: str, net: NeuralNet) -> None:
             )
 
 
+def check_searched(name: str, estimator: BaseEstimator) -> None:
+    """Raise for searches over nets, or over callbacks, which get no seeds."""
+    nets = nets_in(estimator)
+    for param, value in estimator.get_params(deep=True).items():
+        for item in _contents(value):
+            hidden = nets_in(item) if isinstance(item, BaseEstimator) else []
+            if not all(any(net is known for known in nets) for net in hidden):
+                raise ValueError(
+                    f"{name!r} must not hold nets in {param!r}, where they get no"
+                    " seed; expected values of a net's parameters, such as"
+                    " {'net__lr': [0.001, 0.01]}"
+                )
+            for key in item if nets and isinstance(item, Mapping) else []:
+                if isinstance(key, str) and key.rpartition("__")[2] == "callbacks":
+                    raise ValueError(
+                        f"{name!r} must not search over {key!r} in {param!r}, which"
+                        " would replace the callback that seeds the net; expected"
+                        f" parameters of single callbacks, such as '{key}__ema'"
+                    )
+
+
+def _contents(value: Any) -> Iterator[Any]:
+    """Yield a value and, if it is a container, what is in it at any depth."""
+    yield value
+    if isinstance(value, (Mapping, list, tuple)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _contents(item)
+
+
 def settings_of(estimator: BaseEstimator) -> dict[str, str]:
     """Describe the parameters that affect an estimator's predictions."""
     return {
@@ -200,8 +229,9 @@ def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
         for callback in callbacks_given(net.callbacks):
             if isinstance(callback, SeedCallback):
                 callback.random_state = seed
-    states = _random_states(estimator)
-    return estimator.set_params(**dict.fromkeys(states, seed))
+    # Not its result, which FrozenEstimator does not return.
+    estimator.set_params(**dict.fromkeys(_random_states(estimator), seed))
+    return estimator
 
 
 def has_randomness(estimator: BaseEstimator) -> bool:

@@ -94,8 +94,8 @@ def paired_comparison(
         Out-of-fold predictions with the shape of `y`. For classification,
         probabilities of shape (n_windows, n_classes) in the order of ``np.unique(y)``.
         With an explicit `loss`, the probability of the second of two labels suffices. A
-        list or tuple holds predictions of several seeds. Windows that are nan in both
-        are excluded.
+        list or tuple, or an array with one more axis, holds predictions of several
+        seeds. Windows that are nan in both are excluded.
     y : array-like of shape (n_windows,) or (n_windows, n_outputs)
         Targets or labels.
     groups : array-like of shape (n_windows,)
@@ -122,7 +122,9 @@ def paired_comparison(
     ------
     ValueError
         If shapes differ, there are fewer than two subjects, `a` and `b` hold
-        predictions of different windows, or the loss is unknown.
+        predictions of different windows, or the loss is unknown. Also if `loss` is None
+        where the predictions could be values or probabilities: a single column, and a
+        `y` of two values.
 
     See Also
     --------
@@ -160,6 +162,13 @@ def paired_comparison(
         np.stack([_shaped(name, one, y) for one in _seeds(predicted)])
         for name, predicted in (("a", a), ("b", b))
     ]
+    one_column = y.ndim == 1 and any(p.shape[-1] == 1 for p in both)
+    if loss is None and one_column and len(np.unique(y)) == 2:
+        raise ValueError(
+            f"y holds two values, {np.unique(y).tolist()}, so a and b may be values or"
+            " probabilities of the second; expected loss='nmse' or loss='log_loss', or"
+            " a column of probabilities for each label, got loss=None"
+        )
     rows, rows_of_b = map(_predicted_rows, both)
     if not np.array_equal(rows, rows_of_b):
         row = int(np.flatnonzero(rows != rows_of_b)[0])
@@ -403,7 +412,8 @@ _CLASSIFICATION: _Losses = {"log_loss": _log_loss, "zero_one": _zero_one}
 
 def _seeds(predictions: Any) -> list[Any]:
     is_several = isinstance(predictions, (list, tuple)) and np.ndim(predictions[0]) > 0
-    return list(predictions) if is_several else [predictions]
+    is_stack = isinstance(predictions, np.ndarray) and predictions.ndim == 3
+    return list(predictions) if is_several or is_stack else [predictions]
 
 
 def _predicted_rows(y_pred: Floats) -> NDArray[np.bool_]:

@@ -46,6 +46,29 @@ def shifts(*sizes):
 
 
 LINKED, CROSSED = ["C3", "C4", "O1", "O2"], ["C3", "O1", "C4", "O2"]
+
+
+def local_class(factor):
+    class Scaled(torch.nn.Module):
+        def forward(self, x):
+            return factor * x
+
+        @property
+        def factor(self):
+            return factor
+
+    return Scaled
+
+
+def other_class(factor):
+    class Scaled(torch.nn.Module):
+        def forward(self, x):
+            return factor + x
+
+    Scaled.__qualname__ = local_class(1).__qualname__
+    return Scaled
+
+
 PAIRS = {
     "lambdas": (lambda X: X, lambda X: X * 0),
     "constants of inner functions": (
@@ -73,6 +96,8 @@ PAIRS = {
     "freezers": tuple(Freezer(f) for f in (lambda n: n == "a", lambda n: n == "b")),
     "transforms": (shifts(0.1, 0.2), shifts(0.2, 0.1)),
     "symmetry": tuple(ChannelsSymmetry(0.5, order) for order in (LINKED, CROSSED)),
+    "local classes": (local_class(1), local_class(2)),
+    "code of classes": (local_class(1), other_class(1)),
     "objects in objects": (Holder([Holder({"x": 1})]), Holder([Holder({"x": 2})])),
 }
 

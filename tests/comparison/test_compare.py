@@ -21,8 +21,9 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import RandomForestRegressor, VotingRegressor
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.metrics import r2_score
+from sklearn.metrics import make_scorer, r2_score
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -77,6 +78,7 @@ def make_net(kind=EEGRegressor, max_epochs=2, **options):
     )
 
 
+LOGISTIC = {"logistic": linear(LogisticRegression())}
 RIDGES = {"ridge": linear(Ridge()), "strong": linear(Ridge(100.0))}
 
 
@@ -493,9 +495,6 @@ class Odds(LogisticRegression):
         return 2 * super().predict_proba(X)
 
 
-LOGISTIC = {"logistic": linear(LogisticRegression())}
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -687,6 +686,16 @@ def both_nets():
         ({"loss": "mse"}, "loss must be one of 'nmse'"),
         ({"loss": lambda y, p: 0.0}, r"loss must return an array of shape \(64,\)"),
         ({"scoring": "roc_auc"}, "roc_auc|predict_proba|multi"),
+        ({"scoring": r2_score}, "looks like it is a metric function"),
+        ({"estimators": LOGISTIC, "y": np.eye(2)[CODES]},
+         r"one label for each window, .* got the shape \(64, 2\)"),
+        ({"cv": (np.arange(32), np.arange(32, 64))}, r"cv must be .*, got the item"),
+        ({"estimators": {"search": GridSearchCV(
+            make_pipeline(make_net()), {"braindecodenet": [make_net()]})}},
+         "'search' must not hold nets in 'param_grid', where they get no seed"),
+        ({"estimators": {"search": GridSearchCV(
+            make_net(), {"callbacks": [None, [SeedCallback(1)]]})}},
+         "must not search over 'callbacks' in 'param_grid', which would replace"),
     ],
 )  # fmt: skip
 def test_what_would_be_wrong_is_refused(change, message):
@@ -701,12 +710,70 @@ def test_what_would_be_wrong_is_refused(change, message):
         ({"X": mne.EpochsArray(np.zeros((2, 1, 9)), mne.create_info(1, 9.0, "eeg"))},
          r"X must not be mne.Epochs, which hold volts, got <EpochsArray"),
         ({"groups": None}, "groups must name the subject of each window, got None"),
+        ({"cv": "loo"}, "cv must be an integer, a splitter .*, got 'loo'"),
+        ({"cv": GroupKFold}, "cv must be an integer, .*, got <class .*GroupKFold"),
+        ({"cv": 3.0}, r"cv must be an integer, .*, got 3\.0"),
+        ({"scoring": 3}, "scoring must be the name of a scorer, .* got 3"),
+        ({"scoring": ["r2", make_scorer(r2_score)]}, r"scoring must be .* got \['r2'"),
+        ({"n_jobs": "2"}, "n_jobs must be an integer or None, got '2'"),
     ],
 )  # fmt: skip
 def test_first_mistakes_are_named(change, message):
     given = {"estimators": RIDGES, "X": X, "y": Y, "groups": GROUPS} | change
     with pytest.raises(TypeError, match=message):
         quietly(**given)
+
+
+def as_column(y):
+    return y[:, None]
+
+
+def as_table(y):
+    return pd.DataFrame({"label": y})
+
+
+def as_objects(y):
+    return y.astype(object)
+
+
+@pytest.mark.parametrize("container", [as_column, as_table, as_objects])
+@pytest.mark.parametrize("y", [CODES + 1, LABELS], ids=["numbers", "text"])
+def test_labels_in_other_containers(container, y):
+    expected = quietly(LOGISTIC, X, y, GROUPS)
+    found = quietly(LOGISTIC, X, container(y), GROUPS)
+    assert found.classes.tolist() == expected.classes.tolist()
+    assert found.classes.dtype == expected.classes.dtype
+    pd.testing.assert_frame_equal(
+        found.to_frame().drop(columns="cpu_seconds"),
+        expected.to_frame().drop(columns="cpu_seconds"),
+    )
+
+
+def test_a_folder_belongs_to_the_subjects_of_the_windows(tmp_path):
+    other = np.array([name.replace("S1", "S0") for name in GROUPS])
+    quietly(RIDGES, SubjectWindows(X, GROUPS), Y, GROUPS, folder=tmp_path)
+    quietly(RIDGES, SubjectWindows(X, GROUPS), Y, GROUPS, folder=tmp_path)
+    with pytest.raises(ValueError, match="groups of X was not set, is shape"):
+        quietly(RIDGES, SubjectWindows(X, other), Y, GROUPS, folder=tmp_path)
+
+
+def test_subjects_of_windows_that_contradict_groups_are_warned_of():
+    with pytest.warns(UserWarning, match="8 subjects in X and the 8 in groups overlap"):
+        quietly(RIDGES, SubjectWindows(X, np.roll(GROUPS, 1)), Y, GROUPS)
+
+
+def test_frozen_estimators_are_compared():
+    fitted = RIDGES["ridge"].fit(X, Y)
+    result = quietly({"frozen": FrozenEstimator(fitted)}, X, Y, GROUPS)
+    np.testing.assert_allclose(
+        result.y_pred["frozen"][0, :, 0], fitted.predict(X), rtol=1e-5
+    )
+
+
+def test_a_scorer_that_fails_is_named():
+    with pytest.raises(ValueError, match="pos_label") as caught:
+        quietly(LOGISTIC, X, LABELS, GROUPS, scoring=["accuracy", "f1"])
+    assert caught.value.__notes__ == ["Raised by the scorer 'f1'."]
 
 
 def test_scorers_that_return_dicts_are_refused():

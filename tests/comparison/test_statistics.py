@@ -193,6 +193,24 @@ def test_subject_means_are_in_the_order_of_the_subjects():
     assert means.tolist() == [4, 1]
 
 
+@pytest.mark.parametrize("y", [np.arange(40) % 2, (np.arange(40) % 2).astype(str)])
+def test_values_and_probabilities_are_not_confused(y):
+    a, b = np.random.default_rng(0).uniform(0.1, 0.9, (2, 40))
+    with pytest.raises(ValueError, match=r"y holds two values, .* got loss=None"):
+        paired_comparison(a, b, y, GROUPS)
+    columns = [np.stack([1 - p, p], axis=1) for p in (a, b)]
+    found = paired_comparison(a, b, y, GROUPS, loss="log_loss")
+    expected = paired_comparison(*columns, y, GROUPS)
+    assert found.difference == pytest.approx(expected.difference)
+
+
+def test_an_array_of_several_seeds():
+    y = y_all()
+    a = y + np.random.default_rng(0).normal(size=(3, 40))
+    found = paired_comparison(a[:, :, None], y, y, GROUPS)
+    assert found.difference == paired_comparison(list(a), y, y, GROUPS).difference
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
