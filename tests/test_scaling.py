@@ -163,7 +163,7 @@ def test_one_copy_is_made_of_what_is_large():
 @pytest.mark.parametrize(
     ("X", "groups", "message"),
     [
-        (X, None, r"got ndarray without groups; pass X=.*Windows\(X, groups\)"),
+        (X, None, r"got ndarray without groups; pass X=SubjectWindows\(X, groups\)"),
         (X.tolist(), None, "got list without groups"),
         (SubjectWindows(X, GROUPS), GROUPS, "groups must be None for SubjectWindows"),
         (X, GROUPS[:5], "same length, got X: 36, groups: 5"),

@@ -39,7 +39,7 @@ from braindecode_sam.comparison._statistics import (
     window_losses,
 )
 from braindecode_sam.metrics import SCORING, SCORING_CLASSIFICATION
-from braindecode_sam.model_selection import check_disjoint
+from braindecode_sam.model_selection import check_disjoint, subjects_of
 
 DUMMY = "dummy"
 RESERVED = {
@@ -189,7 +189,8 @@ def compare(
     classes = np.unique(y) if classifies else None
     if not hasattr(X, "shape") or hasattr(X, "iloc"):  # a list, or a table
         X = np.asarray(X)
-    _check_subjects_of(X, groups)
+    carried = subjects_of(X) if hasattr(X, "groups") else groups  # by SubjectWindows
+    _check_carried(carried, groups)
     splits = _splits(cv, X, y, groups)
     scorers = _scorers(scoring, classifies)
     _check_scores(y, classes, loss, scorers)
@@ -201,8 +202,8 @@ def compare(
     store = None
     if folder is not None:
         data = {"X": X, "y": y, "groups": groups}
-        if not np.array_equal(_subjects_of(X, groups), groups):
-            data["groups of X"] = _subjects_of(X, groups)
+        if not np.array_equal(carried, groups):
+            data["groups of X"] = carried
         digests = {name: contents_of(values) for name, values in data.items()}
         digests["folds"] = joblib.hash([[a.tolist(), b.tolist()] for a, b in splits])
         store = _fits.Folder(folder, digests, settings)
@@ -273,14 +274,9 @@ def _labels_of(y: ArrayLike) -> NDArray[Any]:
     return as_numbers_or_labels("y", labels)
 
 
-def _subjects_of(X: Any, groups: NDArray[Any]) -> NDArray[Any]:
-    """Return the subjects that X carries, as SubjectWindows do, else `groups`."""
-    return check_groups(X.groups) if hasattr(X, "groups") else groups
-
-
-def _check_subjects_of(X: Any, groups: NDArray[Any]) -> None:
+def _check_carried(carried: NDArray[Any], groups: NDArray[Any]) -> None:
     """Warn if neither subjects of X lie within groups, nor groups within subjects."""
-    subjects, one = np.unique(_subjects_of(X, groups), return_inverse=True)
+    subjects, one = np.unique(carried, return_inverse=True)
     names, other = np.unique(groups, return_inverse=True)
     n_pairs = len(set(zip(one.tolist(), other.tolist(), strict=True)))
     if n_pairs > max(len(subjects), len(names)):

@@ -134,9 +134,9 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
         if groups is None:
             raise ValueError(
                 "SubjectScaler needs the subject of each window, got"
-                f" {type(X).__name__} without groups; pass"
-                " X=braindecode_sam.datasets.SubjectWindows(X, groups), also to a"
-                " Pipeline, or call transform(X, groups)"
+                f" {type(X).__name__} without groups; pass X=SubjectWindows(X, groups)"
+                " (braindecode_sam.datasets), also to a Pipeline, or call"
+                " transform(X, groups)"
             )
         return self._scale(X if hasattr(X, "shape") else np.asarray(X), groups)
 

@@ -763,7 +763,7 @@ def test_subjects_of_windows_that_contradict_groups_are_warned_of():
 
 
 def test_frozen_estimators_are_compared():
-    fitted = RIDGES["ridge"].fit(X, Y)
+    fitted = clone(RIDGES["ridge"]).fit(X, Y)
     result = quietly({"frozen": FrozenEstimator(fitted)}, X, Y, GROUPS)
     np.testing.assert_allclose(
         result.y_pred["frozen"][0, :, 0], fitted.predict(X), rtol=1e-5
