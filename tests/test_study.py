@@ -32,7 +32,7 @@ def run(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:no better than the dummy")
 def test_a_small_study_resumes_and_reports(tmp_path, run):
     options = [
@@ -67,6 +67,7 @@ def test_a_small_study_resumes_and_reports(tmp_path, run):
         run(*options)
 
 
+@pytest.mark.full
 def test_every_question_can_be_read(tmp_path, run, eegmat):
     for name, question in run.study.QUESTIONS.items():
         X, y, groups = question.read(eegmat.parent)
@@ -80,7 +81,7 @@ def test_every_question_can_be_read(tmp_path, run, eegmat):
         assert set(names) <= set(run.study.SETTINGS)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:no better than the dummy")
 def test_an_epoch_is_chosen_on_training_subjects(tmp_path, run):
     run(
