@@ -43,6 +43,14 @@ def check_positive(
         raise ValueError(f"{name} must be {accepted}, got {value!r}")
 
 
+def check_below_one(name: str, value: Any) -> None:
+    """Raise unless the value is a number >= 0 and < 1."""
+    accepted = "a number >= 0 and < 1"
+    check_non_negative(name, value, accepted)
+    if not value < 1:
+        raise ValueError(f"{name} must be {accepted}, got {value!r}")
+
+
 def check_integer(
     name: str, value: Any, smallest: int, largest: float = math.inf
 ) -> int:

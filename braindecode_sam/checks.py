@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import warnings
-from numbers import Integral, Number
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -145,24 +145,17 @@ def as_columns(name: str, y: ArrayLike) -> NDArray[np.float64]:
 def check_targets(y: ArrayLike) -> None:
     """Check that targets are finite numbers that vary."""
     columns = as_columns("y", y)
-    check_finite_columns("y", columns)
+    wrong = np.flatnonzero(~np.isfinite(columns).all(axis=1))
+    if len(wrong):
+        raise ValueError(
+            f"y must be finite, got {columns[wrong[0]]} for window {wrong[0]}"
+            f" ({len(wrong)} of {len(columns)} windows)"
+        )
     constant = np.flatnonzero(are_constant(columns))
     if len(constant):
         raise ValueError(
             f"y is constant (output {constant[0]} is {columns[0, constant[0]]} in all"
             f" {len(columns)} windows); expected targets that vary"
-        )
-
-
-def check_finite_columns(
-    name: str, columns: NDArray[np.float64], advice: str = ""
-) -> None:
-    """Check that targets or predictions are finite."""
-    wrong = np.flatnonzero(~np.isfinite(columns).all(axis=1))
-    if len(wrong):
-        raise ValueError(
-            f"{name} must be finite, got {columns[wrong[0]]} for window {wrong[0]}"
-            f" ({len(wrong)} of {len(columns)} windows){advice}"
         )
 
 
@@ -360,27 +353,11 @@ def as_names(name: str, names: Any, meaning: str) -> NDArray[Any]:
             f"{name} must have the shape (n_windows,), got {type(names).__name__}"
             f" {_brief(names)}"
         )
-    return _without_objects(name, array, objects)
-
-
-def _without_objects(
-    name: str, array: NDArray[Any], objects: NDArray[np.object_]
-) -> NDArray[Any]:
-    """Convert text to a fixed width, and numbers to a numeric dtype, if it is exact."""
     if array.dtype.kind in ("O", "T"):
         array = np.array(objects.tolist())
-    # Integers beyond 64 bits become floats or stay objects, and text loses a trailing
-    # "\0".
-    is_plain = array.dtype.kind in "biufU"
-    unchanged = array == objects if is_plain else array.dtype != object
-    if array.dtype.kind == "f" and all(
-        isinstance(value, Integral) for value in objects
-    ):
-        unchanged = False
-    changed = np.flatnonzero(~np.broadcast_to(unchanged, len(objects)))
-    if len(changed):
+    if array.dtype.kind not in "biufU" or array.tolist() != objects.tolist():
         raise ValueError(
             f"{name} must be text or numbers that NumPy stores unchanged, got"
-            f" {objects[changed[0]]!r} for window {changed[0]}"
+            f" {_brief(objects.tolist())}"
         )
     return array

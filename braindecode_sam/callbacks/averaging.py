@@ -20,7 +20,7 @@ from torch.optim.swa_utils import (
     update_bn,
 )
 
-from braindecode_sam._arguments import check_choice, check_non_negative
+from braindecode_sam._arguments import check_below_one, check_choice
 from braindecode_sam.callbacks._generators import (
     generator_states,
     own_generators,
@@ -183,7 +183,7 @@ class WeightAveraging(Callback):
     def initialize(self) -> Self:
         """Check the parameters, and discard earlier averages."""
         check_choice("kind", self.kind, tuple(STARTS))
-        _check_decay(self.decay)
+        check_below_one("decay", self.decay)
         _check_start(self.start)
         self._reset()
         return self
@@ -382,13 +382,6 @@ class _Windows:
             if get_len(X) >= largest:
                 largest = get_len(X)
                 yield (X,)
-
-
-def _check_decay(decay: Any) -> None:
-    accepted = "a number >= 0 and < 1"
-    check_non_negative("decay", decay, accepted)
-    if decay >= 1:
-        raise ValueError(f"decay must be {accepted}, got {decay!r}")
 
 
 def _check_start(start: Any) -> None:

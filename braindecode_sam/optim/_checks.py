@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from braindecode_sam._arguments import check_non_negative
 from braindecode_sam.optim._options import BASE_PREFIX
 
 # Called with name and value. It raises the error that users see.
@@ -163,14 +162,6 @@ def check_positions(name: str, value: object) -> None:
             f"{name} must be None or a list of positions in the group's params, got"
             f" {value!r}; expected it to be set by perturb_only"
         )
-
-
-def check_below_one(name: str, value: Any) -> None:
-    """Raise unless the value is a number from 0 to less than 1."""
-    expected = "a number >= 0 and < 1"
-    check_non_negative(name, value, expected)
-    if value >= 1:
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
 def vanish(gradients: Iterable[Tensor | None]) -> bool:

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import torch
 
 from braindecode_sam._arguments import (
+    check_below_one,
     check_non_negative,
     check_number,
     check_positive,
 )
-from braindecode_sam.optim._checks import BaseOptimizer, Check, check_below_one
+from braindecode_sam.optim._checks import BaseOptimizer, Check
 from braindecode_sam.optim._flat import flat_groups, with_gradient
 from braindecode_sam.optim._two_gradients import dot, gradients
 from braindecode_sam.optim.sam import SAM

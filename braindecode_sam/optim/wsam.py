@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from braindecode_sam.optim._checks import BaseOptimizer, Check, check_below_one
+from braindecode_sam._arguments import check_below_one
+from braindecode_sam.optim._checks import BaseOptimizer, Check
 from braindecode_sam.optim._flat import FlatGroup
 from braindecode_sam.optim._two_gradients import (
     TwoGradientSAM,

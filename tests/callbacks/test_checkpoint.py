@@ -1,183 +1,157 @@
-"""Trainings that are killed and resume, and files that are truncated."""
+"""Trainings that are killed and resume, files that are truncated, and what changed."""
 
-import json
+import contextlib
+import functools
+import logging
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from braindecode import EEGClassifier, EEGRegressor
+from braindecode import EEGClassifier
 from skorch.callbacks import Checkpoint, LRScheduler
+from torch.optim.lr_scheduler import StepLR
 
-from braindecode_sam import SAM, SAMCallback
+from braindecode_sam import SAM, SAMCallback, TimeShift
 from braindecode_sam.callbacks import ResumableCheckpoint, SeedCallback
-from braindecode_sam.callbacks._fingerprint import data_of, described
-from braindecode_sam.callbacks.checkpoint import read_checkpoint
 from braindecode_sam.datasets import SubjectWindows
-from braindecode_sam.optim import LookSAM
-from tests.killed_training import Stop, X, Y, make_net
-from tests.optim.helpers import FAMILY, assert_same
+from braindecode_sam.optim import FriendlySAM, LookSAM
+from tests.worker_parts import (
+    Stop,
+    X,
+    Y,
+    assert_same_training,
+    fail,
+    interrupt,
+    local_class,
+    make_net,
+    one_cycle,
+    resumable_net,
+    scaled_by,
+)
 
-pytestmark = pytest.mark.slow
+LABELS = (Y > 0).astype(int)
 
 
-def trained(checkpoint, cls=SAM, **options):
-    net = make_net(checkpoint, Stop(), cls, **options)
+def trained(file, stop=None, **options):
+    net = resumable_net(ResumableCheckpoint(file), stop, **options)
     net.fit(X, Y)
     return net
 
 
-def rows(net):
-    """Return the history without durations, which always differ."""
-    rows = [{k: v for k, v in row.items() if k != "dur"} for row in net.history]
-    return json.dumps(rows)
-
-
-def assert_same_training(first, second):
-    assert bool(rows(first) == rows(second))  # without pytest's long diff
-    assert_same(first.module_.state_dict(), second.module_.state_dict())
-    states = [repr(net.optimizer_.state_dict()) for net in (first, second)]
-    assert states[0] == states[1]
-    generators = [net.iterator_train__transforms[0].rng for net in (first, second)]
-    assert generators[0].randint(1 << 30) == generators[1].randint(1 << 30)
-
-
-def fail():
-    raise RuntimeError("power cut")
-
-
-def test_resumes_after_sigkill_bit_for_bit(tmp_path, tried):
-    file = tmp_path / "killed.pt"
-    command = [sys.executable, "-m", "tests.killed_training", file, "4"]
-    root = Path(__file__).parents[2]
-    killed = subprocess.run(command, check=False, cwd=root, stderr=subprocess.DEVNULL)
-    assert killed.returncode == -signal.SIGKILL
-    assert len(read_checkpoint(file)["history"]) == 3
+def resume(file, data=(X, Y), changed="raise", **options):
     checkpoint = ResumableCheckpoint(file)
-    resumed = checkpoint.resume(make_net(checkpoint, Stop()), X, Y)
-    whole = trained(ResumableCheckpoint(tmp_path / "whole.pt"))
+    net = resumable_net(checkpoint, **options)
+    return checkpoint.resume(net, *data, changed=changed)
+
+
+def drawn_by(net):
+    return net.iterator_train__transforms[0].rng.randint(1 << 30)
+
+
+def test_resumes_after_sigkill_bit_for_bit(tmp_path):
+    """In another process, lambdas, sets and local classes have the same description."""
+    file = tmp_path / "killed.pt"
+    script = f"from tests.worker_parts import *; train_until_killed({str(file)!r}, 4)"
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    killed = subprocess.run(command, check=False, cwd=Path(__file__).parents[2])
+    assert killed.returncode == -signal.SIGKILL
+    content = torch.load(file, weights_only=True)
+    assert len(content["history"]) == 3
+    resumed, whole = resume(file), trained(tmp_path / "whole.pt")
     assert_same_training(whole, resumed)
-    assert len(resumed.history) == 5
-    tried["trainings killed and resumed"] += 1
+    assert drawn_by(whole) == drawn_by(resumed)
+    assert len(resumed.history) == 4
 
 
-@pytest.mark.parametrize("cls", FAMILY)
-@pytest.mark.parametrize("epoch", [2, 5])
-def test_resumes_after_a_failure_bit_for_bit(cls, epoch, tmp_path, tried):
-    whole = trained(ResumableCheckpoint(tmp_path / "whole.pt"), cls)
-    checkpoint = ResumableCheckpoint(tmp_path / "failed.pt")
-    with pytest.raises(RuntimeError, match="power cut"):
-        make_net(checkpoint, Stop(epoch, fail), cls).fit(X, Y)
+@pytest.mark.parametrize(
+    ("cls", "epoch", "action"),
+    [(SAM, 3, interrupt), (FriendlySAM, 2, fail), (LookSAM, 4, fail)],
+)
+def test_resumes_after_a_failure_within_an_epoch_bit_for_bit(
+    cls, epoch, action, tmp_path
+):
+    whole = trained(tmp_path / "whole.pt", optimizer=cls)
+    file, stop = tmp_path / "failed.pt", Stop(epoch, action)
+    is_raised = action is fail
+    with pytest.raises(RuntimeError) if is_raised else contextlib.nullcontext():
+        trained(file, stop, optimizer=cls)
     torch.manual_seed(99)
     np.random.seed(99)
-    resumed = checkpoint.resume(make_net(checkpoint, Stop(), cls), X, Y)
+    resumed = resume(file, optimizer=cls)
     assert_same_training(whole, resumed)
-    tried["trainings killed and resumed"] += 1
+    assert drawn_by(whole) == drawn_by(resumed)
 
 
-@pytest.mark.parametrize("cls", [SAM, torch.optim.AdamW])
-@pytest.mark.parametrize("is_schedule_first", [True, False])
-@pytest.mark.parametrize("schedule", ["cycle", "steps", "rho"])
-def test_schedules_may_be_listed_anywhere(cls, is_schedule_first, schedule, tmp_path):
-    if schedule == "rho" and cls is not SAM:
-        pytest.skip("a schedule of rho needs a SAM")
-    schedules = {
-        "cycle": lambda: LRScheduler(
-            torch.optim.lr_scheduler.OneCycleLR, max_lr=0.01, total_steps=99,
-            step_every="batch",
-        ),
-        "steps": lambda: LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1),
-        "rho": lambda: SAMCallback(rho=lambda epoch: 0.1 * (epoch + 1)),
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"),
+    [
+        (SAM, lambda: LRScheduler(StepLR, step_size=1)),
+        (SAM, lambda: SAMCallback(rho=lambda epoch: 0.1 * (epoch + 1))),
+        (torch.optim.AdamW, one_cycle),
+    ],
+    ids=["steps", "rho", "cycle"],
+)
+def test_a_schedule_may_come_after_the_checkpoint(optimizer, schedule, tmp_path):
+    def net(name, stop=None):
+        checkpoint = ResumableCheckpoint(tmp_path / name)
+        callbacks = [("checkpoint", checkpoint), ("schedule", schedule())]
+        net = make_net(*callbacks, stop or Stop(), optimizer=optimizer, max_epochs=3)
+        return net, checkpoint
 
-    def net(checkpoint, stop=None):
-        callbacks = [("schedule", schedules[schedule]()), ("checkpoint", checkpoint)]
-        callbacks = callbacks if is_schedule_first else callbacks[::-1]
-        return EEGRegressor(
-            "FastEEGNet", optimizer=cls, max_epochs=4, batch_size=6, verbose=0,
-            train_split=None, callbacks=[*callbacks, stop or Stop()],
-        )  # fmt: skip
-
-    torch.manual_seed(0)
-    whole = net(ResumableCheckpoint(tmp_path / "whole.pt"))
+    whole, _ = net("whole.pt")
     whole.fit(X, Y)
-    torch.manual_seed(0)
-    checkpoint = ResumableCheckpoint(tmp_path / "failed.pt")
     with pytest.raises(RuntimeError, match="power cut"):
-        net(checkpoint, Stop(3, fail)).fit(X, Y)
-    resumed = checkpoint.resume(net(checkpoint), X, Y)
-    assert bool(rows(whole) == rows(resumed))
-    assert_same(whole.module_.state_dict(), resumed.module_.state_dict())
-    states = [repr(net.optimizer_.state_dict()) for net in (whole, resumed)]
-    assert states[0] == states[1]
+        net("failed.pt", Stop(2, fail))[0].fit(X, Y)
+    resumed, checkpoint = net("failed.pt")
+    assert_same_training(whole, checkpoint.resume(resumed, X, Y))
 
 
-def test_ctrl_c_within_an_epoch_resumes_from_its_beginning(tmp_path):
-    def interrupt():
-        raise KeyboardInterrupt
-
-    whole = trained(ResumableCheckpoint(tmp_path / "whole.pt"))
-    checkpoint = ResumableCheckpoint(tmp_path / "interrupted.pt")
-    make_net(checkpoint, Stop(3, interrupt)).fit(X, Y)
-    assert_same_training(whole, checkpoint.resume(make_net(checkpoint, Stop()), X, Y))
-
-
-def test_early_stopping_stays_stopped_and_a_finished_training_finished(tmp_path):
-    checkpoint = ResumableCheckpoint(tmp_path / "run.pt", every=2)
-    net = make_net(checkpoint, Stop(), max_epochs=30)
-    net.set_params(callbacks__early__patience=1, lr=0.0)
-    net.fit(X, Y)
-    n_epochs = len(net.history)
-    assert n_epochs < 30
-    again = make_net(checkpoint, Stop(), max_epochs=30)
-    again.set_params(callbacks__early__patience=1, lr=0.0)
-    checkpoint.resume(again, X, Y)
-    assert len(again.history) == n_epochs
-    assert_same(net.module_.state_dict(), again.module_.state_dict())
-    assert checkpoint.exists()
+def test_early_stopping_stays_stopped(tmp_path):
+    options = {"max_epochs": 30, "lr": 0.0, "callbacks__early__patience": 1}
+    net = trained(tmp_path / "run.pt", **options)
+    assert len(net.history) < 30
+    assert_same_training(net, resume(tmp_path / "run.pt", **options))
 
 
 def test_a_finished_training_continues_for_more_epochs(tmp_path):
     """A classifier, with a metric that draws from the generators."""
 
-    def net(checkpoint, max_epochs):
-        return EEGClassifier(
-            "FastEEGNeX", optimizer=SAM, max_epochs=max_epochs, batch_size=6, verbose=0,
-            callbacks=[checkpoint, SeedCallback(2), "accuracy"],
-        )  # fmt: skip
+    def net(name, max_epochs):
+        checkpoint = ResumableCheckpoint(tmp_path / name, every=2)
+        callbacks = [checkpoint, SeedCallback(2), "accuracy"]
+        options = {"cls": EEGClassifier, "max_epochs": max_epochs}
+        options["train_split"] = resumable_net(checkpoint).train_split
+        return make_net(**options).set_params(callbacks=callbacks), checkpoint
 
-    labels = (Y > 0).astype(int)
-    whole = net(ResumableCheckpoint(tmp_path / "whole.pt"), 4)
-    whole.fit(np.asarray(X), labels)
-    checkpoint = ResumableCheckpoint(tmp_path / "short.pt")
-    net(checkpoint, 2).fit(np.asarray(X), labels)
-    resumed = checkpoint.resume(net(checkpoint, 4), np.asarray(X), labels)
-    assert bool(rows(whole) == rows(resumed))
-    assert_same(whole.module_.state_dict(), resumed.module_.state_dict())
+    whole, _ = net("whole.pt", 4)
+    whole.fit(X, LABELS)
+    net("short.pt", 2)[0].fit(X, LABELS)
+    resumed, checkpoint = net("short.pt", 4)
+    assert_same_training(whole, checkpoint.resume(resumed, X, LABELS))
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
-def test_a_truncated_file_is_refused_by_name(kept, tmp_path, tried):
+# Files
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.9])
+def test_a_truncated_file_is_refused_by_name(kept, tmp_path):
     file = tmp_path / "cut.pt"
-    checkpoint = ResumableCheckpoint(file)
-    trained(checkpoint, max_epochs=1)
+    trained(file, max_epochs=1)
     content = file.read_bytes()
     file.write_bytes(content[: int(kept * len(content))])
-    net = make_net(checkpoint, Stop())
     with pytest.raises(ValueError, match=r"cut\.pt' is not a complete checkpoint"):
-        checkpoint.resume(net, X, Y)
-    tried["truncated checkpoints"] += 1
+        resume(file)
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_the_previous_file_survives_a_failed_write(error, tmp_path, monkeypatch):
     file = tmp_path / "run.pt"
-    checkpoint = ResumableCheckpoint(file)
-    net = trained(checkpoint, max_epochs=2)
+    net = trained(file, max_epochs=1)
     before = file.read_bytes()
 
     def half_written(state, target):
@@ -186,203 +160,247 @@ def test_the_previous_file_survives_a_failed_write(error, tmp_path, monkeypatch)
 
     monkeypatch.setattr(torch, "save", half_written)
     with pytest.raises(error, match="No space"):
-        checkpoint.on_train_end(net)
+        dict(net.callbacks_)["checkpoint"].on_train_end(net)
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_refuses_other_nets(tmp_path):
-    checkpoint = ResumableCheckpoint(tmp_path / "run.pt")
-    net = make_net(ResumableCheckpoint(tmp_path / "other.pt"), Stop())
-    with pytest.raises(ValueError, match="does not contain this ResumableCheckpoint"):
-        checkpoint.resume(net, X, Y)
-    net = make_net(checkpoint, Stop())
+def test_refuses_other_nets_and_files(tmp_path):
+    file = tmp_path / "run.pt"
     with pytest.raises(FileNotFoundError, match=r"run\.pt"):
-        checkpoint.resume(net, X, Y)
-    trained(checkpoint, max_epochs=1)
-    net.set_params(module="EEGNeX")
-    with pytest.raises(ValueError, match="The checkpoint's module_ does not fit that"):
-        checkpoint.resume(net, X, Y, changed="ignore")
-    torch.save({"weights": 1}, tmp_path / "run.pt")
-    with pytest.raises(ValueError, match="was written by other software or by an old"):
-        checkpoint.resume(net, X, Y)
-    with pytest.raises(FileNotFoundError, match=r"none' is none; got"):
-        make_net(ResumableCheckpoint(tmp_path / "none" / "run.pt"), Stop()).initialize()
-
-
-# The training to which a checkpoint belongs
-
-
-@pytest.fixture
-def interrupted(tmp_path):
-    """Return a training that failed in its third epoch."""
-    checkpoint = ResumableCheckpoint(tmp_path / "failed.pt")
-    net = make_net(checkpoint, Stop(3, fail))
-    with pytest.raises(RuntimeError, match="power cut"):
-        net.fit(X, Y)
-    return tmp_path / "failed.pt"
-
-
-def resume(file, params=None, cls=SAM, data=(X, Y), **options):
+        resume(file)
     checkpoint = ResumableCheckpoint(file)
-    net = make_net(checkpoint, Stop(), cls)
-    net.set_params(**(params or {}))
-    return checkpoint.resume(net, *data, **options)
-
-
-def relabelled(y):
-    y = y.copy()
-    y[1] += 1
-    return y
-
-
-OTHER = {
-    "rho": ({"params": {"optimizer__rho": 0.5}}, "optimizer__rho was 0.1, is 0.5"),
-    "lr": ({"params": {"lr": 0.5}}, "lr was 0.01, is 0.5"),
-    "a callback": (
-        {"params": {"callbacks__sam__schedule": "linear"}},
-        "callbacks__sam__schedule was 'cosine', is 'linear'",
-    ),
-    "optimizer": ({"cls": LookSAM}, "optimizer was .*SAM, is .*LookSAM"),
-    "base": (
-        {"params": {"optimizer__base_optimizer": torch.optim.SGD}},
-        "optimizer__base_optimizer was not set, is torch.optim.sgd.SGD",
-    ),
-    "augmentation": (
-        {"params": {"iterator_train__transforms": []}},
-        r"iterator_train__transforms was \[TimeShift.*, is \[\]",
-    ),
-    "a base's own option": (
-        {"params": {"optimizer__base_optimizer": partial(torch.optim.SGD, lr=0.1)}},
-        r"is partial\[torch.optim.sgd.SGD, {lr: 0.1}\]",
-    ),
-    "subjects": (
-        {"data": (SubjectWindows(np.asarray(X), X.groups[::-1]), Y)},
-        "groups was values",
-    ),
-    "one target": ({"data": (X, relabelled(Y))}, "y was shape"),
-    "targets": ({"data": (X, Y + 1)}, r"y was shape \(36, 1\), values .*, is shape"),
-    "windows": ({"data": (np.asarray(X) + 1, Y)}, "X was shape"),
-    "fewer": ({"data": (X[:30], Y[:30])}, r"X was shape \(36.*, is shape \(30"),
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*SubjectSplit:UserWarning")
-@pytest.mark.parametrize(("options", "match"), OTHER.values(), ids=OTHER)
-def test_settings_and_data_that_have_changed_are_named(options, match, interrupted):
-    before = interrupted.read_bytes()
-    with pytest.raises(ValueError, match=rf"is of another training: .*{match}"):
-        resume(interrupted, **options)
-    assert interrupted.read_bytes() == before
-
-
-def test_some_settings_may_change(interrupted):
-    params = {"max_epochs": 4, "iterator_valid__num_workers": 0}
-    assert len(resume(interrupted, params).history) == 4
-
-
-def test_changed_settings_take_effect_if_ignored(interrupted):
-    params = {"optimizer__weight_decay": 0.3, "optimizer__interval": 2}
-    net = resume(interrupted, params, changed="ignore")
-    assert net.optimizer_.param_groups[0]["weight_decay"] == 0.3
-    assert net.optimizer_.interval == 2
-    assert len(net.history) == 5
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"cls": LookSAM}, {"params": {"optimizer__base_optimizer": torch.optim.Adamax}}],
-    ids=["LookSAM", "Adamax"],
-)
-def test_another_optimizer_starts_without_a_state_if_ignored(options, interrupted):
-    whole = trained(ResumableCheckpoint(interrupted.with_name("whole.pt")))
-    net = resume(interrupted, changed="ignore", **options)
-    assert len(net.history) == 5
-    assert net.optimizer_.n_steps < whole.optimizer_.n_steps
-
-
-def test_changed_options_of_groups_take_effect_if_ignored(tmp_path):
-    def net(bias_rho, **options):
-        return EEGClassifier(
-            "FastEEGNeX", optimizer=SAM, max_epochs=2, batch_size=6, verbose=0,
-            optimizer__param_groups=[("*bias", {"rho": bias_rho})],
-            train_split=None, callbacks=[checkpoint], **options,
-        )  # fmt: skip
-
-    labels, windows = (Y > 0).astype(int), np.asarray(X)
-    checkpoint = ResumableCheckpoint(tmp_path / "run.pt")
-    net(0.0, optimizer__rho=0.5, lr=0.1).fit(windows, labels)
-    other = net(0.3, lr=0.1)  # the radius of the rest is the default again
-    checkpoint.resume(other, windows, labels, changed="ignore")
-    found = [(g["rho"], g["lr"]) for g in other.optimizer_.param_groups]
-    assert found == [(0.3, 0.1), (0.05, 0.1)]
-
-
-def test_a_training_that_continued_in_partial_fit_keeps_its_options(tmp_path):
-    checkpoint = ResumableCheckpoint(tmp_path / "run.pt")
-    net = make_net(checkpoint, Stop(), max_epochs=2)
-    net.fit(X, Y)
-    net.partial_fit(X, Y[:, None])
-    again = make_net(ResumableCheckpoint(tmp_path / "run.pt"), Stop(), max_epochs=2)
-    dict(again.callbacks)["checkpoint"].resume(again, X, Y)
-    ours, theirs = (n.optimizer_.param_groups[0] for n in (again, net))
-    assert {k: v for k, v in ours.items() if k != "params"} == {
-        k: v for k, v in theirs.items() if k != "params"
-    }
-
-
-def test_callbacks_get_their_own_state_in_any_order(interrupted):
-    checkpoint = ResumableCheckpoint(interrupted)
-    net = make_net(checkpoint, Stop())
-    net.callbacks[3:] = net.callbacks[:2:-1]
-    checkpoint.resume(net, X, Y)
-    assert len(net.history) == 5
-    assert dict(net.callbacks_)["early"].dynamic_threshold_ is not None
-
-
-def test_new_callbacks_start_without_a_state_if_ignored(interrupted):
-    checkpoint = ResumableCheckpoint(interrupted)
-    net = make_net(checkpoint, Stop())
-    net.set_params(iterator_train__transforms=[])
-    net.callbacks[-1] = ("early", Checkpoint(dirname=interrupted.parent / "best"))
-    with pytest.raises(ValueError, match=r"callbacks__early was .*, is 'Checkpoint'"):
-        checkpoint.resume(net, X, Y)
-    checkpoint.resume(net, X, Y, changed="ignore")
-    assert len(net.history) == 5
-
-
-def test_reading_the_data_draws_no_numbers():
-    class Random(torch.utils.data.Dataset):
-        def __len__(self):
-            return 5
-
-        def __getitem__(self, i):
-            return torch.randn(3), np.random.rand()
-
-    torch.manual_seed(0)
-    np.random.seed(0)
-    told = data_of(Random(), None)
-    drawn = torch.rand(1), np.random.rand()
-    torch.manual_seed(0)
-    np.random.seed(0)
-    assert told == {"X": "shape (5,), values random"}
-    assert drawn == (torch.rand(1), np.random.rand())
-
-
-@pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
-def test_weights_among_the_settings_are_distinguished(kind):
-    told = {described(kind(values)) for values in ([1.0, 2.0], [1.0, 3.0], [1.0])}
-    assert len(told) == 3
-    assert described(kind(0.5)) == "0.5"
-
-
-def test_refuses_changed(tmp_path):
-    checkpoint = ResumableCheckpoint(tmp_path / "a.pt")
+    other = resumable_net(ResumableCheckpoint(tmp_path / "other.pt"))
+    with pytest.raises(ValueError, match="does not contain this ResumableCheckpoint"):
+        checkpoint.resume(other, X, Y)
+    assert not checkpoint.exists()
+    trained(file, max_epochs=1)
+    assert checkpoint.exists()
+    with pytest.raises(ValueError, match="The checkpoint's module_ does not fit that"):
+        resume(file, data=(np.asarray(X)[:, :3], Y), changed="ignore")
     with pytest.raises(ValueError, match="changed must be one of 'raise', 'ignore'"):
-        checkpoint.resume(make_net(checkpoint, Stop()), X, Y, changed="maybe")
+        resume(file, changed="maybe")
+    torch.save({"weights": 1}, file)
+    with pytest.raises(ValueError, match="was written by other software or by an old"):
+        resume(file)
+    with pytest.raises(FileNotFoundError, match=r"none' is none; got"):
+        trained(tmp_path / "none" / "run.pt")
 
 
 @pytest.mark.parametrize(("every", "error"), [(0, ValueError), ("1", TypeError)])
 def test_refuses_every(every, error):
     with pytest.raises(error, match=f"every must be an integer >= 1, got {every!r}"):
         ResumableCheckpoint(every=every).initialize()
+
+
+# The training to which a checkpoint belongs
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """File of a training that failed in its third epoch."""
+    file = tmp_path_factory.mktemp("written") / "failed.pt"
+    with pytest.raises(RuntimeError, match="power cut"):
+        trained(file, Stop(3, fail))
+    return file
+
+
+@pytest.fixture
+def interrupted(written, tmp_path):
+    """The same, for tests that continue the training."""
+    file = tmp_path / "failed.pt"
+    file.write_bytes(written.read_bytes())
+    return file
+
+
+OTHER_SUBJECTS = SubjectWindows(np.asarray(X), X.groups[::-1])
+SGD = functools.partial(torch.optim.SGD, lr=0.1)
+OTHER = [
+    ({"optimizer__rho": 0.5}, "optimizer__rho was 0.1, is 0.5"),
+    ({"lr": 0.5}, "lr was 0.01, is 0.5"),
+    ({"callbacks__sam__schedule": "linear"}, "schedule was 'cosine', is 'linear'"),
+    ({"optimizer": LookSAM}, "optimizer was .*SAM, is .*LookSAM"),
+    ({"optimizer__base_optimizer": SGD}, r"is partial\[torch.*.SGD, {lr: 0.1}\]"),
+    ({"iterator_train__transforms": []}, r"transforms was \[TimeShift.*, is \[\]"),
+    ({"data": (OTHER_SUBJECTS, Y)}, "groups was values"),
+    ({"data": (X, np.append(Y[:-1], 0.5))}, "y was shape"),
+    ({"data": (np.asarray(X) + 1, Y)}, "X was shape"),
+    ({"data": (X[:30], Y[:30])}, r"X was shape \(36.*, is shape \(30"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*SubjectSplit:UserWarning")
+@pytest.mark.parametrize(("options", "match"), OTHER)
+def test_settings_and_data_that_have_changed_are_named(options, match, written):
+    before = written.read_bytes()
+    with pytest.raises(ValueError, match=rf"is of another training: .*{match}"):
+        resume(written, **options)
+    assert written.read_bytes() == before
+
+
+class Holder:
+    def __init__(self, held):
+        self.held = held
+
+    def method(self):
+        return self.held
+
+
+def linear(seed):
+    torch.manual_seed(seed)
+    return torch.nn.Linear(3, 2)
+
+
+def of_a_script(factor):
+    class Scaled(torch.nn.Module):
+        def forward(self, x):
+            return factor * x
+
+    Scaled.__module__, Scaled.__qualname__ = "__main__", "Scaled"
+    return Scaled
+
+
+# Functions of two settings that must be distinguished.
+PAIRS = {
+    "lambdas": lambda: (lambda X: X, lambda X: X * 0),
+    "inner functions": lambda: (
+        lambda X: [x for x in X if x in {"a", "b"}],
+        lambda X: [x for x in X if x in {"a", "c"}],
+    ),
+    "closures": lambda: (scaled_by(1), scaled_by(2)),
+    "partial": lambda: (functools.partial(max, 1), functools.partial(max, 2)),
+    "methods": lambda: (Holder(1).method, Holder(2).method),
+    "sets": lambda: ({"a", "b"}, {"a", "c"}),
+    "arrays": lambda: (np.array([1.0, 2.0]), np.array([1.0, 3.0])),
+    "series": lambda: (pd.Series([1.0, 2.0]), pd.Series([1.0, 3.0])),
+    "tensors": lambda: (torch.tensor([1.0]), torch.tensor([1.0, 1.0])),
+    "weights": lambda: (linear(0), linear(1)),
+    "local classes": lambda: (local_class(scaled_by(1)), local_class(scaled_by(2))),
+    "classes of the script": lambda: (of_a_script(1), of_a_script(2)),
+    "objects": lambda: (Holder([Holder({"x": 1})]), Holder([Holder({"x": 2})])),
+}
+
+
+def of_settings(file, choose=lambda pair: pair[0]):
+    """Return a net whose module gets the first setting of each pair."""
+    settings = {name: choose(pair()) for name, pair in PAIRS.items()}
+    recursive = Holder(logging.getLogger("braindecode_sam"))
+    recursive.other = [recursive]
+    shift = TimeShift(0.5, random_state=0)
+    if file.exists():
+        shift.rng.randint(9)  # what was drawn is no setting
+    checkpoint = ResumableCheckpoint(file)
+    net = make_net(("checkpoint", checkpoint), max_epochs=1, batch_size=18)
+    # In lists, since skorch would take some of them for parts of the net.
+    given = {f"module__{name}": [value] for name, value in settings.items()}
+    return net.set_params(module__more=[recursive, shift], **given), checkpoint
+
+
+def test_settings_of_any_kind_are_distinguished_and_equal_ones_are_not(tmp_path):
+    file = tmp_path / "settings.pt"
+    of_settings(file)[0].fit(X, Y)
+    net, checkpoint = of_settings(file)
+    assert len(checkpoint.resume(net, X, Y).history) == 1
+    net, checkpoint = of_settings(file, lambda pair: pair[1])
+    with pytest.raises(ValueError, match="is of another training") as raised:
+        checkpoint.resume(net, X, Y)
+    unnoticed = {n for n in PAIRS if f"module__{n} was [" not in str(raised.value)}
+    assert not unnoticed
+    assert "module__more" not in str(raised.value)
+
+
+def test_some_settings_may_change(interrupted):
+    options = {"max_epochs": 3, "iterator_valid__num_workers": 0}
+    options["callbacks__seed__n_threads"] = 2
+    assert len(resume(interrupted, **options).history) == 3
+
+
+def test_reading_random_data_draws_no_numbers(tmp_path):
+    class Random(torch.utils.data.Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, i):
+            return torch.randn(4, 64), np.float32(np.random.rand(1))
+
+    checkpoint, nets = ResumableCheckpoint(tmp_path / "run.pt"), []
+    shape = {"module__n_chans": 4, "module__n_times": 64, "module__n_outputs": 1}
+    for callbacks in ([], [checkpoint], [checkpoint]):
+        nets.append(make_net(*callbacks, **shape))
+        nets[-1].callbacks.pop(0)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    nets[0].fit(Random(), None)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    nets[1].fit(Random(), None)
+    assert_same_training(*nets[:2])
+    assert_same_training(nets[1], checkpoint.resume(nets[2], Random()))
+
+
+def test_changed_settings_take_effect_if_ignored(interrupted):
+    options = {"optimizer__weight_decay": 0.3, "optimizer__interval": 2}
+    net = resume(interrupted, changed="ignore", **options)
+    assert net.optimizer_.param_groups[0]["weight_decay"] == 0.3
+    assert net.optimizer_.interval == 2
+    assert len(net.history) == 4
+
+
+def test_changed_options_of_groups_take_effect_if_ignored(tmp_path):
+    def net(bias_rho, **options):
+        groups = [("*bias", {"rho": bias_rho})]
+        return make_net(checkpoint, optimizer__param_groups=groups, **options)
+
+    checkpoint = ResumableCheckpoint(tmp_path / "run.pt")
+    net(0.0, optimizer__rho=0.5, lr=0.1).fit(X, Y)
+    other = net(0.3, lr=0.1)  # the radius of the rest is the default again
+    checkpoint.resume(other, X, Y, changed="ignore")
+    found = [(g["rho"], g["lr"]) for g in other.optimizer_.param_groups]
+    assert found == [(0.3, 0.1), (0.05, 0.1)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": LookSAM},
+        {"optimizer__base_optimizer": torch.optim.Adamax},
+        {"optimizer__param_groups": [("*bias", {"weight_decay": 0.0})]},
+    ],
+    ids=["LookSAM", "Adamax", "groups"],
+)
+def test_another_optimizer_starts_without_a_state_if_ignored(options, interrupted):
+    net = resume(interrupted, changed="ignore", **options)
+    assert len(net.history) == 4
+    n_batches = len(net.history[-1]["batches"])
+    assert net.optimizer_.param_groups[0]["n_steps"] < 3 * n_batches
+
+
+def test_a_training_that_continued_in_partial_fit_keeps_its_options(tmp_path):
+    net = trained(tmp_path / "run.pt", max_epochs=2)
+    net.partial_fit(X, Y[:, None])
+    again = resume(tmp_path / "run.pt", max_epochs=2)
+    options = [
+        {k: v for k, v in n.optimizer_.param_groups[0].items() if k != "params"}
+        for n in (again, net)
+    ]
+    assert options[0] == options[1]
+
+
+def test_callbacks_get_their_own_state_in_any_order(interrupted):
+    checkpoint = ResumableCheckpoint(interrupted)
+    net = resumable_net(checkpoint)
+    net.callbacks[3:] = net.callbacks[:2:-1]
+    checkpoint.resume(net, X, Y)
+    assert len(net.history) == 4
+    assert dict(net.callbacks_)["early"].dynamic_threshold_ is not None
+
+
+def test_new_callbacks_start_without_a_state_if_ignored(interrupted):
+    checkpoint = ResumableCheckpoint(interrupted)
+    net = resumable_net(checkpoint, iterator_train__transforms=[])
+    net.callbacks[-1] = ("early", Checkpoint(dirname=interrupted.parent / "best"))
+    with pytest.raises(ValueError, match=r"callbacks__early was .*, is 'Checkpoint'"):
+        checkpoint.resume(net, X, Y)
+    checkpoint.resume(net, X, Y, changed="ignore")
+    assert len(net.history) == 4
+    assert not hasattr(dict(net.callbacks_)["early"], "dynamic_threshold_")

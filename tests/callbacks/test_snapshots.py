@@ -5,15 +5,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from braindecode import EEGRegressor
 from skorch.callbacks import Callback
 
-from braindecode_sam import SAM
-from braindecode_sam.callbacks import SeedCallback, WeightAveraging, WeightSnapshots
-
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(16, 3, 64)).astype(np.float32)
-Y = RNG.normal(size=16).astype(np.float32)
+from braindecode_sam.callbacks import WeightAveraging, WeightSnapshots
+from tests.worker_parts import X, Y, make_net
 
 
 class Predictions(Callback):
@@ -27,48 +22,39 @@ class Predictions(Callback):
         self.found_.append(net.predict(X))
 
 
-def fitted(module="FastEEGNet", *callbacks, **options):
-    net = EEGRegressor(
-        module,
-        optimizer=SAM,
-        max_epochs=3,
-        batch_size=8,
-        verbose=0,
-        train_split=None,
-        callbacks=[("seed", SeedCallback(0)), *callbacks],
-        **options,
-    )
+def fitted(*callbacks, module="FastEEGNet"):
+    net = make_net(*callbacks, module=module, max_epochs=3, batch_size=18)
     net.fit(X, Y)
     return net
 
 
-@pytest.mark.parametrize("module", ["FastEEGNet", "EEGNeX"])
-@pytest.mark.parametrize("averages", [False, True])
+def snapshots_of(net):
+    return dict(net.callbacks_)["snapshots"]
+
+
+@pytest.mark.parametrize(
+    ("module", "averages"), [("FastEEGNet", True), ("EEGNeX", False)]
+)
 def test_each_epoch_predicts_as_it_did(module, averages):
     averaging = [("averaging", WeightAveraging("ema", decay=0.5))] * averages
     kept = [("snapshots", WeightSnapshots()), ("predictions", Predictions())]
-    net = fitted(module, *averaging, *kept)
-    callbacks = dict(net.callbacks_)
+    net = fitted(*averaging, *kept, module=module)
     final = net.predict(X)
-    found = list(callbacks["snapshots"].predict_by_epoch(net, net.predict, X))
-    np.testing.assert_array_equal(found, callbacks["predictions"].found_)
+    found = list(snapshots_of(net).predict_by_epoch(net, net.predict, X))
+    np.testing.assert_array_equal(found, dict(net.callbacks_)["predictions"].found_)
     np.testing.assert_array_equal(net.predict(X), final)
     assert not np.array_equal(found[0], found[1])
 
 
-def test_training_does_not_depend_on_it():
-    with_it = fitted("FastEEGNet", ("snapshots", WeightSnapshots()))
-    np.testing.assert_array_equal(with_it.predict(X), fitted().predict(X))
-
-
-def test_weights_are_restored_if_predicting_fails():
-    net = fitted("FastEEGNet", ("snapshots", WeightSnapshots()))
+def test_weights_are_restored_if_predicting_fails_and_between_predictions():
+    net = fitted(("snapshots", WeightSnapshots()))
     final = net.predict(X)
+    np.testing.assert_array_equal(fitted().predict(X), final)
 
     def fail(X):
         raise RuntimeError("out of luck")
 
-    snapshots = dict(net.callbacks_)["snapshots"]
+    snapshots = snapshots_of(net)
     with pytest.raises(RuntimeError, match="out of luck"):
         next(snapshots.predict_by_epoch(net, fail, X))
     np.testing.assert_array_equal(net.predict(X), final)
@@ -79,17 +65,14 @@ def test_weights_are_restored_if_predicting_fails():
 
 
 def test_a_second_fit_and_a_pickle_keep_their_own():
-    net = fitted("FastEEGNet", ("snapshots", WeightSnapshots()))
+    net = fitted(("snapshots", WeightSnapshots()))
     net.fit(X, Y)
-    snapshots = dict(net.callbacks_)["snapshots"]
+    snapshots = snapshots_of(net)
     assert len(snapshots.weights_) == 3
-    assert all(
-        t.device == torch.device("cpu")
-        for t in snapshots.weights_[0]["module"].values()
-    )
+    kept = snapshots.weights_[0]["module"].values()
+    assert all(tensor.device == torch.device("cpu") for tensor in kept)
     again = pickle.loads(pickle.dumps(net))
-    kept = dict(again.callbacks_)["snapshots"]
     np.testing.assert_array_equal(
-        list(kept.predict_by_epoch(again, again.predict, X)),
+        list(snapshots_of(again).predict_by_epoch(again, again.predict, X)),
         list(snapshots.predict_by_epoch(net, net.predict, X)),
     )
