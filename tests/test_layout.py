@@ -17,7 +17,7 @@ ALLOWED = {
     "models": {"torch", "scipy", "braindecode.models", "braindecode.modules"}
     | {"braindecode_sam.models"},
     "models/speed_up": {"torch", "pandas", "braindecode_sam.models"},
-    "models/_registry": {"torch", "braindecode", "braindecode.models"},
+    "models/_registry": {"torch", "braindecode.models"},
     "callbacks": {"torch", "numpy", "pandas", "skorch"}
     | {"braindecode_sam.callbacks", "braindecode_sam.optim"},
     "callbacks/sam": {"torch", "numpy", "skorch"}

@@ -4,160 +4,54 @@ import copy
 import inspect
 import io
 import itertools
+import json
+import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from braindecode import EEGRegressor
+from braindecode import EEGClassifier, EEGRegressor
 from braindecode.models import EEGNet, EEGNeX
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from joblib import Memory
-from sklearn.model_selection import GroupKFold, cross_validate
 
-from braindecode_sam import SAM, SCORING, FastEEGNet, FastEEGNeX
+import braindecode_sam
+from braindecode_sam import SAM, FastEEGNet, FastEEGNeX
 from braindecode_sam.models import FAST
+from tests.models.helpers import KINDS, differences, randomized, run, windows
 
+FULL = pytest.mark.full
 PAIRS = {"EEGNeX": (EEGNeX, FastEEGNeX), "EEGNet": (EEGNet, FastEEGNet)}
-# Some true gradients are zero because a later batch normalization removes the
-# parameter, such as the shift of the one before. With one-tap kernels this holds for
-# nearly all of the stem, since scales cancel up to the eps. Differences are therefore
-# relative to the largest value of the gradient, but at least to this fraction of the
-# largest of all.
-FLOOR = 1e-4
-ONE_TAP_FLOOR = 1.0
 
 
-def make_pair(name, *, dtype=torch.float64, seed=0, randomize=True, **options):
+def make_pair(name, *, dtype=torch.float64, seed=0, **options):
     defaults = {"n_chans": 3, "n_times": 100, "n_outputs": 2, "drop_prob": 0.0}
-    models = []
-    for cls in PAIRS[name]:
-        torch.manual_seed(seed)
-        models.append(cls(**(defaults | options)))
-    if randomize:
-        with torch.no_grad():
-            for module in models[0].modules():
-                if isinstance(module, torch.nn.BatchNorm2d):
-                    for tensor in (module.weight, module.running_var):
-                        tensor.uniform_(0.5, 2)
-                    for tensor in (module.bias, module.running_mean):
-                        tensor.uniform_(-1, 1)
-        models[1].load_state_dict(models[0].state_dict())
-    return [model.to(dtype) for model in models]
+    torch.manual_seed(seed)
+    stock, fast = (cls(**(defaults | options)) for cls in PAIRS[name])
+    fast.load_state_dict(randomized(stock, seed).state_dict())
+    return [model.to(dtype) for model in (stock, fast)]
 
 
-def run(model, x, y):
-    """Outputs, gradients, and buffers after the step."""
-    model.zero_grad()
-    out = model(x)
-    ((out - y) ** 2).mean().backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
-    return out.detach(), gradients, dict(model.named_buffers())
+# Precision, where an offset costs digits
+
+CASES = list(itertools.product(PAIRS, (True, False), KINDS))
+PRECISE = [("EEGNeX", True, "offset"), ("EEGNet", True, "common offset")]
 
 
-def differences(expected, found, floor=FLOOR):
-    """Relative differences of outputs, gradients and buffers, by name."""
-    largest = max(gradient.abs().max() for gradient in expected[1].values())
-    pairs = {"outputs": (expected[0], found[0], 0.0)}
-    pairs |= {n: (g, found[1][n], floor * largest) for n, g in expected[1].items()}
-    pairs |= {n: (b, found[2][n], 1e-12) for n, b in expected[2].items()}
-    return {
-        name: ((a.double() - b.double()).abs().max() / max(a.abs().max(), least)).item()
-        for name, (a, b, least) in pairs.items()
-    }
-
-
-def assert_equal(expected, found, floor=FLOOR):
-    found = differences(expected, found, floor)
-    assert max(found.values()) < 1e-9, found
-
-
-def windows(batch, n_chans, n_times, seed, kind):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(batch, n_chans, n_times, generator=generator, dtype=torch.float64)
-    if kind == "offset":
-        x += 1e4 * torch.randn(1, n_chans, 1, generator=generator, dtype=torch.float64)
-    if kind == "common offset":
-        x += 1e4
-    if kind == "constant channel":
-        x[:, 0] = 3.0
-    if kind == "zero channel":
-        x[:, 0] = 0.0
-    return x, torch.randn(batch, 2, generator=generator, dtype=torch.float64)
-
-
-KINDS = ["noise", "offset", "common offset", "constant channel", "zero channel"]
-
-
-@pytest.mark.slow
-@settings(max_examples=50)  # test_speed_up.py tries the front alone
-@given(
-    name=st.sampled_from(list(PAIRS)),
-    batch=st.integers(1, 4),
-    n_chans=st.integers(1, 5),
-    n_times=st.integers(32, 150),
-    kernel=st.integers(1, 70),
-    depth=st.integers(1, 3),
-    training=st.booleans(),
-    kind=st.sampled_from(KINDS),
-    seed=st.integers(0, 99),
+@pytest.mark.parametrize(
+    ("name", "training", "kind"),
+    [c if c in PRECISE else pytest.param(*c, marks=FULL) for c in CASES],
 )
-def test_equals_the_stock_model_in_float64(
-    name, batch, n_chans, n_times, kernel, depth, training, kind, seed
-):
-    options = {
-        "EEGNeX": {
-            "kernel_block_1_2": kernel,
-            "depth_multiplier": depth,
-            "filter_2": 12,
-        },
-        "EEGNet": {"kernel_length": kernel, "D": depth},
-    }[name]
-    if name == "EEGNet":
-        options["final_layer_with_constraint"] = True
-    pair = make_pair(name, n_chans=n_chans, n_times=n_times, seed=seed, **options)
-    x, y = windows(batch, n_chans, n_times, seed, kind)
-    assume(n_chans > 1 or not kind.endswith("channel"))  # nothing but a constant
-    # There the original model is wrong in the ninth digit; see the test below.
-    one_level = kind == "common offset" or (kind == "offset" and n_chans == 1)
-    assume(kernel > 1 or not one_level)
-    results = [run(model.train(training), x, y) for model in pair]
-    assert_equal(*results, ONE_TAP_FLOOR if kernel == 1 else FLOOR)
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_one_tap_with_a_common_offset(name):
-    """Without padding, batch statistics remove the offset, which is exact."""
-    kernel = {"EEGNeX": "kernel_block_1_2", "EEGNet": "kernel_length"}[name]
-    errors = {"stock": [], "fast": []}
-    for seed in range(5):
-        x, y = windows(3, 5, 86, seed, "common offset")
-        truth = run(make_pair(name, seed=seed, n_chans=5, n_times=86, **{kernel: 1})[0],
-                    x - 1e4, y)  # fmt: skip
-        pair = make_pair(name, seed=seed, n_chans=5, n_times=86, **{kernel: 1})
-        for which, model in zip(errors, pair, strict=True):
-            found = run(model, x, y)
-            pairs = ((g, found[1][n]) for n, g in truth[1].items())
-            errors[which].append(max((a - b).abs().max().item() for a, b in pairs))
-    assert np.median(errors["fast"]) <= np.median(errors["stock"])
-    assert max(errors["fast"]) < 1e-7
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
 def test_float32_errs_no_more_than_twice_as_much_as_stock(name, training, kind):
     errors = {"stock": [], "fast": []}
     for seed in range(7):
-        stock, fast = make_pair(name, n_times=300, n_chans=8, seed=seed)
-        x, y = windows(16, 8, 300, seed, kind)
-        truth = run(copy_of(stock, name).train(training), x, y)
+        stock, fast = make_pair(name, n_times=150, n_chans=8, seed=seed)
+        x = windows(8, 8, 150, seed, kind)
+        truth = run(copy_of(stock, name).train(training), x)
         for which, model in (("stock", stock), ("fast", fast)):
-            found = run(model.float().train(training), x.float(), y.float())
+            found = run(model.float().train(training), x.float())
             errors[which].append(list(differences(truth, found).values()))
     ours, theirs = (np.array(errors[which]) for which in ("fast", "stock"))
     assert np.median(ours.max(1)) <= 2 * np.median(theirs.max(1))
@@ -169,111 +63,45 @@ def copy_of(model, name):
     return other
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_same_initialization_state_and_output_shape(name):
-    stock, fast = make_pair(name, randomize=False)
-    states = [model.state_dict() for model in (stock, fast)]
-    assert list(states[0]) == list(states[1])
-    assert all(map(torch.equal, states[0].values(), states[1].values()))
-    assert fast.get_output_shape() == stock.get_output_shape()
-    stock.load_state_dict(fast.state_dict())
-    parameters = [[n for n, _ in model.named_parameters()] for model in (stock, fast)]
-    assert parameters[0] == parameters[1]
+def test_same_initialization_state_and_output_shape():
+    for pair in PAIRS.values():
+        models = []
+        for cls in pair:
+            torch.manual_seed(0)
+            models.append(cls(n_chans=3, n_times=100, n_outputs=2))
+        states = [list(model.state_dict().items()) for model in models]
+        for (stock, expected), (fast, found) in zip(*states, strict=True):
+            assert stock == fast
+            assert torch.equal(expected, found)
+        assert models[0].get_output_shape() == models[1].get_output_shape()
+        names = [[n for n, _ in model.named_parameters()] for model in models]
+        assert names[0] == names[1]
 
 
-@pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize("change", ["momentum", "no affine", "untracked", "eval norm"])
-def test_all_kinds_of_normalization(name, change):
-    pair = make_pair(name)
-    for model in pair:
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                if change == "momentum":
-                    module.momentum = None
-                elif change == "no affine":
-                    module.weight = module.bias = None
-                elif change == "untracked":
-                    module.track_running_stats = False
-                    for buffer in (
-                        "running_mean",
-                        "running_var",
-                        "num_batches_tracked",
-                    ):
-                        setattr(module, buffer, None)
-    x, y = windows(4, 3, 100, 0, "noise")
-    results = []
-    for model in pair:
-        if change == "eval norm":
-            first = model.block_1[2] if name == "EEGNeX" else model.bnorm_temporal
-            first.eval()
-        run(model, x, y)
-        results.append(run(model, x + 1, y))
-    assert_equal(*results)
-
-
-# Ways to call a model
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_strides_do_not_matter(name):
-    stock, fast = make_pair(name)
-    x, y = windows(4, 3, 100, 0, "noise")
-    strided = torch.stack([x, x], dim=-1).transpose(0, 1)[..., 0].transpose(0, 1)
-    assert not strided.is_contiguous()
-    assert_equal(run(stock, x, y), run(fast, strided, y))
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_functional_call_and_transforms(name):
-    stock, fast = make_pair(name)
-    x, y = windows(4, 3, 100, 0, "noise")
-    weights = {n: p.detach() + 0.1 for n, p in stock.named_parameters()}
-    found = [torch.func.functional_call(m.eval(), weights, (x,)) for m in (stock, fast)]
-    torch.testing.assert_close(*found)
-
-    def loss(weights, model):
-        return ((torch.func.functional_call(model, weights, (x,)) - y) ** 2).mean()
-
-    gradients = [torch.func.grad(loss)(weights, m) for m in (stock, fast)]
-    for n in weights:
-        torch.testing.assert_close(gradients[1][n], gradients[0][n])
-
-
-# Use in nets
+# Use in nets, by name
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(16, 3, 100)).astype(np.float32)
 Y = RNG.normal(size=16).astype(np.float32)
-SUBJECTS = np.repeat(np.arange(4), 4)
 
 
 def make_net(name, **options):
     return EEGRegressor(
-        f"Fast{name}", optimizer=SAM, max_epochs=2, batch_size=4, train_split=None,
-        verbose=0, **options,
+        name, optimizer=SAM, max_epochs=1, batch_size=8, train_split=None, verbose=0,
+        **options,
     )  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PAIRS)
-def test_cross_validate_returns_estimators_from_two_processes(name):
-    results = cross_validate(
-        make_net(name), X, Y, groups=SUBJECTS, cv=GroupKFold(2), scoring=SCORING,
-        n_jobs=2, return_estimator=True, error_score="raise",
-    )  # fmt: skip
-    for estimator, score in zip(results["estimator"], results["test_r2"], strict=True):
-        assert type(estimator.module_) is PAIRS[name][1]
-        assert estimator.predict(X).shape == (16, 1)
-        assert np.isfinite(score)
-
-
-@pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))]
-)
-def test_a_fitted_net_is_copied_and_goes_on_alike(name, copied):
-    net = make_net(name)
+def fit(net, X, Y):
     net.fit(X, Y)
+    return net
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))]
+)
+def test_a_fitted_net_is_copied_and_goes_on_alike(copied):
+    net = fit(make_net("FastEEGNeX"), X, Y)
     other = copied(net)
     for one in (net, other):
         torch.manual_seed(3)
@@ -284,61 +112,59 @@ def test_a_fitted_net_is_copied_and_goes_on_alike(name, copied):
     np.testing.assert_array_equal(again.predict(X), net.predict(X))
 
 
-def fit(net, X, Y):
-    net.fit(X, Y)
-    return net
+def test_names_that_are_not_there_are_attribute_errors():
+    with pytest.raises(AttributeError, match="has no attribute 'FastDeep4Net'"):
+        _ = braindecode_sam.FastDeep4Net
+    assert {"make_regressor", "SAM"} <= set(dir(braindecode_sam))
 
 
-def test_joblib_memory(tmp_path):
-    cached = Memory(tmp_path, verbose=0).cache(fit)
-    first = cached(make_net("EEGNeX"), X, Y)
-    assert cached.check_call_in_cache(make_net("EEGNeX"), X, Y)
-    np.testing.assert_array_equal(
-        cached(make_net("EEGNeX"), X, Y).predict(X), first.predict(X)
-    )
+@pytest.mark.parametrize("cls", [EEGClassifier, EEGRegressor, EEGNet, EEGNeX])
+def test_no_method_of_a_class_of_braindecode_is_replaced(cls):
+    for name, method in inspect.getmembers(cls, inspect.isroutine):
+        home = inspect.getmodule(inspect.unwrap(method))
+        assert home is None or "braindecode_sam" not in home.__name__, name
 
 
-READ = """
-import sys, warnings; warnings.simplefilter("ignore")
-import torch
-model = torch.load(sys.argv[1], weights_only=False)
-x, expected = torch.load(sys.argv[2])
-assert torch.equal(model(x), expected)
-print(type(model).__name__)
-"""
+# In a fresh process
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PAIRS)
-def test_a_saved_module_is_read_by_a_fresh_process(name, tmp_path):
-    model = make_pair(name, dtype=torch.float32)[1].eval()
-    x = torch.randn(2, 3, 100)
-    torch.save(model, tmp_path / "model.pt")
-    torch.save((x, model(x).detach()), tmp_path / "data.pt")
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A net by name and a module, and what a fresh process makes of them."""
+    folder = tmp_path_factory.mktemp("fresh")
+    net, x = fit(make_net("FastEEGNeX"), X, Y), torch.from_numpy(X)
+    model = FastEEGNet(n_chans=3, n_times=100, n_outputs=2).eval()
+    torch.save(model, folder / "model.pt")
+    torch.save((x, model(x).detach()), folder / "data.pt")
+    (folder / "net.pkl").write_bytes(pickle.dumps(net))
+    script = Path(__file__).with_name("fresh_process.py")
+    environment = os.environ.copy()
+    environment.pop("BRAINDECODE_SAM_KEEP_MEMORY", None)
     done = subprocess.run(
-        [sys.executable, "-c", READ, tmp_path / "model.pt", tmp_path / "data.pt"],
-        capture_output=True, text=True,
+        [sys.executable, "-W", "ignore", script, folder], env=environment, text=True,
+        capture_output=True,
     )  # fmt: skip
-    assert done.stdout.strip() == f"Fast{name}", done.stderr
+    assert done.returncode == 0, done.stderr
+    return net, json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_jacobians_and_gradients_of_each_window(name):
-    pair = [model.eval() for model in make_pair(name, n_times=64)]
-    x, _ = windows(3, 3, 64, 0, "noise")
-    results = []
-    for model in pair:
-        weights = dict(model.named_parameters())
+def test_a_fresh_process_reads_a_saved_module(fresh):
+    assert fresh[1]["model"] == ["FastEEGNet", True]
 
-        def outputs(weights, window, model=model):
-            return torch.func.functional_call(model, weights, (window[None],))[0]
 
-        jacobians = torch.func.jacrev(outputs)(weights, x[0])
-        of_each = torch.func.vmap(
-            torch.func.grad(lambda *args: outputs(*args).sum()), in_dims=(None, 0)
-        )(weights, x)
-        results.append({**jacobians, **{f"each {k}": v for k, v in of_each.items()}})
-    torch.testing.assert_close(*results, atol=1e-10, rtol=1e-8)
+def test_a_fresh_process_finds_the_model_of_a_net_with_sam_by_name(fresh):
+    net, found = fresh
+    np.testing.assert_array_equal(found["predicted"], net.predict(X))
+    assert found["net"] == "FastEEGNeX"
+
+
+def test_memory_is_kept_only_for_who_builds_a_fast_model(fresh):
+    if "asks" not in fresh[1]:
+        pytest.skip("the C library is not glibc 2.33 or newer")
+    after_import, switched_off, after_building = fresh[1]["asks"]
+    assert after_import
+    assert switched_off
+    assert not after_building
 
 
 def test_a_pickled_module_that_is_not_ours_stays_forbidden():
@@ -349,20 +175,20 @@ def test_a_pickled_module_that_is_not_ours_stays_forbidden():
 # What braindecode adds to a model
 
 
-@pytest.mark.parametrize("cls", FAST)
-def test_a_fast_model_is_told_to_come_from_here(cls):
-    assert f"from braindecode.models import {cls.__name__}" not in cls.__doc__
-    assert inspect.signature(cls) == inspect.signature(cls.__bases__[1])
+def test_a_fast_model_is_told_to_come_from_here():
+    for cls in FAST:
+        assert f"from braindecode.models import {cls.__name__}" not in cls.__doc__
+        assert inspect.signature(cls) == inspect.signature(cls.__bases__[1])
     pytest.importorskip("huggingface_hub", reason="the Hub's package is not installed")
-    info = cls._hub_mixin_info
-    assert info.model_card_data.library_name == "braindecode_sam"
-    assert "braindecode.org" not in f"{info.docs_url} {info.repo_url}"
+    for cls in FAST:
+        info = cls._hub_mixin_info
+        assert info.model_card_data.library_name == "braindecode_sam"
+        assert "braindecode.org" not in f"{info.docs_url} {info.repo_url}"
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_saved_as_pretrained_by_either(name, tmp_path):
+def test_saved_as_pretrained_by_either(tmp_path):
     pytest.importorskip("huggingface_hub", reason="the Hub's package is not installed")
-    stock, fast = make_pair(name, dtype=torch.float32)
+    stock, fast = make_pair("EEGNeX", dtype=torch.float32)
     x = torch.randn(2, 3, 100)
     for one, other in ((stock, fast), (fast, stock)):
         one.save_pretrained(tmp_path)
@@ -380,32 +206,3 @@ def test_a_class_derived_from_a_fast_model():
     model = Mine(3, 100).eval()
     assert model(torch.randn(2, 3, 100)).shape == (2, 1)
     assert pickle.loads(pickle.dumps(FastEEGNeX(n_chans=3, n_times=100, n_outputs=1)))
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_braindecode_looks_inside(name):
-    """Hooks capture the activations of every layer, and replacements take effect."""
-    visualization = pytest.importorskip(
-        "braindecode.visualization", reason="braindecode has no such module"
-    )
-    if not hasattr(visualization, "run_with_activation_substitution"):
-        pytest.skip("this braindecode looks inside of no model")
-    stock, fast = (model.eval() for model in make_pair(name))
-    x, _ = windows(2, 3, 100, 0, "noise")
-    layers = zip(stock.modules(), fast.modules(), strict=True)
-    for one, other in itertools.islice(layers, 1, None):
-        if isinstance(
-            one, (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Sequential)
-        ):
-            values = [
-                visualization.capture_activations(model, x, layer)
-                for model, layer in ((stock, one), (fast, other))
-            ]
-            torch.testing.assert_close(*values)
-            outputs = [
-                visualization.run_with_activation_substitution(
-                    model, x, layer, torch.sin
-                )
-                for model, layer in ((stock, one), (fast, other))
-            ]
-            torch.testing.assert_close(*outputs)
