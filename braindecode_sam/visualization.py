@@ -1,9 +1,8 @@
-"""Figures of a training history and of cross-validated scores."""
+"""Figures of a training history and of held-out losses."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
 
 LOSSES = {"train_loss": "training", "valid_loss": "validation"}
 MOST_SLOPES = 6
@@ -78,73 +76,6 @@ def plot_history(net: Any, ax: Any = None) -> Figure:
     lowest.tick_params(labelbottom=True)
     lowest.set_xlabel("Epoch")
     lowest.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return ax.figure
-
-
-def plot_fold_scores(
-    scores: ArrayLike | Mapping[str, ArrayLike],
-    baseline: ArrayLike,
-    ax: Any = None,
-    *,
-    metric: str = "NRMSE (standard deviation)",
-) -> Figure:
-    """Plot the score of each fold, and the mean predictor's.
-
-    Parameters
-    ----------
-    scores : array-like of shape (n_folds,) or dict of str to array-like
-        Errors, lower is better; negate what ``cross_validate`` returns for a scorer
-        that does. A dict holds those of several models by name.
-    baseline : float or array-like of shape (n_folds,)
-        The mean predictor's score, for all folds or for each.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; default a new figure.
-    metric : str
-        Label of the score's axis, with its unit.
-
-    Returns
-    -------
-    figure : matplotlib.figure.Figure
-        The figure drawn in. Nothing is shown.
-
-    Raises
-    ------
-    ValueError
-        If there are no scores, or the models or the baselines differ in their number
-        of folds.
-
-    Examples
-    --------
-    >>> from braindecode_sam.visualization import plot_fold_scores
-    >>> plot_fold_scores([0.9, 1.1, 0.95], baseline=1.0).axes[0].get_xlabel()
-    'Fold'
-    """
-    by_name = scores if isinstance(scores, Mapping) else {"net": scores}
-    bars = {name: np.asarray(one, dtype=float) for name, one in by_name.items()}
-    shapes = {name: one.shape for name, one in bars.items()}
-    shape = next(iter(shapes.values()), (0,))
-    if len(shape) != 1 or not shape[0] or set(shapes.values()) != {shape}:
-        raise ValueError(
-            "scores must hold a number for each fold, as many for every model, got the"
-            f" shapes {shapes}"
-        )
-    baseline = np.asarray(baseline, dtype=float)
-    if baseline.shape not in ((), shape):
-        raise ValueError(
-            f"baseline must be a number or hold {shape[0]} of them, one per fold, got"
-            f" the shape {baseline.shape}"
-        )
-    ax = _axes(ax)
-    folds = np.arange(1, shape[0] + 1)
-    width = 0.7 / len(bars)
-    for i, (name, one) in enumerate(bars.items()):
-        shift = (i - (len(bars) - 1) / 2) * width
-        ax.bar(folds + shift, one, width=width, color=f"C{i}", label=_shown(name))
-    line = np.broadcast_to(baseline, shape)
-    ax.hlines(line, folds - 0.45, folds + 0.45, color="k", label="mean predictor")
-    ax.set(xlabel="Fold", ylabel=metric, xticks=folds)
-    ax.set_ylim(0, 1.25 * max(line.max(), *(one.max() for one in bars.values())))
-    ax.legend(loc="upper center", ncols=len(bars) + 1, frameon=False, fontsize="small")
     return ax.figure
 
 

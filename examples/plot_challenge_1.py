@@ -13,6 +13,7 @@ epochs than in the competition.
 import textwrap
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.preprocessing import StandardScaler
@@ -20,8 +21,6 @@ from sklearn.preprocessing import StandardScaler
 from braindecode_sam import SAM, load_config, make_regressor
 from braindecode_sam.comparison import compare
 from braindecode_sam.datasets import simulate_response_times, to_arrays
-from braindecode_sam.model_selection import nrmse_table
-from braindecode_sam.visualization import plot_fold_scores
 
 N_SUBJECTS = 20
 N_TRIALS = 16  # of each subject
@@ -90,14 +89,22 @@ result = compare(
 # training subjects is not that of the test subjects. By the range, all
 # scores are smaller. The two kinds must not be compared.
 
-predictions = {name: y_pred[0] for name, y_pred in result.y_pred.items()}
-table = nrmse_table(y, predictions, result.folds)
+tables = {}
 print("\nNRMSE, lower is better\n")
-for kind in ("std", "range"):
-    columns = {f"{name}, {kind}": name for name in predictions}
-    part = table[list(columns)].rename(columns=columns)
+for kind, metric in {
+    "std": "neg_nrmse",
+    "range": "neg_nrmse_range",
+}.items():
+    scores = result.scores("fold").pivot(
+        index="fold", columns="estimator", values=metric
+    )
+    table = -scores.rename_axis(index=None, columns=None)[result.estimators]
+    table.index = [f"fold {fold}" for fold in table.index]
+    table.loc["mean"] = table.mean()
+    table.loc["pooled"] = -result.to_frame()[metric]
     print(f"by {kind}")
-    print(part.round(3).to_string(), end="\n\n")
+    print(table.round(3).to_string(), end="\n\n")
+    tables[kind] = table
 
 # %%
 # Does SAM help?
@@ -109,10 +116,14 @@ for kind in ("std", "range"):
 for sentence in result.sentences():
     print(textwrap.fill(sentence, 72))
 
+folds = tables["std"].iloc[:-2]
 figure, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
-plot_fold_scores(
-    {name: table[f"{name}, std"].iloc[:-2] for name in models},
-    table["dummy, std"].iloc[:-2],
-    ax=ax,
+folds[list(models)].plot.bar(ax=ax, rot=0, width=0.7)
+x = np.arange(len(folds))
+ax.hlines(
+    folds["dummy"], x - 0.45, x + 0.45, color="k", label="mean predictor"
 )
+ax.set_ylabel("NRMSE (standard deviation)")
+ax.set_ylim(0, 1.25 * folds.to_numpy().max())
+ax.legend(loc="upper center", ncols=3, frameon=False, fontsize="small")
 plt.show()

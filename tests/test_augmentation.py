@@ -31,7 +31,7 @@ def test_equals_np_roll(n_windows, n_chans, n_times, dtype, data):
     np.testing.assert_array_equal(shifted.numpy(), np.stack(rolled))
 
 
-@pytest.mark.parametrize(("max_shift", "n_times"), [(0.1, 50), (0.29, 100), (0.0, 9)])
+@pytest.mark.parametrize(("max_shift", "n_times"), [(0.29, 100), (0.0, 9)])
 def test_draws_all_shifts_within_the_limit(max_shift, n_times):
     largest = round(max_shift * n_times)
     X = torch.zeros(40_000, 1, n_times)
@@ -81,12 +81,11 @@ def test_in_loader_and_compose():
     assert noisy.shape == X.shape
 
 
-@pytest.mark.parametrize("max_shift", [-0.1, 1.5, float("nan")])
-def test_refuses_max_shift(max_shift):
-    with pytest.raises(
-        ValueError, match="max_shift must be a fraction between 0 and 1, got"
-    ):
-        TimeShift(0.5, max_shift=max_shift)
+def test_refuses_max_shift():
+    for max_shift in (-0.1, 1.5, float("nan")):
+        message = f"max_shift must be a fraction between 0 and 1, got {max_shift}"
+        with pytest.raises(ValueError, match=message):
+            TimeShift(0.5, max_shift=max_shift)
 
 
 def test_noise_has_the_distribution_of_braindecodes():

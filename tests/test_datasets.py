@@ -12,16 +12,11 @@ import pytest
 import torch
 from braindecode import EEGRegressor
 from braindecode.datasets import BaseConcatDataset, RawDataset, create_from_X_y
-from hypothesis import given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GroupKFold, cross_val_predict, cross_validate
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from braindecode_sam import SAM, SCORING
-from braindecode_sam.checks import check_windows
+from braindecode_sam import SAM
 from braindecode_sam.datasets import (
     SubjectWindows,
     read_recordings,
@@ -30,9 +25,13 @@ from braindecode_sam.datasets import (
     subject_target_windows,
     to_arrays,
 )
-from braindecode_sam.datasets.recordings import _crop
 from braindecode_sam.datasets.windows import response_times
 from braindecode_sam.model_selection import subjects_of
+
+
+def refused(message):
+    return pytest.raises(ValueError, match=message)
+
 
 # Simulation
 
@@ -53,43 +52,20 @@ def test_simulation_is_what_it_says_and_reproducible():
 
 def test_background_is_one_over_f():
     epochs = simulate_response_times(4, 10, n_chans=8, n_times=1000, random_state=0)
-    power, f = epochs.compute_psd(fmin=15, fmax=50, verbose="error").get_data(
-        return_freqs=True
-    )
+    psd = epochs.compute_psd(fmin=15, fmax=50, verbose="error")
+    power, f = psd.get_data(return_freqs=True)
     slope = np.polyfit(np.log(f), np.log(power.mean((0, 1))), 1)[0]
     assert -1.3 < slope < -0.7
 
 
-def test_latency_can_be_learned_across_subjects_and_a_leak_shows():
-    """A linear model on band-limited, decimated signals, so that it is quick."""
-    epochs = simulate_response_times(12, 40, n_chans=12, n_times=250, random_state=0)
-    X, y, groups = to_arrays(epochs, target="response_time")
-    smooth = X.reshape(len(X), 12, 50, 5).mean(-1)[..., :40].reshape(len(X), -1)
-    spectra = np.abs(np.fft.rfft(X))[..., 12:28].reshape(len(X), -1)
-    features = np.concatenate([smooth, spectra], axis=1)
-    ridge = make_pipeline(StandardScaler(), Ridge(1000.0))
-
-    def error(cv, groups=groups):
-        y_pred = cross_val_predict(ridge, features, y, groups=groups, cv=cv)
-        return np.sqrt(np.mean((y - y_pred) ** 2)) / y.std()
-
-    across = error(GroupKFold(4))
-    leaky = error(GroupKFold(4), np.random.default_rng(0).permutation(len(y)))
-    assert across < 0.95  # better than the mean
-    assert leaky < across - 0.1
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_simulation_refuses():
+    for options, message in (
         ({"n_subjects": 0}, "n_subjects must be a finite number > 0, got 0"),
         ({"sfreq": -1.0}, "sfreq must be a finite number > 0, got -1.0"),
         ({"n_chans": 200}, "n_chans must be at most 129.*got 200"),
-    ],
-)
-def test_simulation_refuses(options, message):
-    with pytest.raises(ValueError, match=message):
-        simulate_response_times(**{"n_subjects": 2, "n_trials": 2, **options})
+    ):
+        with refused(message):
+            simulate_response_times(**{"n_subjects": 2, "n_trials": 2, **options})
 
 
 # Arrays
@@ -105,17 +81,11 @@ def test_an_array_that_needs_no_copy_is_not_copied():
 
 
 GROUPS = {
-    "str": (pd.Series(["a", "bcd"], dtype="str"), "<U3"),
     "string": (pd.Series(["a", "bcd"], dtype="string"), "<U3"),
-    "object": (np.array(["a", "bcd"], dtype=object), "<U3"),
-    "numpy.str_": (np.array([np.str_("a"), np.str_("bcd")], dtype=object), "<U3"),
+    "object": (np.array(["a", np.str_("bcd")], dtype=object), "<U3"),
     "StringDType": (np.array(["a", "bcd"], dtype=np.dtypes.StringDType()), "<U3"),
-    "category": (pd.Series(["a", "bcd"], dtype="category"), "<U3"),
     "category of int": (pd.Series([7, 8], dtype="category"), "<i8"),
-    "int": (np.array([7, 8], dtype=object), "<i8"),
-    "numpy.int32": (np.array([np.int32(7), np.int32(8)], dtype=object), None),
-    "Int64": (pd.Series([7, 8], dtype="Int64"), "<i8"),
-    "int8": (np.array([7, 8], dtype=np.int8), "|i1"),
+    "int": (np.array([7, np.int32(8)], dtype=object), "<i8"),
 }
 
 
@@ -137,7 +107,7 @@ def test_groups_are_never_objects(name, tmp_path):
     ]
     for groups in found:
         assert groups.dtype.kind in "Ui"
-        assert groups.dtype == dtype or dtype is None
+        assert groups.dtype == dtype
         assert groups.tolist() == list(names)[: len(groups)]
         np.savez(tmp_path / "groups.npz", groups=groups)
         with np.load(tmp_path / "groups.npz") as stored:
@@ -159,76 +129,40 @@ def test_groups_of_datasets_are_never_objects():
 # Labels
 
 
-LABELS = {
-    "list": ["left", "right", "no"],
-    "str": pd.Series(["left", "right", "no"], dtype="str"),
-    "object": np.array(["left", "right", "no"], dtype=object),
-    "category": pd.Series(["left", "right", "no"], dtype="category"),
-    "numpy": np.array(["left", "right", "no"]),
-    "StringDType": np.array(["left", "right", "no"], dtype=np.dtypes.StringDType()),
-}
-
-
-@pytest.mark.parametrize("name", LABELS)
-def test_labels_may_be_text(name):
-    X, groups = np.zeros((3, 1, 200)), [1, 2, 3]
+def test_labels_may_be_text():
+    X, groups, labels = np.zeros((3, 1, 200)), [1, 2, 3], ["left", "right", "no"]
     epochs = simulate_response_times(3, 1, n_chans=1, n_times=200, random_state=0)
-    epochs.metadata["label"] = list(LABELS[name])
-    if name != "StringDType":
-        epochs.metadata["label"] = epochs.metadata["label"].astype(
-            getattr(LABELS[name], "dtype", object)
-        )
-    for y in (
-        to_arrays(X, LABELS[name], groups)[1],
-        to_arrays(epochs, target="label")[1],
-        to_arrays(epochs, LABELS[name])[1],
+    for values in (
+        labels,
+        pd.Series(labels, dtype="category"),
+        np.array(labels, dtype=np.dtypes.StringDType()),
     ):
-        assert y.dtype == "<U5"
-        assert y.tolist() == ["left", "right", "no"]
+        epochs.metadata["label"] = list(values)
+        for y in (
+            to_arrays(X, values, groups)[1],
+            to_arrays(epochs, target="label")[1],
+            to_arrays(epochs, values)[1],
+        ):
+            assert y.dtype == "<U5"
+            assert y.tolist() == labels
+    assert to_arrays(X, ["0.5", "0.7", "0.9"], groups)[1].dtype == "<U3"
+    assert to_arrays(X, [True, False, True], groups)[1].dtype == np.float32
 
 
-def test_text_is_not_read_as_numbers():
-    X, groups = np.zeros((2, 1, 200)), ["a", "b"]
-    assert to_arrays(X, ["0.5", "0.7"], groups)[1].dtype == "<U3"
-    assert to_arrays(X, [0.5, 0.7], groups)[1].dtype == np.float32
-    assert to_arrays(X, [True, False], groups)[1].dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [
-        (["a", None, "b"], "y must name a label for every window, got None.* 1"),
+def test_labels_are_refused():
+    for y, message in (
         (["a", "b", np.nan], "y must name a label for every window, got nan.* 2"),
         (pd.Series(["a", None, "b"], dtype="string"), "got <NA> for window 1"),
-        (pd.Series(["a", None, "b"], dtype="category"), "got nan for window 1"),
         (["left"] * 3, r"y is constant \('left' in all 3 windows\)"),
         ([["a"], ["b"], ["a"]], r"\(n_windows,\) where it holds text, got \(3, 1\)"),
-        ([["a", 1], ["b", 2], ["c", 3]], r"where it holds text, got \(3, 2\)"),
         (["a", 0.5, "b"], "y must .* be all text or all numbers, got 0.5 for window 1"),
         ([0.5, 0.7, "0.6"], "all text or all numbers, got '0.6' for window 2"),
-        (np.array([1, "1", 2], dtype=object), "all numbers, got '1' for window 1"),
         ([["a", "b"], ["a"], ["b"]], "y must hold numbers"),
-        ([b"a", b"b", b"a"], "y must hold numbers"),
-        ([np.zeros((2, 3)), np.zeros((2, 4)), np.zeros((2, 3))], "y must hold numbers"),
         ([0.5, None, 0.7], "y must be finite, got .?nan.? for window 1"),
-    ],
-)
-def test_labels_are_refused(y, message):
-    with pytest.raises(ValueError, match=message):
-        to_arrays(np.zeros((3, 1, 200)), y, ["a", "b", "c"])
-    with pytest.raises(ValueError, match=message):
-        check_windows(np.zeros((3, 1, 200)), y)
-
-
-def test_scikit_learn_classifies_what_to_arrays_gives():
-    X = np.zeros((12, 1, 200), dtype=np.float32)
-    X[::2] = 1
-    X, y, groups = to_arrays(X, ["hit", "miss"] * 6, np.repeat(list("abc"), 4))
-    flat = X.reshape(len(X), -1)
-    y_pred = cross_val_predict(
-        LogisticRegression(), flat, y, groups=groups, cv=GroupKFold(3)
-    )
-    np.testing.assert_array_equal(y_pred, y)
+        ([16777216, 16777217, 5], "float32 represents exactly.*got 16777217"),
+    ):
+        with refused(message):
+            to_arrays(np.zeros((3, 1, 200)), y, ["a", "b", "c"])
 
 
 def test_epochs_come_in_microvolts_and_eight_targets():
@@ -242,30 +176,21 @@ def test_epochs_come_in_microvolts_and_eight_targets():
     assert groups[0] == "sub-001"
 
 
-@pytest.mark.parametrize(
-    ("change", "options", "message"),
-    [
-        (lambda e: setattr(e, "metadata", None), {}, "data must have metadata"),
-        (lambda e: None, {}, "target must name columns among .*got 'target'"),
-        (lambda e: None, {"target": "response_time", "subject": "who"}, "got 'who'"),
-        (lambda e: e._data.__setitem__((2, 0, 5), np.nan), {"target": "response_time"},
-         "window 2 holds NaN"),
-    ],
-)  # fmt: skip
-def test_epochs_are_refused(change, options, message):
+def test_epochs_and_arrays_need_targets_and_groups():
     epochs = simulate_response_times(2, 3, n_chans=4, n_times=250, random_state=0)
-    change(epochs)
-    with pytest.raises(ValueError, match=message):
-        to_arrays(epochs, **options)
-
-
-def test_arrays_need_targets_and_groups():
+    with refused(r"target must name columns among .*'target'"):
+        to_arrays(epochs)
+    with refused("got 'who'"):
+        to_arrays(epochs, target="response_time", subject="who")
+    epochs._data[2, 0, 5] = np.nan
+    with refused("window 2 holds NaN"):
+        to_arrays(epochs, target="response_time")
     X = np.zeros((2, 1, 9), dtype=np.float32)
-    with pytest.raises(ValueError, match=r"y must be given.*got None"):
+    with refused(r"y must be given.*got None"):
         to_arrays(X)
-    with pytest.raises(ValueError, match=r"groups must be given.*got None"):
+    with refused(r"groups must be given.*got None"):
         to_arrays(X, [1, 2])
-    with pytest.raises(ValueError, match="got X: 2, y: 2, groups: 1"):
+    with refused("got X: 2, y: 2, groups: 1"):
         to_arrays(X, [1, 2], ["a"])
 
 
@@ -293,18 +218,17 @@ def test_subject_windows_index_as_arrays_do(X, rows):
     assert "7 subjects" in repr(windows)
 
 
-def test_windows_of_a_read_only_array_can_be_written():
-    X = np.zeros((3, 2, 100), dtype=np.float32)
-    X.flags.writeable = False
-    windows = SubjectWindows(X, ["a", "a", "b"])
-    assert windows[[1, 2]][0].flags.writeable
-
-
-def test_subject_windows_make_no_copy():
+def test_subject_windows_make_no_copy_except_of_what_cannot_be_written():
     X = np.zeros((4, 2, 5))
     assert np.shares_memory(SubjectWindows(X, list("abcd"))[1:3][0], X)
-    with pytest.raises(ValueError, match="got X: 4, groups: 3"):
+    X.flags.writeable = False
+    assert SubjectWindows(X, list("aabb"))[[1, 2]][0].flags.writeable
+    with refused("got X: 4, groups: 3"):
         SubjectWindows(X, list("abc"))
+    info = mne.create_info(2, 100.0, "eeg")
+    epochs = mne.EpochsArray(np.zeros((3, 2, 50)), info, verbose="error")
+    with pytest.raises(TypeError, match="got EpochsArray, which holds volts"):
+        SubjectWindows(epochs, ["a", "a", "b"])
 
 
 # Response times
@@ -344,8 +268,11 @@ EVENTS = [(1, "go"), (1.5, "hit"), (1.7, "hit"), (5, "go"), (8, "go"), (11, "hit
 EVENTS += [(14, "go"), (14.05, "hit"), (19.5, "go"), (19.8, "hit")]
 
 
-@pytest.mark.parametrize("shift", [{}, {"first_samp": 500, "meas_date": 1e9}])
+@pytest.mark.parametrize(
+    "shift", [{}, {"first_samp": 500}, {"first_samp": 500, "meas_date": 1e9}]
+)
 def test_response_time_windows(shift, caplog):
+    """MNE counts onsets from the beginning before cropping, also without a date."""
     raw = make_raw(EVENTS, **shift)
     recordings = BaseConcatDataset([RawDataset(raw, {"subject": "a", "path": "a.edf"})])
     caplog.set_level(logging.INFO, logger="braindecode_sam")
@@ -353,27 +280,15 @@ def test_response_time_windows(shift, caplog):
         recordings, stimulus="go", response="hit", window_seconds=2.0,
         offset_seconds=-0.5, limits=(0.1, 4.0),
     )  # fmt: skip
-    X, y, _ = (windows[0][0], [w[1] for w in windows], None)
-    assert [float(t[0]) for t in y] == pytest.approx([0.5, 3.0])
-    np.testing.assert_allclose(X, raw.get_data(start=50, stop=250), rtol=1e-6)
+    assert [float(y[0]) for _, y, _ in windows] == pytest.approx([0.5, 3.0])
+    for window, start in zip(windows, (50, 750), strict=True):
+        expected = raw.get_data(start=start, stop=start + 200)
+        np.testing.assert_allclose(window[0], expected, rtol=1e-6)
     assert windows[0][1].shape == (1,)
     assert (
         "a.edf: kept 2 of 5 trials; left out 1 without a response, 1 with a response"
         " time outside of (0.1, 4.0) s, 1 with a window beyond the recording"
     ) in caplog.text
-
-
-def test_response_times_where_a_recording_without_a_date_begins_later():
-    """MNE counts onsets from the beginning before cropping."""
-    shifted = BaseConcatDataset([RawDataset(make_raw(EVENTS, first_samp=500), {})])
-    whole = BaseConcatDataset([RawDataset(make_raw(EVENTS), {})])
-    options = {"stimulus": "go", "response": "hit", "window_seconds": 2.0}
-    found = response_time_windows(shifted, **options)
-    expected = response_time_windows(whole, **options)
-    assert len(found) == len(expected) > 0
-    for (X, y, _), (X_expected, y_expected, _) in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(X, X_expected)
-        np.testing.assert_allclose(y, y_expected, rtol=1e-6)
 
 
 def test_several_names_of_stimuli_and_responses():
@@ -384,33 +299,23 @@ def test_several_names_of_stimuli_and_responses():
         window_seconds=2.0,
     )  # fmt: skip
     assert [float(window[1][0]) for window in windows] == pytest.approx([0.5, 0.25])
-    with pytest.raises(ValueError, match=r"names? events.*got \['up', 'down'\]"):
+    with refused(r"names? events.*got \['up', 'down'\]"):
         response_time_windows(
             recordings, stimulus=["up", "down"], response="hit left", window_seconds=2.0
         )
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"stimulus": "stop"},
-            r"stimulus must name events.*got 'stop'.*has \['go', 'hit'\]",
-        ),
-        (
-            {"response": "miss"},
-            "response must name events.*got 'miss', but recording a",
-        ),
+def test_response_time_windows_refuses():
+    recordings = BaseConcatDataset([RawDataset(make_raw(EVENTS), {"subject": "a"})])
+    given = {"stimulus": "go", "response": "hit", "window_seconds": 1.0}
+    for options, message in (
+        ({"stimulus": "stop"}, r"stimulus must name events.*'stop'.*\['go', 'hit'\]"),
+        ({"response": "miss"}, "response must name events.*'miss', but recording a"),
         ({"limits": (2.0, 1.0)}, r"limits must be.*got \(2.0, 1.0\)"),
         ({"limits": (6.0, 9.0)}, "no trial is left.*response time within limits"),
-        ({"window_seconds": 0}, "window_seconds must be a finite number > 0, got 0"),
-    ],
-)
-def test_response_time_windows_refuses(options, message):
-    recordings = BaseConcatDataset([RawDataset(make_raw(EVENTS), {"subject": "a"})])
-    defaults = {"stimulus": "go", "response": "hit", "window_seconds": 1.0}
-    with pytest.raises(ValueError, match=message):
-        response_time_windows(recordings, **(defaults | options))
+    ):
+        with refused(message):
+            response_time_windows(recordings, **(given | options))
 
 
 # Real recordings
@@ -425,18 +330,15 @@ def eegmat_channels(file):
     return [n for n in names if n.startswith("EEG ") and n != "EEG A2-A1"]
 
 
-@pytest.mark.slow
-def test_eegmat_from_edf_files_to_scores(eegmat):
-    files = eegmat_files(eegmat)
+def test_eegmat_from_edf_files_to_predictions(eegmat):
+    files = eegmat_files(eegmat, 4)
     recordings = read_recordings(
-        files,
-        participants=eegmat / "subject-info.csv",
-        picks=eegmat_channels(files[0]),
-        sfreq=125,
-    )
+        files, participants=eegmat / "subject-info.csv",
+        picks=eegmat_channels(files[0]), sfreq=125,
+    )  # fmt: skip
     windows = subject_target_windows(recordings, "Number of subtractions")
     X, y, groups = to_arrays(windows)
-    assert X.shape == (360, 19, 500)
+    assert X.shape[1:] == (19, 500)
     table = pd.read_csv(eegmat / "subject-info.csv").set_index("Subject")
     for subject in np.unique(groups):
         expected = table.loc[subject, "Number of subtractions"]
@@ -446,20 +348,17 @@ def test_eegmat_from_edf_files_to_scores(eegmat):
     raw.pick(eegmat_channels(files[3])).resample(125, verbose="error")
     third = 1e6 * raw.get_data(start=1000, stop=1500)
     np.testing.assert_allclose(X[groups == "Subject03"][2], third, rtol=1e-5, atol=1e-4)
+    whole, part = (
+        read_recordings(files[0], picks=["EEG Cz"], crop=crop).datasets[0].raw
+        for crop in (None, (10, 30))
+    )
+    np.testing.assert_array_equal(part.get_data(), whole.get_data(None, 5000, 15000))
     net = EEGRegressor(
-        "EEGNet",
-        optimizer=SAM,
-        max_epochs=1,
-        batch_size=32,
-        train_split=None,
+        "EEGNet", optimizer=SAM, max_epochs=1, batch_size=20, train_split=None,
         verbose=0,
-    )
-    scores = cross_validate(
-        net, X, y, groups=groups, cv=GroupKFold(5), scoring=SCORING, error_score="raise"
-    )
-    assert np.isfinite(scores["test_neg_nrmse"]).all()
+    )  # fmt: skip
     net.fit(windows, y=None)
-    assert net.predict(windows).shape == (360, 1)
+    assert net.predict(windows).shape == (len(X), 1)
 
 
 def test_eeglab_response_times_are_those_of_the_events(eeglab, caplog):
@@ -502,96 +401,80 @@ def edf_folder(eegmat, tmp_path):
     return tmp_path
 
 
-def test_bad_files_are_all_named(edf_folder):
-    with pytest.raises(ValueError, match="cannot read") as error:
-        read_recordings(sorted(edf_folder.iterdir()))
+def test_bad_files_are_all_named_and_do_not_affect_the_others(edf_folder):
+    files = sorted(edf_folder.iterdir())
+    with refused("cannot read") as error:
+        read_recordings(files)
     message = str(error.value)
     assert "empty_2.edf: the file is empty" in message
     assert "half_2.edf: the file is truncated: " in message
     assert "header_2.edf: " in message
     assert "text_2.edf: Bad EDF file" in message
     assert "Subject00_2.edf" not in message
-
-
-def test_bad_files_do_not_affect_the_others(edf_folder):
-    with pytest.warns(
-        UserWarning, match="skipped recordings: cannot read .*half_2.edf"
-    ):
-        recordings = read_recordings(sorted(edf_folder.iterdir()), on_bad="warn")
-    names = [Path(d.description["path"]).name for d in recordings.datasets]
+    with pytest.warns(UserWarning, match="skipped recordings: cannot read .*half_2"):
+        found = read_recordings(files, on_bad="warn").datasets
+    names = [Path(d.description["path"]).name for d in found]
     assert names == [f"Subject0{i}_2.edf" for i in range(3)]
-    whole = read_recordings([edf_folder / "Subject01_2.edf"])
-    np.testing.assert_array_equal(
-        recordings.datasets[1].raw.get_data(), whole.datasets[0].raw.get_data()
-    )
+    (whole,) = read_recordings([edf_folder / "Subject01_2.edf"]).datasets
+    np.testing.assert_array_equal(found[1].raw.get_data(), whole.raw.get_data())
 
 
 def test_nothing_left(edf_folder):
-    with pytest.raises(ValueError, match=r"empty_2.edf: the file is empty"):
+    with refused(r"empty_2.edf: the file is empty"):
         read_recordings([edf_folder / "empty_2.edf"], on_bad="warn")
-    with pytest.raises(ValueError, match="paths must name at least one recording"):
+    with refused("paths must name at least one recording"):
         read_recordings([])
-    with pytest.raises(ValueError, match=r"missing\.edf: .*No such file"):
+    with refused(r"missing\.edf: .*No such file"):
         read_recordings([edf_folder / "missing.edf"])
-    with pytest.raises(
-        ValueError, match="on_bad must be one of 'raise', 'warn', got 'x'"
-    ):
+    with refused("on_bad must be one of 'raise', 'warn', got 'x'"):
         read_recordings([], on_bad="x")
 
 
-def write_fif(path, data=None, ch_names=("Cz", "Pz")):
+def write_fif(path, data=None, sfreq=100.0, ch_names=("Cz", "Pz")):
     data = 1e-5 * np.ones((len(ch_names), 500)) if data is None else data
-    info = mne.create_info(list(ch_names), 100.0, "eeg")
-    mne.io.RawArray(data, info, verbose="error").save(path, verbose="error")
+    info = mne.create_info(list(ch_names), sfreq, "eeg")
+    raw = mne.io.RawArray(data, info, verbose="error")
+    raw.save(path, fmt="double", verbose="error")
     return path
 
 
 # A part of each recording
 
 
-def count_up(path, seconds=5.0, sfreq=100.0, ch_names=("Cz",)):
+def count_up(path, n_times=500, sfreq=100.0):
     """Write a recording whose samples are their indices, in microvolts."""
-    numbers = 1e-6 * np.arange(round(seconds * sfreq))
-    info = mne.create_info(list(ch_names), sfreq, "eeg")
-    data = np.stack([numbers] * len(ch_names))
-    raw = mne.io.RawArray(data, info, verbose="error")
-    raw.save(path, fmt="double", verbose="error")
-    return path
+    return write_fif(path, 1e-6 * np.arange(n_times)[None], sfreq, ch_names=("Cz",))
 
 
-@pytest.mark.parametrize(
-    ("crop", "first", "last"),
-    [
-        (None, 0, 499),
-        ((None, None), 0, 499),
-        ((1, None), 100, 499),
-        ((None, 2), 0, 199),
-        ((1.5, 3.25), 150, 324),
-        ([0, 5], 0, 499),
-        (np.array([4.0, 5.0]), 400, 499),
-        ((4.99, None), 499, 499),
-    ],
-)
-def test_crop(tmp_path, crop, first, last):
+def test_crop(tmp_path):
     file = count_up(tmp_path / "a_raw.fif")
-    raw = read_recordings(file, crop=crop).datasets[0].raw
-    expected = np.arange(first, last + 1)
-    np.testing.assert_allclose(raw.get_data()[0], expected, rtol=1e-9)
+    for crop, first, last in (
+        (None, 0, 499),
+        ([1, None], 100, 499),
+        ((None, 3.25), 0, 324),
+        (np.array([4.99, 5.0]), 499, 499),
+    ):
+        raw = read_recordings(file, crop=crop).datasets[0].raw
+        expected = np.arange(first, last + 1)
+        np.testing.assert_allclose(raw.get_data()[0], expected, rtol=1e-9)
 
 
-@given(
-    n=st.integers(1, 400),
-    sfreq=st.sampled_from([100.0, 125.0, 128.0, 250.0, 256.41, 1000 / 3]),
-    cut=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
-)
-def test_crop_at_any_samples(n, sfreq, cut):
-    start, stop = round(cut[0] * n), round(cut[1] * n)
-    data = np.arange(n, dtype=float)[None]
-    raw = mne.io.RawArray(data, mne.create_info(1, sfreq, "eeg"), verbose="error")
-    if start == stop:
-        return
-    _crop(raw, start / sfreq, stop / sfreq)
-    np.testing.assert_array_equal(raw.get_data()[0], data[0, start:stop])
+@pytest.fixture(scope="module", params=[(13, 100.0), (400, 256.41), (400, 1000 / 3)])
+def counted(request, tmp_path_factory):
+    """Recordings whose durations, computed in floating point, are not exact."""
+    return count_up(tmp_path_factory.mktemp("counted") / "a_raw.fif", *request.param)
+
+
+@settings(max_examples=15)
+@given(cut=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted))
+@example(cut=[0, 1])
+def test_crop_at_any_samples(counted, cut):
+    raw = mne.io.read_raw(counted, verbose="error")
+    sfreq, (start, stop) = raw.info["sfreq"], [round(c * raw.n_times) for c in cut]
+    assume(start < stop)
+    found = read_recordings(counted, crop=(start / sfreq, stop / sfreq)).datasets[0]
+    expected = np.arange(start, stop)
+    np.testing.assert_allclose(found.raw.get_data()[0], expected, rtol=1e-9)
 
 
 def test_crop_is_made_before_resampling(tmp_path):
@@ -618,74 +501,43 @@ def test_crop_keeps_events_at_their_samples(tmp_path, meas_date):
         np.testing.assert_allclose(y, whole[i + 1][1], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("crop", "message"),
-    [
-        ((6, None), "b_raw.fif: crop begins at 6 s, but the recording is 5 s long"),
+def test_crop_outside_of_a_recording(tmp_path):
+    long = count_up(tmp_path / "a_raw.fif", n_times=800)
+    short = count_up(tmp_path / "b_raw.fif")
+    for crop, message in (
         ((5, 7), "b_raw.fif: crop begins at 5 s, but the recording is 5 s long"),
         ((None, 5.01), r"b_raw.fif: crop ends at 5.01 s, but the recording is 5 s"),
         ((1, 1e300), r"b_raw.fif: crop ends at 1e\+300 s, but the recording is 5 s"),
         ((1.001, 1.002), "crop from 1.001 s to 1.002 s holds no sample at 100 Hz"),
-    ],
-)
-def test_crop_outside_of_a_recording(tmp_path, crop, message):
-    long = count_up(tmp_path / "a_raw.fif", seconds=8)
-    short = count_up(tmp_path / "b_raw.fif")
-    with pytest.raises(ValueError, match=message):
-        read_recordings([long, short], crop=crop)
+    ):
+        with refused(message):
+            read_recordings([long, short], crop=crop)
 
 
 def test_crop_leaves_out_short_recordings_where_bad_ones_are(tmp_path):
-    files = [count_up(tmp_path / f"{s}_raw.fif", seconds=s) for s in (3, 5, 8)]
-    with pytest.warns(
-        UserWarning, match=r"skipped recordings: .*3_raw.fif: crop ends at 4 s"
-    ):
+    files = [count_up(tmp_path / f"{s}_raw.fif", 100 * s) for s in (3, 5, 8)]
+    with pytest.warns(UserWarning, match=r"skipped .*3_raw.fif: crop ends at 4 s"):
         recordings = read_recordings(files, crop=(2, 4), on_bad="warn")
     assert [r.raw.n_times for r in recordings.datasets] == [200, 200]
 
 
-def test_crop_may_cut_off_what_is_not_finite(tmp_path):
-    data = 1e-5 * np.ones((1, 500))
-    data[0, 450] = np.nan
-    file = write_fif(tmp_path / "a_raw.fif", data, ch_names=("Cz",))
+def test_values_that_are_not_finite_may_be_cut_off(tmp_path):
+    data = 1e-5 * np.ones((2, 500))
+    data[1, 450] = np.nan
+    file = write_fif(tmp_path / "a_raw.fif", data)
     read_recordings(file, crop=(None, 4))
-    with pytest.raises(ValueError, match="holds NaN"):
-        read_recordings(file, crop=(4, None))
+    with refused(r"a_raw.fif: the recording holds NaN"):
+        read_recordings(file)
 
 
-@pytest.mark.parametrize(
-    ("crop", "error"),
-    [
-        (5, TypeError),
-        ((5,), TypeError),
-        ("12", TypeError),
-        ((0, "2"), TypeError),
-        ((0, 1, 2), TypeError),
-        ((2, 1), ValueError),
-        ((1, 1), ValueError),
-        ((-1, 1), ValueError),
-        ((None, 0), ValueError),
-        ((math.nan, 1), ValueError),
-        ((1, math.nan), ValueError),
-        ((0, math.inf), ValueError),
-        ((math.inf, None), ValueError),
-    ],
-)
-def test_crop_is_refused(crop, error):
+def test_crop_is_refused():
     message = r"crop must be \(tmin, tmax\), each a number of seconds or None.*got "
-    with pytest.raises(error, match=message + re.escape(repr(crop))):
-        read_recordings([], crop=crop)
-
-
-def test_crop_of_real_eeg(eegmat):
-    file = eegmat_files(eegmat)[0]
-    whole = read_recordings(file, picks=["EEG Cz"]).datasets[0].raw
-    part = read_recordings(file, picks=["EEG Cz"], crop=(10, 30)).datasets[0].raw
-    expected = whole.get_data(start=5000, stop=15000)
-    np.testing.assert_array_equal(part.get_data(), expected)
-    message = f"{file.name}: crop ends at 70 s, but the recording is 62 s long"
-    with pytest.raises(ValueError, match=message):
-        read_recordings(file, crop=(0, 70))
+    for crop in ((5,), (0, "2")):
+        with pytest.raises(TypeError, match=message + re.escape(repr(crop))):
+            read_recordings([], crop=crop)
+    for crop in ((1, 1), (-1, 1), (1, math.nan), (0, math.inf)):
+        with refused(message + re.escape(repr(crop))):
+            read_recordings([], crop=crop)
 
 
 PEOPLE = pd.DataFrame({"participant_id": ["sub-1", "sub-2"], "age": [20.0, np.nan]})
@@ -696,6 +548,7 @@ def test_participants_from_tables(tmp_path):
     PEOPLE.to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
     recordings = read_recordings(files, participants=tmp_path / "participants.tsv")
     assert recordings.datasets[0].description["age"] == 20
+    assert len(read_recordings(str(files[0])).datasets) == 1
     windows = subject_target_windows(
         read_recordings(files[:1], participants=PEOPLE), "age",
         window_seconds=1.0, stride_seconds=0.5,
@@ -706,26 +559,16 @@ def test_participants_from_tables(tmp_path):
 
 def test_bad_participants(tmp_path):
     files = [write_fif(tmp_path / f"sub-{i}_eeg.fif") for i in (1, 2, 3)]
-    with pytest.raises(ValueError, match=r"no row for 'sub-3' .*it has sub-1, sub-2"):
+    with refused(r"no row for 'sub-3' .*it has sub-1, sub-2"):
         read_recordings(files, participants=PEOPLE)
+    twice = pd.concat([PEOPLE, PEOPLE[:1]])
+    with refused(r"one row for each .*several for 'sub-1'"):
+        read_recordings(files[:1], participants=twice)
     recordings = read_recordings(files[:2], participants=PEOPLE)
-    with pytest.raises(
-        ValueError, match=r"got 'IQ', but recording .*sub-1_eeg.fif has .*age"
-    ):
+    with refused(r"got 'IQ', but recording .*sub-1_eeg.fif has .*age"):
         subject_target_windows(recordings, "IQ")
-    with pytest.raises(
-        ValueError, match=r"'age' of recording .*sub-2_eeg.fif.*got nan"
-    ):
+    with refused(r"'age' of recording .*sub-2_eeg.fif.*got nan"):
         subject_target_windows(recordings, "age")
-
-
-def test_two_rows_for_a_participant(tmp_path):
-    file = write_fif(tmp_path / "sub-1_eeg.fif")
-    people = pd.concat([PEOPLE, PEOPLE[:1]])
-    with pytest.raises(
-        ValueError, match=r"one row for each subject.*several for 'sub-1'"
-    ):
-        read_recordings([file], participants=people)
 
 
 def test_names_of_participants_are_text(tmp_path):
@@ -739,14 +582,8 @@ def test_names_of_participants_are_text(tmp_path):
     people = pd.DataFrame({"id": [1, 2], "age": [30, 31]})
     recordings = read_recordings(file, participants=people, subject_of=lambda path: 1)
     assert recordings.datasets[0].description["age"] == 30
-    with pytest.raises(ValueError, match="a column named 'path', which is reserved"):
+    with refused("a column named 'path', which is reserved"):
         read_recordings(file, participants=people.assign(path="x"))
-
-
-def test_one_path_is_one_recording(tmp_path):
-    file = write_fif(tmp_path / "sub-1_eeg.fif")
-    for path in (file, str(file)):
-        assert len(read_recordings(path).datasets) == 1
 
 
 def test_recordings_that_do_not_fit_together(tmp_path):
@@ -754,19 +591,9 @@ def test_recordings_that_do_not_fit_together(tmp_path):
         write_fif(tmp_path / "a_raw.fif"),
         write_fif(tmp_path / "b_raw.fif", ch_names=("Cz", "Oz")),
     ]
-    with pytest.raises(
-        ValueError, match=r"the same ch_names, got .*'Oz'.* in .*b_raw.fif"
-    ):
+    with refused(r"the same ch_names, got .*'Oz'.* in .*b_raw.fif"):
         read_recordings(files)
     assert len(read_recordings(files, picks=["Cz"]).datasets) == 2
-
-
-def test_values_that_are_not_finite(tmp_path):
-    data = np.zeros((2, 500))
-    data[1, 7] = np.nan
-    file = write_fif(tmp_path / "a_raw.fif", data)
-    with pytest.raises(ValueError, match=r"a_raw.fif: the recording holds NaN"):
-        read_recordings([file])
 
 
 # Targets and subjects passed with the data
@@ -774,37 +601,33 @@ def test_values_that_are_not_finite(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:braindecode")
 @pytest.mark.filterwarnings("ignore:.*drop_last_window.*:DeprecationWarning")
-@pytest.mark.parametrize("has_metadata", [True, False])
-def test_to_arrays_uses_the_targets_and_groups_it_is_given(has_metadata):
+def test_to_arrays_uses_the_targets_and_groups_it_is_given():
     epochs = simulate_response_times(2, 3, n_chans=4, n_times=200, random_state=0)
     y, groups = np.arange(6.0), np.repeat(["a", "b", "c"], 2)
-    if has_metadata:
-        own = to_arrays(epochs, groups=groups, target="response_time")
-        np.testing.assert_array_equal(own[2], groups)
-        times = epochs.metadata["response_time"].to_numpy(np.float32)
-        np.testing.assert_array_equal(own[1], times)
-        own = to_arrays(epochs, y)
-        assert own[2].tolist() == epochs.metadata["subject"].tolist()
-    else:
-        epochs.metadata = None
-        with pytest.raises(
-            ValueError, match=r"must have metadata.*or pass y and groups"
-        ):
-            to_arrays(epochs, y)
-    X, given_y, given_groups = to_arrays(epochs, y, groups)
-    np.testing.assert_array_equal(given_y, y)
-    np.testing.assert_array_equal(given_groups, groups)
-    with pytest.raises(ValueError, match="same length, got X: 6, y: 5, groups: 6"):
-        to_arrays(epochs, y[:5], groups)
+    own_y = epochs.metadata["response_time"].to_numpy(np.float32)
+    own_groups = epochs.metadata["subject"].to_numpy(str)
+
+    def check(expected, *args, **options):
+        X, *found = to_arrays(*args, **options)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+        return X
+
+    check((own_y, groups), epochs, groups=groups, target="response_time")
+    check((y, own_groups), epochs, y)
+    X = check((y, groups), epochs, y, groups)
     windows = create_from_X_y(X, y, drop_last_window=False, sfreq=100)
-    X_2, other_y, other_groups = to_arrays(windows, y[::-1], groups)
+    X_2 = check((y[::-1], groups), windows, y[::-1], groups)
     np.testing.assert_array_equal(X_2, X)
-    np.testing.assert_array_equal(other_y, y[::-1])
-    np.testing.assert_array_equal(other_groups, groups)
+    with refused("same length, got X: 6, y: 5, groups: 6"):
+        to_arrays(epochs, y[:5], groups)
+    epochs.metadata = None
+    check((y, groups), epochs, y, groups)
+    with refused(r"must have metadata.*or pass y and groups"):
+        to_arrays(epochs, y)
 
 
-@pytest.mark.parametrize("first_samp", [0, 250])
-@pytest.mark.parametrize("meas_date", [None, 1e9])
+@pytest.mark.parametrize(("meas_date", "first_samp"), [(None, 250), (1e9, 0)])
 def test_crop_keeps_only_annotations_that_begin_inside(tmp_path, meas_date, first_samp):
     events = [(2.0, "before"), (3.0, "first"), (9.99, "last"), (10.0, "at the end")]
     raw = make_raw(events, first_samp=first_samp, meas_date=meas_date)
@@ -831,16 +654,3 @@ def test_channels_of_any_kind_of_electrode_are_microvolts(tmp_path):
     np.testing.assert_allclose(found[:, 0], [10] * 5 + [1e-5], rtol=1e-6)
     found = read_recordings(tmp_path / "a_raw.fif", picks="misc").datasets[0].raw
     np.testing.assert_allclose(found.get_data(), 1e-5, rtol=1e-6)
-
-
-def test_epochs_are_no_subject_windows():
-    info = mne.create_info(2, 100.0, "eeg")
-    epochs = mne.EpochsArray(np.zeros((3, 2, 50)), info, verbose="error")
-    with pytest.raises(TypeError, match="got EpochsArray, which holds volts"):
-        SubjectWindows(epochs, ["a", "a", "b"])
-
-
-def test_integers_that_float32_merges_are_refused():
-    X = np.zeros((3, 1, 9), dtype=np.float32)
-    with pytest.raises(ValueError, match=r"float32 represents exactly.*got 16777217"):
-        to_arrays(X, [16777216, 16777217, 5], ["a", "a", "b"])

@@ -10,8 +10,8 @@ import torch
 from braindecode import EEGRegressor
 from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
-from skorch.callbacks import EarlyStopping, EpochScoring
+from sklearn.model_selection import GroupKFold, cross_validate
+from skorch.callbacks import EpochScoring
 from torch.utils.data import DataLoader
 
 from braindecode_sam import (
@@ -20,43 +20,36 @@ from braindecode_sam import (
     SCORING_CLASSIFICATION,
     FastEEGNeX,
     TimeShift,
-    augmentation,
-    estimators,
     load_config,
     make_classifier,
     make_regressor,
 )
-from braindecode_sam.configs import TrainingConfig, config_names
 from braindecode_sam.datasets import SubjectWindows
-from braindecode_sam.model_selection import (
-    SubjectSplit,
-    nrmse_table,
-    out_of_fold_predictions,
-)
+from braindecode_sam.model_selection import SubjectSplit, out_of_fold_predictions
 from braindecode_sam.nets import Classifier, Regressor
-from tests.optim.helpers import assert_same
 
 # The table of the competition notes, independent of the JSON files.
 TABLE = {
-    "challenge_1": (72, 500, 1, torch.optim.AdamW, 30, 32),
-    "challenge_2": (104, 1000, 8, torch.optim.Adamax, 20, 16),
+    "challenge_1": (72, 500, 1, 58_777, torch.optim.AdamW, 30, 32),
+    "challenge_2": (104, 1000, 8, 62_696, torch.optim.Adamax, 20, 16),
 }
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 5, 200)).astype(np.float32)
 Y = RNG.normal(size=24).astype(np.float32)
 SUBJECTS = np.repeat(np.arange(6), 4)
-SMALL = {"module__n_chans": 5, "module__n_times": 200, "batch_size": 4, "max_epochs": 1}
+SMALL = {"module__n_chans": 5, "module__n_times": 200, "batch_size": 8, "max_epochs": 1}
 SMALL |= {"verbose": 0, "device": "cpu"}
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_configurations_are_those_of_the_table(name):
-    *shape, base, max_epochs, batch_size = TABLE[name]
+    *shape, n_params, base, max_epochs, batch_size = TABLE[name]
     net = make_regressor(name, device="cpu").initialize()
     assert isinstance(net, EEGRegressor)
     module = net.module_
     assert type(module) is FastEEGNeX
     assert [module.n_chans, module.n_times, module.n_outputs] == shape
+    assert sum(p.numel() for p in module.parameters()) == n_params
     assert type(net.optimizer_) is SAM
     assert type(net.optimizer_.base_optimizer) is base
     group = net.optimizer_.param_groups[0]
@@ -72,90 +65,23 @@ def test_configurations_are_those_of_the_table(name):
     assert load_config(name).n_splits == 5
 
 
-def test_parameter_counts():
-    counts = []
-    for name in TABLE:
-        module = make_regressor(name, device="cpu").initialize().module_
-        counts.append(sum(p.numel() for p in module.parameters()))
-    assert counts == [58_777, 62_696]
-
-
 def test_main_job_with_every_score():
-    net = make_regressor("challenge_1", **SMALL)
-    cv = GroupKFold(3)
     results = cross_validate(
-        net, X, Y, groups=SUBJECTS, cv=cv, scoring=SCORING, error_score="raise",
-        return_estimator=True, return_indices=True,
+        make_regressor("challenge_1", **SMALL), X, Y, groups=SUBJECTS, cv=GroupKFold(2),
+        scoring=SCORING, error_score="raise", return_estimator=True,
+        return_indices=True,
     )  # fmt: skip
-    y_pred = out_of_fold_predictions(results, X)
-    assert y_pred.shape == (24, 1)
-    table = nrmse_table(Y, {"SAM": y_pred}, results["indices"]["test"])
-    np.testing.assert_allclose(
-        table["SAM, std"].iloc[:3], -results["test_neg_nrmse"], 1e-6
-    )
-    assert table.index.tolist() == ["fold 1", "fold 2", "fold 3", "mean", "pooled"]
-    expected = np.sqrt(np.mean((y_pred[:, 0] - Y) ** 2)) / Y.std()
-    assert table.loc["pooled", "SAM, std"] == pytest.approx(expected, rel=1e-6)
-    history = results["estimator"][0].history
-    assert np.isfinite(history[-1]["sharpness"])
+    y_pred = out_of_fold_predictions(results, X)[:, 0]
+    for fold, test in enumerate(results["indices"]["test"]):
+        error = np.sqrt(np.mean((y_pred[test] - Y[test]) ** 2)) / Y[test].std()
+        assert results["test_neg_nrmse"][fold] == pytest.approx(-error, rel=1e-6)
+    assert np.isfinite(results["estimator"][0].history[-1]["sharpness"])
 
 
 def test_eight_outputs():
-    net = make_regressor("challenge_2", **SMALL)
     y = RNG.normal(size=(24, 8)).astype(np.float32)
-    scores = cross_validate(
-        net,
-        X,
-        y,
-        groups=SUBJECTS,
-        cv=GroupKFold(2),
-        scoring=SCORING,
-        error_score="raise",
-    )
-    assert np.isfinite(scores["test_pearsonr"]).all()
-
-
-def test_overrides():
-    scoring = EpochScoring("r2", name="r2")
-    net = make_regressor(
-        "challenge_1",
-        **SMALL,
-        optimizer__base_optimizer=torch.optim.SGD,
-        optimizer__base_optimizer__momentum=0.9,
-        optimizer__rho=0.2,
-        train_split=SubjectSplit(2),
-        callbacks=[("r2", scoring)],
-        module="EEGNet",
-    ).initialize()
-    assert type(net.optimizer_.base_optimizer) is torch.optim.SGD
-    assert net.optimizer_.param_groups[0]["momentum"] == 0.9
-    assert net.optimizer_.param_groups[0]["rho"] == 0.2
-    assert [name for name, _ in net.callbacks] == ["window_check", "sam", "r2"]
-    assert type(net.module_).__name__ == "EEGNet"
-
-
-def test_another_optimizer_keeps_lr_and_weight_decay():
-    net = make_regressor("challenge_1", **SMALL, optimizer=torch.optim.AdamW, lr=0.5)
-    net.fit(X, Y)
-    group = net.optimizer_.param_groups[0]
-    assert (group["lr"], group["weight_decay"]) == (0.5, 0.01)
-    assert "rho" not in group
-
-
-def test_random_state_and_threads():
-    net = make_regressor(random_state=5, callbacks__seed__n_threads=2, device="cpu")
-    assert [name for name, _ in net.callbacks] == ["seed", "window_check", "sam"]
-    seeded = clone(net).initialize_callbacks().get_params()
-    assert seeded["callbacks__seed__random_state"] == 5
-    assert seeded["callbacks__seed__n_threads"] == 2
-    assert "seed" not in dict(make_regressor(device="cpu").callbacks)
-
-
-def test_clone_and_grid_search():
-    net = clone(make_regressor("challenge_1", **SMALL))
-    search = GridSearchCV(net, {"optimizer__rho": [0.0, 0.1]}, cv=GroupKFold(2))
-    search.fit(X, Y, groups=SUBJECTS)
-    assert len(search.cv_results_["params"]) == 2
+    net = make_regressor("challenge_2", **SMALL).fit(X, y)
+    assert np.isfinite(SCORING["pearsonr"](net, X, y))
 
 
 # Sources of configurations
@@ -171,7 +97,6 @@ def test_from_file_dict_and_model(tmp_path):
     file.write_text(json.dumps(contents))
     assert make_regressor(file, device="cpu").max_epochs == 7
     assert make_regressor(str(file), device="cpu").max_epochs == 7
-    assert config_names() == [*TABLE, "classification"]
     assert pickle.loads(pickle.dumps(config)) == config
     from braindecode.models.config import EEGNeXConfig  # which warns if it is first
 
@@ -187,8 +112,7 @@ def test_a_configuration_may_leave_the_shape_to_the_data(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(contents))
     assert load_config(file) == config
-    net = make_classifier(file, **SMALL).fit(X, np.tile(["a", "b"], 12))
-    module = net.module_
+    module = make_classifier(file, **SMALL).fit(X, SIDES).module_
     assert [module.n_chans, module.n_times, module.n_outputs] == [5, 200, 2]
 
 
@@ -202,78 +126,47 @@ def changed(path, value):
     return contents
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (
-            "challenge_3",
-            r"must be one of challenge_1, challenge_2, class.*got 'challenge_3'",
-        ),
+def test_refuses_configurations():
+    for config, message in (
+        ("challenge_3", "one of challenge_1, challenge_2, class.*got 'challenge_3'"),
+        ({"name": "mine"}, "model\n  Field required"),
         (changed("epochs", 3), "epochs\n  Extra inputs are not permitted"),
         (changed("optimizer.momentum", 3), "optimizer.momentum\n  Extra inputs"),
-        (changed("model.n_channels", 3), "model.n_channels\n  Extra inputs"),
-        (
-            changed("optimizer.rho", -1),
-            "optimizer.rho\n.*greater than or equal to 0.*-1",
-        ),
+        (changed("optimizer.rho", -1), "optimizer.rho\n.*or equal to 0.*-1"),
         (changed("optimizer.rho", float("nan")), "optimizer.rho\n.*finite number"),
         (changed("training.max_epochs", 0), "max_epochs\n.*greater than 0"),
         (changed("augmentation.max_shift", 2), "max_shift\n.*less than or equal to 1"),
-        (
-            changed("optimizer.base_optimizer", "torch.optim.Foo"),
-            "base_optimizer\n.*Foo",
-        ),
+        (changed("n_splits", 1), "n_splits\n.*greater than or equal to 2"),
         (
             changed("training.criterion", "os.system"),
             r"training.criterion\n.*the name of a loss in torch.nn.*got 'os.system'",
         ),
         (changed("training.criterion", "torch.nn.Linear"), "got 'torch.nn.Linear'"),
-        (changed("training.criterion", "torch.nn.functional.mse_loss"), "a loss in"),
         (
             changed("optimizer.base_optimizer", "never_imported.Adam"),
             r"an optimizer in torch.optim.*got 'never_imported.Adam'",
         ),
-        (
-            changed("model.activation", "os.abort"),
-            "a layer in torch.nn.*got 'os.abort'",
-        ),
+        (changed("model.activation", "os.abort"), "a layer in torch.nn.*'os.abort'"),
         (changed("model.n_outputs", 0), "n_outputs must be an integer >= 1, got 0"),
-        (changed("model.drop_prob", 2.0), "drop_prob must be between 0 and 1, got 2"),
-        (changed("n_splits", 1), "n_splits\n.*greater than or equal to 2"),
-        ({"name": "mine"}, "model\n  Field required"),
-    ],
-)
-def test_refuses_configurations(config, message):
-    with pytest.raises(ValueError, match=message):
-        make_regressor(config, device="cpu")
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_regressor(config, device="cpu")
 
 
 @pytest.mark.parametrize("builder", [make_regressor, make_classifier])
-def test_refuses_callbacks_that_are_not_a_list(builder):
+def test_refuses_parameters(builder):
     with pytest.raises(ValueError, match=r"callbacks must be a list .* got 'disable'"):
         builder(callbacks="disable")
-
-
-def test_refuses_a_missing_file():
     with pytest.raises(FileNotFoundError, match=r"missing\.json"):
-        load_config("missing.json")
-
-
-@pytest.mark.parametrize("builder", [make_regressor, make_classifier])
-@pytest.mark.parametrize(
-    "optimizer", ["SAM", None, SAM([torch.nn.Parameter(torch.ones(1))])], ids=type
-)
-def test_refuses_optimizers_that_are_not_classes(builder, optimizer):
-    message = rf"must be a class such as .*SAM.*, got {re.escape(repr(optimizer)[:5])}"
-    with pytest.raises(TypeError, match=message):
-        builder(optimizer=optimizer)
-
-
-def test_refuses_devices_and_parameters():
+        builder("missing.json")
     with pytest.raises(ValueError, match=r"device must be .*got 'tpu'"):
-        make_regressor("challenge_1", device="tpu")
+        builder(device="tpu")
     with pytest.raises(ValueError, match=r"unexpected argument\(s\) learning_rate"):
-        make_regressor("challenge_1", device="cpu", learning_rate=1).initialize()
+        builder(**SMALL, module__n_outputs=2, learning_rate=1).initialize()
+    for optimizer in ("SAM", None, SAM([torch.nn.Parameter(torch.ones(1))])):
+        message = r"must be a class such as .*SAM.*, got "
+        with pytest.raises(TypeError, match=message + re.escape(repr(optimizer)[:5])):
+            builder(optimizer=optimizer)
 
 
 def test_classes_of_ones_own_are_taken_from_a_dict():
@@ -291,22 +184,18 @@ def test_classes_of_ones_own_are_taken_from_a_dict():
 
 # Both builders
 
+SIDES = np.where(Y > 0, "a", "b")
 BUILDERS = {
     "regressor": (make_regressor, "challenge_1", {}, Y),
-    "classifier": (make_classifier, "classification", {}, np.where(Y > 0, "a", "b")),
+    "classifier": (make_classifier, "classification", {}, SIDES),
     "classifier of challenge_1": (
-        make_classifier,
-        "challenge_1",
-        {"criterion": torch.nn.CrossEntropyLoss},
-        np.where(Y > 0, "a", "b"),
+        make_classifier, "challenge_1", {"criterion": torch.nn.CrossEntropyLoss}, SIDES,
     ),
     "regressor of classification": (
-        make_regressor,
-        "classification",
-        {"criterion": torch.nn.MSELoss},
+        make_regressor, "classification", {"criterion": torch.nn.MSELoss},
         np.stack([Y, -Y], axis=1),
     ),
-}
+}  # fmt: skip
 BOTH = pytest.mark.parametrize("name", ["regressor", "classifier"])
 
 
@@ -315,8 +204,7 @@ def test_every_configuration_builds_both_with_a_loss_for_them(name):
     builder, config, settings, y = BUILDERS[name]
     net = builder(config, **SMALL, **settings).fit(X, y)
     assert type(net) is {"r": Regressor, "c": Classifier}[name[0]]
-    n_outputs = 1 if name == "regressor" else 2
-    assert net.module_.n_outputs == n_outputs
+    assert net.module_.n_outputs == (1 if name == "regressor" else 2)
     assert type(net.module_) is FastEEGNeX
     assert type(net.optimizer_) is SAM
     assert [n for n, _ in net.callbacks] == ["window_check", "sam"]
@@ -325,9 +213,7 @@ def test_every_configuration_builds_both_with_a_loss_for_them(name):
 
 def test_the_configuration_of_classifiers():
     net = make_classifier(device="cpu")
-    assert not {"module__n_chans", "module__n_times", "module__n_outputs"} & set(
-        net.get_params()
-    )
+    assert not [name for name in net.get_params() if name.startswith("module__n_")]
     assert net.criterion is torch.nn.CrossEntropyLoss
     assert (net.max_epochs, net.batch_size, net.lr) == (30, 32, 1e-3)
     options = ("base_optimizer", "rho", "adaptive", "weight_decay")
@@ -338,42 +224,26 @@ def test_the_configuration_of_classifiers():
     assert (noise.probability, noise.std) == (0.5, 0.01)
 
 
-@pytest.mark.parametrize(
-    ("builder", "config", "settings", "message"),
-    [
+def test_refuses_the_losses_of_the_other_task():
+    for builder, config, settings, message in (
         (
-            make_classifier,
-            "challenge_1",
-            {},
-            "make_classifier cannot train with MSELoss, given by"
-            " config='challenge_1'; expected config='classification', or"
+            make_classifier, "challenge_1", {},
+            "make_classifier cannot train with MSELoss, given by config='challenge_1';"
+            " expected config='classification', or"
             " criterion=torch.nn.CrossEntropyLoss",
         ),
         (
-            make_regressor,
-            "classification",
-            {},
-            "make_regressor cannot train with CrossEntropyLoss, given by"
-            " config='classification'; expected config='challenge_1' or 'challenge_2',"
-            " or criterion=torch.nn.MSELoss",
-        ),
-        (
-            make_classifier,
-            "classification",
-            {"criterion": torch.nn.L1Loss},
+            make_classifier, "classification", {"criterion": torch.nn.L1Loss},
             "cannot train with L1Loss, given by criterion; expected config='class",
         ),
         (
-            make_regressor,
-            "challenge_2",
-            {"criterion": torch.nn.NLLLoss()},
-            "cannot train with NLLLoss, given by criterion; expected config='chall",
+            make_regressor, "challenge_2", {"criterion": torch.nn.NLLLoss()},
+            "cannot train with NLLLoss, given by criterion; expected"
+            " config='challenge_1' or 'challenge_2', or criterion=torch.nn.MSELoss",
         ),
-    ],
-)
-def test_refuses_the_losses_of_the_other_task(builder, config, settings, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        builder(config, device="cpu", **settings)
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=re.escape(message)):
+            builder(config, device="cpu", **settings)
 
 
 @BOTH
@@ -391,23 +261,20 @@ def test_augmentation_is_the_configuration_s_or_off_or_one_s_own(name):
     contents["augmentation"] = None
     by_file = builder(contents, random_state=0, **SMALL)
     assert by_file.iterator_train is DataLoader
-    assert_same(*(n.fit(X, y).module_.state_dict() for n in (plain, by_file)))
+    found, expected = (n.fit(X, y).predict(X) for n in (plain, by_file))
+    np.testing.assert_array_equal(found, expected)
     for wrong in ("none", 0.5, [0.5], noise.operation):
         with pytest.raises(TypeError, match="augmentation must be 'config', None or a"):
             builder(config, augmentation=wrong, **SMALL)
 
 
-@BOTH
-def test_no_shift_is_no_transform(name):
-    builder, config, *_ = BUILDERS[name]
-    contents = json.loads(load_config(config).model_dump_json())
+def test_no_shift_is_no_transform():
+    contents = json.loads(load_config("challenge_1").model_dump_json())
     contents["augmentation"] = {"probability": 0, "max_shift": 0, "noise_std": 0}
-    net = builder(contents, **SMALL)
-    assert [type(t) for t in net.iterator_train__transforms] == [
-        augmentation.GaussianNoise
-    ]
+    (only,) = make_regressor(contents, device="cpu").iterator_train__transforms
+    assert isinstance(only, GaussianNoise)
     contents["augmentation"]["max_shift"] = 0.2
-    shift, _ = builder(contents, **SMALL).iterator_train__transforms
+    shift, _ = make_regressor(contents, device="cpu").iterator_train__transforms
     assert (shift.probability, shift.max_shift) == (0, 0.2)
 
 
@@ -415,17 +282,26 @@ def test_no_shift_is_no_transform(name):
 def test_overrides_are_those_of_both(name):
     builder, config, _, y = BUILDERS[name]
     net = builder(
-        config, **SMALL, optimizer=torch.optim.AdamW, lr=0.5, random_state=3,
-        callbacks=[EarlyStopping(patience=2)], module="EEGNet",
+        config, **SMALL, optimizer__base_optimizer=torch.optim.SGD, lr=0.5,
+        optimizer__base_optimizer__momentum=0.9, optimizer__rho=0.2, module="EEGNet",
+        callbacks=[("r2", EpochScoring("r2", name="r2"))], random_state=3,
         train_split=SubjectSplit(2, random_state=0), callbacks__seed__n_threads=1,
     )  # fmt: skip
-    assert [n for n, _ in net.callbacks[:2]] == ["seed", "window_check"]
-    net.fit(SubjectWindows(X, SUBJECTS), y)
-    group = net.optimizer_.param_groups[0]
+    names = [name for name, _ in net.callbacks]
+    assert names == ["seed", "window_check", "sam", "r2"]
+    params = clone(net).initialize_callbacks().get_params()
+    assert params["callbacks__seed__random_state"] == 3
+    assert params["callbacks__seed__n_threads"] == 1
+    assert "seed" not in dict(builder(config, device="cpu").callbacks)
+    other = clone(net).set_params(optimizer=torch.optim.AdamW, callbacks__r2=None)
+    other.fit(SubjectWindows(X, SUBJECTS), y)
+    group = other.optimizer_.param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.01)
-    assert type(net.module_).__name__ == "EEGNet"
-    assert np.isfinite(net.history[-1]["valid_loss"])
-    assert clone(net).callbacks[0][1].random_state == 3
+    assert "rho" not in group
+    assert type(other.module_).__name__ == "EEGNet"
+    assert np.isfinite(other.history[-1]["valid_loss"])
+    group = net.set_params(module__n_outputs=2).initialize().optimizer_.param_groups[0]
+    assert (group["momentum"], group["rho"]) == (0.9, 0.2)
 
 
 def test_weights_of_classes_come_through_the_builder():
@@ -445,43 +321,20 @@ def test_classification_with_every_score():
         assert np.isfinite(scores[f"test_{name}"]).all()
 
 
-def test_the_nets_are_found_where_they_were():
-    assert estimators.Regressor is Regressor
-    assert estimators.Classifier is Classifier
-
-
 # Bad data, before any training
 
 
-@pytest.mark.parametrize(
-    ("data", "target", "message"),
-    [
-        (
-            X[:, :4],
-            Y,
-            r"have n_chans=4, but the net is configured for module__n_chans=5",
-        ),
+def test_refuses_data():
+    net = make_regressor("challenge_1", **SMALL)
+    for data, target, message in (
+        (X[:, :4], Y, "n_chans=4, but the net is configured for module__n_chans=5"),
         (X[..., :100], Y, "have n_times=100"),
         (X, np.stack([Y, Y], 1), "have n_outputs=2"),
         (X, np.zeros(24), "y is constant"),
         (np.where(X > 2, np.nan, X), Y, "window [0-9]+ holds NaN"),
-    ],
-)
-def test_refuses_data(data, target, message):
-    net = make_regressor("challenge_1", **SMALL)
-    with pytest.raises(ValueError, match=message):
-        net.fit(data, target)
-    assert not net.history
-    with pytest.raises(ValueError, match=message):  # the same inside cross_validate
-        cross_validate(net, data, target, groups=SUBJECTS, cv=GroupKFold(2))
-
-
-def test_out_of_fold_predictions_need_estimators():
-    with pytest.raises(
-        ValueError, match=r"results must have the key 'estimator'.*; call cross_valid"
     ):
-        out_of_fold_predictions({"test_score": []}, X)
-
-
-def test_configuration_model_is_documented():
-    assert "at every level" in TrainingConfig.__doc__
+        with pytest.raises(ValueError, match=message):
+            net.fit(data, target)
+        assert not net.history
+        with pytest.raises(ValueError, match=message):  # the same in cross_validate
+            cross_validate(net, data, target, groups=SUBJECTS, cv=GroupKFold(2))

@@ -6,12 +6,7 @@ import torch
 from braindecode import EEGClassifier, EEGRegressor
 from skorch import NeuralNetRegressor
 
-from braindecode_sam.landscape import (
-    loss_along,
-    perturbed_weights,
-    random_direction,
-    sharpness,
-)
+from braindecode_sam.landscape import loss_along, random_direction, sharpness
 
 RNG = np.random.RandomState(0)
 X = RNG.standard_normal((10, 3)).astype(np.float32)
@@ -56,7 +51,7 @@ def test_loss_along_a_line_is_that_of_the_formula():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rho", [0.0, 0.05, 2.0])
+@pytest.mark.parametrize("rho", [0.05, 2.0])
 def test_sharpness_is_that_of_the_formula(rho):
     net = linear_net()
     w = net.module_.weight.detach().numpy().ravel().astype(float)
@@ -71,6 +66,7 @@ def test_sharpness_of_a_flat_loss_is_zero():
     net = linear_net()
     torch.nn.init.zeros_(net.module_.weight)
     assert sharpness(net, X, np.zeros_like(Y)) == 0.0
+    assert sharpness(net, X, Y, rho=0.0) == 0.0
 
 
 def test_sharpness_with_frozen_weights_moves_the_others():
@@ -132,25 +128,24 @@ def test_weights_are_restored_after_an_error():
     net = linear_net()
     before = state(net)
 
-    def fail():
-        with perturbed_weights(net, [torch.ones(1, 3)], 1.0):
-            assert not torch.equal(net.module_.weight, before["weight"])
-            raise ZeroDivisionError
+    def fail(module, inputs):
+        assert not torch.equal(module.weight, before["weight"])
+        raise ZeroDivisionError
 
+    net.module_.register_forward_pre_hook(fail)
     with pytest.raises(ZeroDivisionError):
-        fail()
+        loss_along(net, X, Y, [torch.ones(1, 3)], [1.0])
     assert_unchanged(net, before)
 
 
-@pytest.mark.parametrize("as_column", [True, False])
-def test_targets_may_have_no_column(as_column):
+def test_targets_may_have_no_column():
     X, y = windows(), np.arange(6, dtype=np.float32)
     net = eeg_net()
     net.fit(X, y)
     expected = np.mean((net.predict(X).ravel() - y) ** 2)
-    y = y[:, None] if as_column else y
-    found = loss_along(net, X, y, random_direction(net), [0.0])
-    assert found[0] == pytest.approx(expected, rel=1e-5)
+    for targets in (y, y[:, None]):
+        found = loss_along(net, X, targets, random_direction(net), [0.0])
+        assert found[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_classifiers_have_landscapes_too():

@@ -83,25 +83,19 @@ def test_scoring_in_cross_validate():
     assert (scores["test_r2"] <= 0).all()
 
 
-@pytest.mark.parametrize(
-    ("y_true", "y_pred", "options", "message"),
-    [
+def test_refuses():
+    for y_true, y_pred, options, message in (
         ([2.0, 2.0], [1.0, 3.0], {}, r"y_true is constant \(output 0, value 2.0"),
         ([[1, 5], [2, 5]], [[1, 5], [2, 5]], {}, "constant .output 1.*std is 0"),
         ([0.1] * 3, [1.0] * 3, {}, "constant"),  # whose std is not exactly 0
         ([1.0, 2.0], [1.0, 2.0], {"normalization": "iqr"}, "'std', 'range', got 'iqr'"),
         ([1.0, 2.0], [1.0, 2.0], {"multioutput": "x"}, "multioutput must be one of"),
         ([1.0, math.nan], [1.0, 2.0], {}, "y_true contains NaN"),
-        ([1.0, 2.0], [1.0, math.inf], {}, "infinity"),
         ([1.0, 2.0], [1.0], {}, "y_true and y_pred must have the same shape"),
-    ],
-)
-def test_refuses(y_true, y_pred, options, message):
-    with pytest.raises(ValueError, match=message):
-        nrmse(y_true, y_pred, **options)
-
-
-def test_pearson_refuses_shapes_that_differ():
+        ([-1.7e308, 1.7e308], [0.0] * 2, {"normalization": "range"}, "overflows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            nrmse(y_true, y_pred, **options)
     with pytest.raises(ValueError, match=r"same shape, got \(2, 1\) and \(3, 1\)"):
         pearson_correlation([1.0, 2.0], [1.0, 2.0, 3.0])
 
@@ -113,8 +107,8 @@ PLACES = np.random.default_rng(1).permutation(np.arange(60) % 3)
 NAMES = {
     "text": np.array(["left", "rest", "right"]),
     "objects": np.array(["left", "rest", "right"], dtype=object),
-    "from 1": np.array([1, 2, 3]),
     "floats": np.array([-1.0, 0.0, 7.0]),
+    "booleans": np.array([False, True]),
 }
 
 
@@ -122,8 +116,9 @@ def scores_of(classifier, X, y):
     return {name: s(classifier, X, y) for name, s in SCORING_CLASSIFICATION.items()}
 
 
-@pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "n_classes"), [("objects", 2), ("text", 3), ("floats", 2), ("booleans", 2)]
+)
 def test_scores_of_labels_equal_those_of_scikit_learn(name, n_classes):
     places = PLACES % n_classes
     y = NAMES[name][places]
@@ -138,13 +133,6 @@ def test_scores_of_labels_equal_those_of_scikit_learn(name, n_classes):
     outputs = probabilities if n_classes > 2 else probabilities[:, 1]
     expected = roc_auc_score(places[40:], outputs, multi_class="ovr", average="macro")
     assert found["roc_auc"] == pytest.approx(expected)
-
-
-def test_two_classes_as_booleans():
-    y = PLACES > 0
-    classifier = LogisticRegression().fit(FEATURES, y)
-    expected = roc_auc_score(y, classifier.predict_proba(FEATURES)[:, 1])
-    assert scores_of(classifier, FEATURES, y)["roc_auc"] == pytest.approx(expected)
 
 
 def test_folds_that_lack_classes():

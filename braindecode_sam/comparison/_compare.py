@@ -63,7 +63,7 @@ def compare(
     n_jobs: int | None = None,
     params: Mapping[str, Mapping[str, Any]] | None = None,
     random_state: int = 0,
-    verbose: int = 1,
+    verbose: int = 10,
 ) -> Comparison:
     """Fit estimators on the same folds and seeds, and compare them by subject.
 
@@ -114,9 +114,10 @@ def compare(
         ``cross_validate``. For example, ``{"ridge": {"groups": groups}}``.
     random_state : int, default=0
         First seed. The others are consecutive.
-    verbose : int, default=1
-        Whether to print the progress and the estimated remaining time every few
-        seconds. Nets print according to their own ``verbose``.
+    verbose : int, default=10
+        As in ``joblib.Parallel``, which reports finished fits and the elapsed time on
+        standard error. 0 reports nothing, and more than 10 every fit. Nets print
+        according to their own ``verbose``.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 from braindecode_sam._arguments import check_choice
-from braindecode_sam.checks import check_same_length
+from braindecode_sam.checks import as_names, check_same_length
 from braindecode_sam.comparison import _page
 from braindecode_sam.comparison._statistics import (
     ALPHA,
@@ -30,7 +30,6 @@ from braindecode_sam.comparison._statistics import (
     subject_means,
     window_losses,
 )
-from braindecode_sam.model_selection import Recordings
 from braindecode_sam.visualization import plot_paired_losses, plot_score_by_epoch
 
 
@@ -331,24 +330,34 @@ class Comparison:
             If the target, subject or fold of a recording varies.
         """
         check_same_length(y=self.y, recordings=recordings)
-        pooled = Recordings(recordings)
+        names, first, index, counts = np.unique(
+            as_names("recordings", recordings, "a recording"),
+            return_index=True, return_inverse=True, return_counts=True,
+        )  # fmt: skip
         fold_of = np.full(len(self.y), -1)
         for i, rows in enumerate(self.folds):
             fold_of[rows] = i
         for what, values in (("target", self.y), ("subject", self.groups),
                              ("fold", fold_of)):  # fmt: skip
-            row = pooled.first_that_varies(values)
-            if row is not None:
+            varies = (values != values[first][index]).reshape(len(values), -1)
+            rows = np.flatnonzero(varies.any(axis=1))
+            if len(rows):
                 raise ValueError(
                     "all windows of a recording must have the same target, subject and"
-                    f" fold, but the {what} of {pooled.name_of(row)!r} varies"
+                    f" fold, but the {what} of {names[index[rows[0]]].item()!r} varies"
                 )
-        mean = functools.partial(pooled.mean, axis=-2)
-        fold_of = fold_of[pooled.first]
+
+        def mean(y_pred: Floats) -> Floats:
+            windows = np.moveaxis(y_pred, -2, 0)
+            sums = np.zeros((len(names), *windows.shape[1:]))
+            np.add.at(sums, index, windows)
+            return np.moveaxis((sums.T / counts).T, 0, -2)
+
+        fold_of = fold_of[first]
         return dataclasses.replace(
             self,
-            y=self.y[pooled.first],
-            groups=self.groups[pooled.first],
+            y=self.y[first],
+            groups=self.groups[first],
             folds=[np.flatnonzero(fold_of == i) for i in range(len(self.folds))],
             y_pred={name: mean(p) for name, p in self.y_pred.items()},
             y_pred_by_epoch={n: mean(p) for n, p in self.y_pred_by_epoch.items()},

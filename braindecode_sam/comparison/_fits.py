@@ -39,7 +39,6 @@ _IGNORED_PARAMS = (
     "pin_memory",
     "n_threads",
 )
-SECONDS_BETWEEN_LINES = 5.0
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -282,7 +281,7 @@ def run(
     folder : Folder or None
         Storage of finished fits.
     n_jobs, verbose : int
-        As in joblib. Progress is printed unless `verbose` is 0.
+        As in joblib. The number of fits is printed unless `verbose` is 0.
     **options
         Options of :func:`_fit`.
     """
@@ -295,61 +294,28 @@ def run(
             if "by_epoch" in result or fit.estimator not in with_epochs
         }
     missing = sorted(set(fits) - set(results))
-    progress = _Progress(fits, results, joblib.effective_n_jobs(n_jobs), verbose)
+    if verbose:
+        found = f", {len(results)} of them found" if results else ""
+        n_parallel = joblib.effective_n_jobs(n_jobs)
+        print(f"{len(fits)} fits{found}, {n_parallel} in parallel", flush=True)
     jobs = (
         joblib.delayed(_fit)(
             fit, estimators[fit.estimator], X, y, splits[fit.fold], **options
         )
         for fit in missing
     )
-    # Unordered, so that the progress counts fits as they finish.
-    parallel = joblib.Parallel(n_jobs, return_as="generator_unordered")
+    # Unordered, so that each fit is stored as soon as it has finished.
+    parallel = joblib.Parallel(n_jobs, verbose=verbose, return_as="generator_unordered")
     for fit, result in parallel(jobs):
         if folder is not None:  # here, since a worker may have another disk
             folder.write(fit, result)
         results[fit] = result
-        progress.count(fit, float(result["seconds"]))
     return results
 
 
 def _finished(fits: list[Fit], folder: Folder) -> dict[Fit, dict[str, Any]]:
     found = {fit: folder.read(fit) for fit in fits}
     return {fit: result for fit, result in found.items() if result is not None}
-
-
-class _Progress:
-    """Print the progress and an estimate of the remaining time."""
-
-    def __init__(
-        self, fits: list[Fit], finished: Mapping[Fit, Any], n_jobs: int, verbose: int
-    ) -> None:
-        self.left = set(fits) - set(finished)
-        self.n_fits, self.n_jobs, self.verbose = len(fits), n_jobs, verbose
-        self.seconds: dict[str, list[float]] = {}
-        self.last_line = time.monotonic()
-        for fit, result in finished.items():
-            self.seconds.setdefault(fit.estimator, []).append(float(result["seconds"]))
-        if verbose:
-            found = f", {len(finished)} of them found" if finished else ""
-            print(f"{self.n_fits} fits{found}, {n_jobs} in parallel", flush=True)
-
-    def count(self, fit: Fit, seconds: float) -> None:
-        """Count a finished fit."""
-        self.left.discard(fit)
-        self.seconds.setdefault(fit.estimator, []).append(seconds)
-        waited = time.monotonic() - self.last_line
-        if self.verbose and (waited > SECONDS_BETWEEN_LINES or not self.left):
-            self.last_line = time.monotonic()
-            print(f"{self.n_fits - len(self.left)}/{self.n_fits}, about"
-                  f" {self.remaining() / 60:.1f} min left: {fit} ({seconds:.1f} s)",
-                  flush=True)  # fmt: skip
-
-    def remaining(self) -> float:
-        """Estimate the remaining seconds from fits of the same estimator."""
-        means = {name: np.mean(values) for name, values in self.seconds.items()}
-        unknown = np.mean(list(means.values()))
-        total = sum(means.get(fit.estimator, unknown) for fit in self.left)
-        return float(total / self.n_jobs)
 
 
 def _fit(

@@ -1,19 +1,17 @@
-"""Out-of-fold predictions and their scores."""
+"""Out-of-fold predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import is_regressor
 from sklearn.pipeline import Pipeline
 
 from braindecode_sam._arguments import check_choice
 from braindecode_sam.checks import has_text
-from braindecode_sam.metrics import normalized_root_mean_squared_error
 
 
 def out_of_fold_predictions(
@@ -52,8 +50,7 @@ def out_of_fold_predictions(
 
     See Also
     --------
-    nrmse_table : Score the predictions for each fold and pooled.
-    pool_by_recording : Average the predictions of each recording.
+    braindecode_sam.comparison.compare : Scores them pooled, by fold and by subject.
 
     Examples
     --------
@@ -174,65 +171,3 @@ def check_disjoint(test_folds: Sequence[ArrayLike]) -> None:
                     " repeated splits one repeat at a time"
                 )
             seen[row] = i
-
-
-def nrmse_table(
-    y: ArrayLike, predictions: Mapping[str, ArrayLike], test_folds: Iterable[ArrayLike]
-) -> pd.DataFrame:
-    """Score predictions by both NRMSEs, for each fold and pooled.
-
-    The mean over the folds differs from the pooled score of all windows, since the
-    spread of the targets differs between folds. Report both.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_windows,) or (n_windows, n_outputs)
-        Targets.
-    predictions : dict of str to array-like
-        Out-of-fold predictions by name, with the shape of `y`.
-    test_folds : sequence of ndarray of int
-        Indices of the windows in each test fold, ``results["indices"]["test"]``. No
-        window may be in several test folds.
-
-    Returns
-    -------
-    table : pandas.DataFrame
-        A row for each fold, one for their mean, and one for all windows pooled. Each
-        prediction has two columns, NRMSE by standard deviation and by range.
-
-    See Also
-    --------
-    out_of_fold_predictions : Predict each window with the estimator of its fold.
-    braindecode_sam.normalized_root_mean_squared_error : The score.
-
-    Examples
-    --------
-    >>> from braindecode_sam.model_selection import nrmse_table
-    >>> nrmse_table([0.0, 1.0, 0.0, 3.0], {"net": [0.0, 0.0, 0.0, 3.0]},
-    ...             [[0, 1], [2, 3]]).round(2)
-            net, std  net, range
-    fold 1      1.41        0.71
-    fold 2      0.00        0.00
-    mean        0.71        0.35
-    pooled      0.41        0.17
-    """
-    test_folds = list(test_folds)
-    check_disjoint(test_folds)
-    y = np.asarray(y)
-    rows = {f"fold {i + 1}": np.asarray(f) for i, f in enumerate(test_folds)}
-    rows["pooled"] = np.concatenate(list(rows.values()))
-    table = pd.DataFrame(
-        {
-            f"{name}, {kind}": [
-                normalized_root_mean_squared_error(
-                    y[part], np.asarray(y_pred)[part], normalization=kind
-                )
-                for part in rows.values()
-            ]
-            for name, y_pred in predictions.items()
-            for kind in ("std", "range")
-        },
-        index=list(rows),
-    )
-    table.loc["mean"] = table.iloc[:-1].mean()
-    return table.loc[[*list(rows)[:-1], "mean", "pooled"]]
