@@ -1,119 +1,117 @@
 """Tests for GPUs, run on a CPU where possible."""
 
-import sys
+import functools
+import math
 
-import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from braindecode_sam.models import FAST
-from braindecode_sam.models._stem.pending import watch
-from braindecode_sam.optim import AESAM
-from tests.optim.helpers import BASES, FAMILY, Problem, assert_same, pretend_accelerator
-from tests.test_sam_in_nets import make_net
+from braindecode_sam.models import FAST, unspeed
+from braindecode_sam.optim import AESAM, SAM
+from tests.optim.helpers import FAMILY, Problem, Recording, assert_same, not_on_a_cpu
+from tests.test_sam_in_nets import alone_and_with_sam
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]
+SGD = torch.optim.SGD
+WITHOUT_WAITING = [cls for cls in FAMILY if cls is not AESAM]
 
 
-@pytest.fixture
-def _deterministic(monkeypatch):
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+def make(cls, problem, **options):
+    params = problem.net.named_parameters()
+    return cls(params, SGD, lr=0.1, momentum=0.9, rho=0.1, **options)
 
 
-@pytest.mark.usefixtures("_deterministic")
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("module", ["EEGNeX", "FastEEGNeX", "FastEEGNet"])
-@pytest.mark.parametrize("base_name", ["AdamW", "SGD with momentum"])
-def test_4_rho_0_and_the_base_alone_are_bit_identical(device, module, base_name):
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(20, 4, 500)).astype(np.float32)
-    y = rng.normal(size=20).astype(np.float32)
-    base, options = BASES[base_name]
-    options = {f"optimizer__{name}": value for name, value in options.items()}
-    states = []
-    for own in (
-        {"optimizer": base},
-        {"optimizer__base_optimizer": base, "optimizer__rho": 0.0},
-    ):
-        torch.manual_seed(7)
-        net = make_net(module, device=device, **own, **options)
-        net.fit(X, y)
-        states.append(
-            {**net.module_.state_dict(), "random": torch.rand(3, device=device)}
-        )
-    assert_same(*states)
-
-
-class Waiting(TorchDispatchMode):
-    """Raise if a value is read, which would synchronize with the device."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.name().startswith(("aten::_local_scalar_dense", "aten::nonzero")):
-            raise RuntimeError(f"{function} waits for the device")
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("cls", [cls for cls in FAMILY if cls is not AESAM])
-@pytest.mark.parametrize("adaptive", [False, True])
-def test_a_step_as_on_an_accelerator_reads_no_value(cls, adaptive, monkeypatch):
-    problem = Problem()
-    optimizer = cls(
-        problem.net.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9,
-        adaptive=adaptive,
-    )  # fmt: skip
-    pretend_accelerator(monkeypatch)
-    closure = problem.closure(optimizer)
-    for _ in range(6):  # LookSAM's steps differ
-        with Waiting():
-            optimizer.step(closure)
+@pytest.mark.parametrize("cls", WITHOUT_WAITING)
+def test_a_step_reads_no_value(cls):
+    problem = Problem().to("meta")  # there are no values
+    for adaptive in (False, True):
+        optimizer = make(cls, problem, adaptive=adaptive)
+        for _ in range(6):  # LookSAM's steps differ
+            optimizer.step(problem.closure(optimizer))
+        assert optimizer.n_steps == 6
 
 
 def test_ae_sam_is_known_to_wait():
     problem = Problem()
-    optimizer = AESAM(problem.net.parameters(), torch.optim.SGD, lr=0.1)
-    with Waiting(), pytest.raises(RuntimeError, match="waits for the device"):
+    optimizer = make(AESAM, problem)
+    with Recording() as recorded:
         optimizer.step(problem.closure(optimizer))
+    assert recorded.n_read > 0
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_without_reading_values_the_weights_are_the_same(adaptive, monkeypatch):
+    def run():
+        torch.manual_seed(0)
+        problem = Problem()
+        optimizer = make(SAM, problem, adaptive=adaptive)
+        problem.train(optimizer, 3)
+        before = problem.snapshot()
+        problem.closure(optimizer)()
+        problem.net[0].weight.grad[0, 0] = math.inf
+        optimizer.first_step()  # such a gradient does not move the weights
+        for name, p in problem.net.named_parameters():
+            assert torch.equal(p, before[name])
+        return before
+
+    expected = run()
+    not_on_a_cpu(monkeypatch)
+    torch.testing.assert_close(run(), expected, rtol=1e-5, atol=1e-6)
+
+
+FEW = ("FastEEGNeX", "FastTCFormer")
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        pytest.param(cls, marks=[pytest.mark.full] * (cls.__name__ not in FEW))
+        for cls in FAST
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of what these models think of small windows
+def test_the_fast_front_stays_on_its_device_and_reads_no_value(cls, monkeypatch):
+    torch.set_num_threads(1)
+    module = cls(n_chans=22, n_times=500, n_outputs=4, sfreq=250.0)
+    x = torch.randn(16, 22, 500)
+    with monkeypatch.context() as patch, Recording() as fast:
+        for name in ("arange", "empty", "eye", "full", "linspace", "ones", "zeros"):
+            # A tensor that is made without naming a device is on another one.
+            make = functools.partial(getattr(torch, name), device="meta")
+            patch.setattr(torch, name, make)
+        out = module(x)
+    assert out.device.type == "cpu"
+    assert fast.n_read == 0
+    unspeed(module)
+    with Recording() as stock:
+        module(x)
+    assert fast.largest < stock.largest  # it was the fast front
 
 
 @NEEDS_GPU
-@pytest.mark.parametrize("cls", [cls for cls in FAMILY if cls is not AESAM])
-def test_a_step_makes_no_host_wait(cls):
-    problem = Problem()
-    problem.net.cuda()
-    problem.x, problem.y = problem.x.cuda(), problem.y.cuda()
-    optimizer = cls(problem.net.parameters(), rho=0.1)
-    problem.train(optimizer, 2)
-    closure = problem.closure(optimizer)
-    torch.cuda.set_sync_debug_mode("error")
+@pytest.mark.parametrize("module", ["EEGNeX", "FastEEGNeX", "FastEEGNet"])
+def test_4_on_a_gpu_as_on_a_cpu(module, monkeypatch):
+    """With rho=0 and with fixed weights, training is the base's, bit for bit."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    fixed = {"lr": 0.0, "optimizer__weight_decay": 0.0}
+    torch.use_deterministic_algorithms(True)
     try:
-        for _ in range(6):
-            optimizer.step(closure)
+        assert_same(*alone_and_with_sam(module, "AdamW", 0.0, device="cuda"))
+        assert_same(*alone_and_with_sam(module, "AdamW", 0.5, device="cuda", **fixed))
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        torch.use_deterministic_algorithms(False)
 
 
-# Fake tensors have a device but no values, so reading one raises.
-
-
-@pytest.mark.skipif(
-    torch.__version__ < "2.12" and not torch.cuda.is_available(),
-    reason="older versions ask the driver even for fake tensors",
-)
-@pytest.mark.filterwarnings("ignore")  # of what these models think of small windows
-@pytest.mark.parametrize("cls", FAST)
-def test_the_fast_front_stays_on_its_device_and_reads_no_value(cls, monkeypatch):
-    # The module, not the function of the same name.
-    speed_up = sys.modules["braindecode_sam.models.speed_up"]
-    monkeypatch.setattr(speed_up, "_TENSORS", (*speed_up._TENSORS, FakeTensor))
-    module = cls(n_chans=22, n_times=1000, n_outputs=4, sfreq=250.0)
-    with FakeTensorMode(allow_non_fake_inputs=True), watch() as outcomes:
-        out = module.to("cuda")(torch.randn(16, 22, 1000, device="cuda"))
-    assert out.device.type == "cuda"
-    assert None not in [pattern for _, pattern, _ in outcomes]
-    assert outcomes
+@NEEDS_GPU
+def test_a_step_makes_no_host_wait():
+    for cls in WITHOUT_WAITING:
+        problem = Problem().to("cuda")
+        optimizer = make(cls, problem)
+        problem.train(optimizer, 2)
+        closure = problem.closure(optimizer)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(6):
+                optimizer.step(closure)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -1,82 +1,80 @@
-"""SAM on two ranks on one machine, with replicated or sharded parameters."""
+"""SAM with replicas of a net in two processes: this one, and one that it starts.
+
+The second one runs this module: python -m tests.test_distributed MEETING RESULTS.
+"""
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
-import pytest
 import torch
+from torch.distributed import destroy_process_group, init_process_group
+from torch.nn.parallel import DistributedDataParallel
 
-from braindecode_sam.optim import MomentumSAM
-from tests.distributed_parts import (
-    make_batches,
-    make_module,
-    make_optimizer,
-    make_small,
-    train,
-)
-from tests.optim.helpers import FAMILY, assert_same
-
-pytestmark = pytest.mark.slow
+from tests.optim.helpers import FAMILY, assert_same, small_net
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """Results of each rank."""
-    file = tmp_path_factory.mktemp("ranks") / "meeting"
-    command = [sys.executable, "-W", "ignore", "-m", "tests.distributed_parts"]
-    processes = [
-        subprocess.Popen([*command, str(rank), file], cwd=ROOT) for rank in range(2)
+def make_module():
+    torch.manual_seed(0)
+    return small_net(dropout=0.0).double().eval()
+
+
+def make_batches():
+    generator = torch.Generator().manual_seed(1)
+    options = {"generator": generator, "dtype": torch.float64}
+    return [
+        (torch.randn(8, 5, **options), torch.randn(8, 1, **options)) for _ in range(6)
     ]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
-    return [torch.load(f"{file}.{rank}") for rank in range(2)]
 
 
-def assert_is_one_training(alone, ranks, key, prefix=""):
-    first, second = (rank[key] for rank in ranks)
-    for name, weight in alone.items():
-        assert torch.equal(first[prefix + name], second[prefix + name])
-        torch.testing.assert_close(first[prefix + name], weight, rtol=0, atol=1e-10)
+def train(cls, module, batches):
+    """Make a step with each batch; return the weights."""
+    optimizer = cls(module.parameters(), lr=0.01, rho=0.1)
+    for x, y in batches:
+
+        def closure(x=x, y=y):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(module(x), y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    return {
+        name.removeprefix("module."): p.detach()
+        for name, p in module.named_parameters()
+    }
 
 
-@pytest.mark.parametrize("cls", FAMILY)
-def test_replicas_stay_identical_and_equal_one_process(cls, ranks):
-    module = make_module()
-    alone = train(make_optimizer(cls, module), module, make_batches())
-    assert_is_one_training(alone, ranks, f"DDP {cls.__name__}", "module.")
+def train_replicas(rank, meeting):
+    """Train with every second window; return the weights by optimizer."""
+    init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2,
+        timeout=timedelta(minutes=5),
+    )  # fmt: skip
+    try:
+        batches = [(x[rank::2], y[rank::2]) for x, y in make_batches()]
+        return [
+            train(cls, DistributedDataParallel(make_module()), batches)
+            for cls in FAMILY
+        ]
+    finally:
+        destroy_process_group()
 
 
-@pytest.mark.parametrize("cls", [cls for cls in FAMILY if cls is not MomentumSAM])
-def test_a_zero_redundancy_base_equals_one_process(cls, ranks):
-    module = make_small()
-    alone = train(make_optimizer(cls, module), module, make_batches((5,)))
-    assert_is_one_training(alone, ranks, f"ZeRO {cls.__name__}", "module.")
+def test_replicas_stay_identical_and_equal_one_process(tmp_path):
+    meeting, results = str(tmp_path / "meeting"), str(tmp_path / "results")
+    command = [sys.executable, "-W", "ignore", "-m", "tests.test_distributed"]
+    process = subprocess.Popen([*command, meeting, results], cwd=ROOT)
+    ours = train_replicas(0, meeting)
+    assert process.wait(timeout=300) == 0
+    for cls, first, second in zip(FAMILY, ours, torch.load(results), strict=True):
+        assert_same(first, second)
+        alone = train(cls, make_module(), make_batches())
+        torch.testing.assert_close(first, alone, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("cls", FAMILY)
-@pytest.mark.parametrize("adaptive", [False, True])
-def test_shards_have_a_joint_norm(cls, adaptive, ranks):
-    module = make_small()
-    optimizer = make_optimizer(cls, module, adaptive=adaptive)
-    alone = train(optimizer, module, make_batches((5,)))
-    assert_is_one_training(alone, ranks, f"FSDP2 {cls.__name__} {adaptive}")
-
-
-@pytest.mark.parametrize("cls", FAMILY)
-def test_torch_distributed_checkpoints_resume_bit_for_bit(cls, ranks):
-    for rank in ranks:
-        went_on, resumed, steps = rank[f"resumed {cls.__name__}"]
-        assert_same(went_on, resumed)
-        assert steps["n_steps"].tolist() == [12, 12]
-
-
-def test_what_cannot_be_right_is_refused_by_name(ranks):
-    for rank in ranks:
-        inside, momentum, overlap, *flattened = rank["refused"]
-        assert inside.startswith("SAM cannot be the optimizer_class of a ZeroRedundan")
-        assert "MomentumSAM cannot perturb along momenta" in momentum
-        assert "overlap_with_ddp=True" in overlap
-        for message in flattened:
-            assert message.startswith("SAM cannot perturb the flattened parameters")
+if __name__ == "__main__":
+    torch.save(train_replicas(1, sys.argv[1]), sys.argv[2])

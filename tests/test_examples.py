@@ -83,18 +83,28 @@ EXAMPLES = {
     ),
     "plot_challenge_2": (
         "--n-subjects 10 --n-trials 2 --n-epochs 1 --n-jobs 1",
-        [r"X \(20, 104, 1000\), y \(20, 8\)", "Training on ", "lower bound: 0.35"]
-        + ["Adamax: #", "SAM: #", "mean predictor: #", sentence(reference="Adamax")],
+        [
+            r"X \(20, 104, 1000\), y \(20, 8\)",
+            "Training on ",
+            "lower bound: 0.35",
+            "Adamax: #",
+            "SAM: #",
+            "mean predictor: #",
+            sentence(reference="Adamax"),
+        ],
     ),
     "plot_compare": (
         "--n-subjects 6 --n-trials 8 --n-epochs 1 --n-seeds 1 --n-jobs 1",
         ["AdamW # # # # #", "SAM # # # # #", "dummy # # # # #", sentence()],
     ),
     "plot_early_stopping": (
-        "--n-subjects 8 --n-trials 6 --n-epochs 4 --patience 2"
-        " --n-epochs-to-resume 2",
-        [r"AdamW:\D*[1-4] ", r"SAM:\D*[1-4] ", "Training ended with: power cut"]
-        + ["weights are equal: True"],
+        "--n-subjects 8 --n-trials 6 --n-epochs 4 --patience 2 --n-epochs-to-resume 2",
+        [
+            r"AdamW:\D*[1-4] ",
+            r"SAM:\D*[1-4] ",
+            "Training ended with: power cut",
+            "weights are equal: True",
+        ],
     ),
     "plot_from_bids": (
         "--n-subjects 5 --n-trials 8 --n-epochs 1 --n-jobs 1 --folder bids",
@@ -109,8 +119,13 @@ EXAMPLES = {
     ),
     "plot_migrating": (
         "",
-        ["same weights: True", "5 steps, BatchNorm has seen 5 batches"]
-        + ["state of a weight: momentum_buffer", r"AdamW:(\D*#){2}", r"SAM:(\D*#){2}"],
+        [
+            "same weights: True",
+            "5 steps, BatchNorm has seen 5 batches",
+            "state of a weight: momentum_buffer",
+            r"AdamW:(\D*#){2}",
+            r"SAM:(\D*#){2}",
+        ],
     ),
     "plot_speed_up": (
         "--n-chans 8 --n-times 250 --batch-size 4 --n-steps 1",

@@ -1,9 +1,11 @@
 """Small problems with which the tests compare optimizers."""
 
+import io
+
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import braindecode_sam.optim
-from braindecode_sam.optim import _flat
 
 FAMILY = [
     getattr(braindecode_sam.optim, name) for name in braindecode_sam.optim.__all__
@@ -52,8 +54,20 @@ class Problem:
     def train(self, optimizer, n_steps):
         return [optimizer.step(self.closure(optimizer)).item() for _ in range(n_steps)]
 
+    def train_in_two_steps(self, optimizer, n_steps):
+        for _ in range(n_steps):
+            self.closure(optimizer)()
+            optimizer.first_step(zero_grad=True)
+            self.loss().backward()
+            optimizer.second_step()
+
     def snapshot(self):
         return {name: value.clone() for name, value in self.net.state_dict().items()}
+
+    def to(self, device):
+        self.net.to(device)
+        self.x, self.y = self.x.to(device), self.y.to(device)
+        return self
 
 
 def assert_same(first, second):
@@ -63,6 +77,37 @@ def assert_same(first, second):
         assert torch.equal(value, second[name]), name
 
 
-def pretend_accelerator(monkeypatch):
-    """Take the code path for accelerators, which never reads a value."""
-    monkeypatch.setattr(_flat, "may_read", lambda tensor: False)
+def save_and_load(state_dict):
+    file = io.BytesIO()
+    torch.save(state_dict, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)  # as skorch does
+
+
+class Recording(TorchDispatchMode):
+    """Record each operation on tensors, and its outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.largest = [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        outputs = function(*args, **(kwargs or {}))
+        self.names.append(function.name())
+        for output in outputs if isinstance(outputs, (list, tuple)) else [outputs]:
+            if isinstance(output, torch.Tensor):
+                self.largest = max(self.largest, output.numel())
+        return outputs
+
+    @property
+    def n_read(self):
+        """Number of values that the host has read, each of which waits for a GPU."""
+        return sum(
+            name.startswith(("aten::_local_scalar_dense", "aten::nonzero"))
+            for name in self.names
+        )
+
+
+def not_on_a_cpu(monkeypatch):
+    """Make tensors deny that they are on a CPU, whose values are free to read."""
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)

@@ -1,8 +1,8 @@
 """Every variant against a few lines of NumPy, and errors of other implementations."""
 
-import inspect
+import copy
 import math
-import re
+import pickle
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from braindecode_sam.optim import (
     LookSAM,
     MomentumSAM,
 )
-from tests.optim.helpers import FAMILY, Problem, assert_same
+from tests.optim.helpers import Problem, assert_same, save_and_load
 
 RHO, LR, MOMENTUM, DECAY = 0.3, 0.05, 0.9, 0.01
 N_WEIGHTS = 4  # the others are biases
@@ -150,7 +150,11 @@ def small_net(w):
     return ((hidden @ w[16:20] - x.prod(dim=1)) ** 2).mean()
 
 
-LOSSES = {"quadratic": (quadratic, 6), "small net": (small_net, 20)}
+# A loss, its number of weights, a base optimizer, the limit of each pass's gradient
+PROBLEMS = [
+    (small_net, 20, "SGD", math.inf),
+    (quadratic, 6, "AdamW", 0.2),
+]
 
 
 def numpy_steps(rule, base, loss, w, options, n_steps, limit):
@@ -175,12 +179,9 @@ def numpy_steps(rule, base, loss, w, options, n_steps, limit):
     [(cls, *rest) for cls, rest in RULES.items()]
     + [(SAM, asam, {"adaptive": True, "eta": 0.02})],
 )
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("problem", LOSSES)
-@pytest.mark.parametrize("limit", [math.inf, 0.2])  # each pass's gradient is clipped
-def test_equals_a_numpy_reference(cls, rule, options, base, problem, limit):
+@pytest.mark.parametrize(("loss", "n", "base", "limit"), PROBLEMS)
+def test_equals_a_numpy_reference(cls, rule, options, loss, n, base, limit):
     numpy_base, torch_base, base_options = BASES[base]
-    loss, n = LOSSES[problem]
     w = np.random.default_rng(0).normal(size=n)
     expected = numpy_steps(rule, numpy_base, loss, w, options, 10, limit)
     # Two groups, so that inner products and norms are over both.
@@ -208,21 +209,19 @@ def test_equals_a_numpy_reference(cls, rule, options, base, problem, limit):
 @pytest.mark.parametrize(
     ("cls", "options", "passes"),
     [
-        (SAM, {}, 200),
-        (SAM, {"interval": 4}, 125),
-        (GSAM, {}, 200),
-        (WSAM, {}, 200),
-        (FriendlySAM, {}, 200),
-        (LookSAM, {}, 120),
-        (LookSAM, {"interval": 2}, 150),
-        (AESAM, {"lambda_2": -100.0}, 200),
-        (AESAM, {"lambda_2": 100.0}, 100),
-        (MomentumSAM, {}, 100),
+        (SAM, {}, 40),
+        (SAM, {"rho": 0.0}, 20),
+        (SAM, {"interval": 4}, 25),
+        (GSAM, {}, 40),
+        (LookSAM, {}, 24),
+        (AESAM, {"lambda_2": -100.0}, 40),
+        (AESAM, {"lambda_2": 100.0}, 20),
+        (MomentumSAM, {}, 20),
     ],
 )
-def test_passes_in_100_steps(cls, options, passes):
+def test_passes_in_20_steps(cls, options, passes):
     problem = Problem()
-    problem.train(cls(problem.net.parameters(), **options), 100)
+    problem.train(cls(problem.net.parameters(), **options), 20)
     assert problem.calls == passes
 
 
@@ -251,40 +250,23 @@ def test_the_moving_average_of_a_constant_gradient_reaches_it():
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("resume", ["pickle", "state_dict"])
-def test_resumes_in_the_middle_of_a_cycle_bit_for_bit(cls, resume, tmp_path):
+def test_resumes_in_the_middle_of_a_cycle_bit_for_bit(cls):
     _, options = RULES[cls]
-    torch.manual_seed(0)
-    problem = Problem()
+    problem, by_state = Problem(), Problem()
     optimizer = cls(problem.net.parameters(), **options)
     problem.train(optimizer, 7)
-    file = tmp_path / "saved.pt"
-    if resume == "pickle":
-        torch.save((problem, optimizer), file)
-        other, resumed = torch.load(file, weights_only=False)
-    else:
-        saved = (problem.net.state_dict(), optimizer.state_dict())
-        torch.save(saved, file)
-        other = Problem()
-        resumed = cls(other.net.parameters(), **options)
-        net_state, state = torch.load(file, weights_only=True)
-        other.net.load_state_dict(net_state)
-        resumed.load_state_dict(state)
-    for one, its in ((problem, optimizer), (other, resumed)):
+    by_state.net.load_state_dict(problem.net.state_dict())
+    resumed = cls(by_state.net.parameters(), **options)
+    resumed.load_state_dict(save_and_load(optimizer.state_dict()))
+    original = problem, optimizer
+    copies = [copy.deepcopy(original), pickle.loads(pickle.dumps(original))]
+    states = []
+    for one, its in (original, (by_state, resumed), *copies):
         torch.manual_seed(1)
         one.train(its, 5)
-    assert_same(problem.snapshot(), other.snapshot())
-
-
-@pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
-def test_without_a_learning_rate_no_weight_moves(cls, base):
-    torch.manual_seed(0)
-    problem = Problem()
-    options = {"momentum": 0.9} if base is torch.optim.SGD else {}
-    before = [p.clone() for p in problem.net.parameters()]
-    problem.train(cls(problem.net.parameters(), base, lr=0.0, **options), 12)
-    assert all(map(torch.equal, before, problem.net.parameters()))
+        states.append(one.snapshot())
+    for state in states[1:]:
+        assert_same(states[0], state)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -300,9 +282,8 @@ def test_without_a_radius_it_is_the_base_alone(cls):
     assert_same(results[0][2], results[1][2])
 
 
-# MomentumSAM's only pass is at w + epsilon.
-@pytest.mark.parametrize("cls", [cls for cls in CLASSES if cls is not MomentumSAM])
-def test_buffers_and_random_numbers_are_those_of_one_pass(cls):
+@pytest.mark.parametrize("cls", CLASSES)
+def test_with_fixed_weights_a_step_changes_what_one_pass_changes(cls):
     results = []
     for optimizer_class, options in ((torch.optim.AdamW, {}), (cls, {"rho": 0.5})):
         torch.manual_seed(0)
@@ -310,43 +291,52 @@ def test_buffers_and_random_numbers_are_those_of_one_pass(cls):
         optimizer = optimizer_class(problem.net.parameters(), lr=0.0, **options)
         problem.train(optimizer, 6)
         results.append({**problem.snapshot(), "random": torch.rand(3)})
+    if cls is MomentumSAM:  # whose only pass is at w + epsilon
+        for state in results:
+            del state["1.running_mean"], state["1.running_var"]
     assert_same(*results)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("base", ["AdamW", "SGD"])
-def test_one_cycle_schedule(cls, base):
-    _, torch_base, options = BASES[base]
-    problem = Problem()
-    optimizer = cls(problem.net.parameters(), torch_base, lr=0.1, **options)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=0.1, total_steps=10
-    )
-    for _ in range(10):
-        problem.train(optimizer, 1)
-        if scheduler.last_epoch < 10:
-            scheduler.step()
-    assert all(p.isfinite().all() for p in problem.net.parameters())
+def test_a_gradient_that_is_not_finite_is_left_to_the_base(cls):
+    for bad in (math.nan, math.inf):
+        p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+        optimizer = cls([p, q], torch.optim.SGD, lr=1.0, momentum=0.5)
+        gradients = {p: torch.tensor([1.0, 2.0]), q: torch.tensor([bad, 1.0])}
+
+        def closure(gradients=gradients):
+            for param, gradient in gradients.items():
+                param.grad = gradient.clone()
+            return torch.tensor(0.0)
+
+        optimizer.step(closure)
+        assert torch.equal(p, torch.tensor([0.0, -1.0]))
+        assert q[1] == 0
+        gradients[q] = torch.ones(2)
+        optimizer.step(closure)  # only the base's momentum depends on it
+        assert p.isfinite().all()
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_is_left_to_the_base(cls, bad):
-    p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
-    optimizer = cls([p, q], torch.optim.SGD, lr=1.0, momentum=0.5)
-    gradients = {p: torch.tensor([1.0, 2.0]), q: torch.tensor([bad, 1.0])}
-
-    def closure():
-        for param, gradient in gradients.items():
-            param.grad = gradient.clone()
-        return torch.tensor(0.0)
-
-    optimizer.step(closure)
-    assert torch.equal(p, torch.tensor([0.0, -1.0]))
-    assert q[1] == 0
-    gradients[q] = torch.ones(2)
-    optimizer.step(closure)  # only the base's momentum depends on it
-    assert p.isfinite().all()
+def test_steps_that_fail_leave_no_trace_in_those_that_follow(cls):
+    options = {"lambda_2": -100.0} if cls is AESAM else {}  # perturbs in every step
+    problem = Problem()
+    optimizer = cls(problem.net.parameters(), rho=0.5, **options)
+    problem.train(optimizer, 5)  # LookSAM perturbs in the next one
+    other, same = copy.deepcopy((problem, optimizer))
+    loss = problem.loss
+    for failing_pass in (1,) if cls is MomentumSAM else (1, 2):
+        losses = [*[loss] * (failing_pass - 1), lambda: 1 / 0]
+        problem.loss = lambda losses=losses: losses.pop(0)()
+        with pytest.raises(ZeroDivisionError):
+            problem.train(optimizer, 1)
+    problem.loss = loss
+    groups = [one.state_dict()["param_groups"] for one in (optimizer, same)]
+    assert groups[0] == groups[1]
+    for one, its in ((problem, optimizer), (other, same)):
+        torch.manual_seed(1)
+        one.train(its, 6)
+    assert_same(problem.snapshot(), other.snapshot())
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -372,33 +362,19 @@ def test_gradients_that_are_missing_in_one_pass_or_both(cls):
 # Arguments
 
 
+SGD = {"base_optimizer": torch.optim.SGD, "lr": 0.1}
+
+
 @pytest.mark.parametrize(
     ("cls", "options", "error", "message"),
     [
         (GSAM, {"alpha": -1}, ValueError, "alpha must be a finite number >= 0, got -1"),
-        (
-            GSAM,
-            {"alpha": "x"},
-            TypeError,
-            "alpha must be a finite number >= 0, got 'x'",
-        ),
-        (
-            WSAM,
-            {"gamma": 1.0},
-            ValueError,
-            "gamma must be a number >= 0 and < 1, got 1",
-        ),
+        (WSAM, {"gamma": 1.0}, ValueError, "gamma must be a number >= 0 and < 1, got"),
         (FriendlySAM, {"lmbda": 1}, ValueError, "lmbda must be a number >= 0 and < 1"),
         (FriendlySAM, {"sigma": math.inf}, ValueError, "sigma must be a finite number"),
-        (
-            LookSAM,
-            {"interval": 0},
-            ValueError,
-            "interval must be an integer >= 1, got 0",
-        ),
+        (LookSAM, {"interval": 0}, ValueError, "interval must be an integer >= 1, got"),
         (LookSAM, {"alpha": None}, TypeError, "alpha must be a finite number >= 0"),
         (AESAM, {"lambda_2": math.nan}, ValueError, "lambda_2 must be a finite .* nan"),
-        (AESAM, {"lambda_2": "1"}, TypeError, "lambda_2 must be a finite .* got '1'"),
         (
             AESAM,
             {"lambda_1": 1.0},
@@ -406,18 +382,7 @@ def test_gradients_that_are_missing_in_one_pass_or_both(cls):
             "total_steps must be the number of steps",
         ),
         (AESAM, {"delta": 1.0}, ValueError, "delta must be a number >= 0 and < 1"),
-        (
-            MomentumSAM,
-            {"base_optimizer": torch.optim.SGD, "lr": 0.1},
-            ValueError,
-            "SGD keeps none .* torch.optim.SGD with momentum=0.9",
-        ),
-        (
-            MomentumSAM,
-            {"base_optimizer": torch.optim.Adagrad},
-            ValueError,
-            "Adagrad keeps none",
-        ),
+        (MomentumSAM, SGD, ValueError, "SGD keeps none .*optim.SGD with mom"),
     ],
 )
 def test_refuses_options(cls, options, error, message):
@@ -429,21 +394,3 @@ def test_refuses_an_option_of_a_group():
     groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "alpha": -2}]
     with pytest.raises(ValueError, match=r"alpha must be .*, got -2"):
         GSAM(groups)
-
-
-# Documentation
-
-
-@pytest.mark.parametrize("cls", FAMILY)
-def test_the_notes_state_the_rule_and_the_references_cite_the_paper(cls):
-    doc = inspect.getdoc(cls)
-    notes, references = doc.split("\nNotes\n")[1].split("\nReferences\n")
-    assert "**Update rule" in notes
-    assert "[1]_" in doc
-    assert re.search(r"^\.\. \[1\](.|\n)*https://doi\.org/10\.", references, re.M)
-    assert "braindecode_sam.SAMCallback : " in doc
-
-
-@pytest.mark.parametrize("name", ["step", "first_step", "second_step", "restore"])
-def test_methods_for_users_are_documented_by_sam_itself(name):
-    assert "----" in inspect.getdoc(vars(SAM)[name])
