@@ -355,7 +355,8 @@ def as_names(name: str, names: Any, meaning: str) -> NDArray[Any]:
         )
     if array.dtype.kind in ("O", "T"):
         array = np.array(objects.tolist())
-    if array.dtype.kind not in "biufU" or array.tolist() != objects.tolist():
+    is_plain = array.dtype.kind in "biufU"  # others, such as dates, are not converted
+    if array.dtype.kind in "Oc" or (is_plain and array.tolist() != objects.tolist()):
         raise ValueError(
             f"{name} must be text or numbers that NumPy stores unchanged, got"
             f" {_brief(objects.tolist())}"

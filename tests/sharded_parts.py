@@ -15,48 +15,15 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from braindecode_sam.optim import SAM, MomentumSAM
-from tests.optim.helpers import FAMILY, small_net
+from tests.optim.helpers import FAMILY
+from tests.test_distributed import make_batches, make_optimizer, make_small, train
 
-N_STEPS = 6
 ADAMW = torch.optim.AdamW
 
 
-def make_small():
-    torch.manual_seed(0)
-    return small_net(dropout=0.0).double()
-
-
-def make_batches():
-    generator = torch.Generator().manual_seed(1)
-    options = {"generator": generator, "dtype": torch.float64}
-    return [
-        (torch.randn(8, 5, **options), torch.randn(8, 1, **options))
-        for _ in range(N_STEPS)
-    ]
-
-
-def make_optimizer(cls, module, *base, **options):
-    return cls(module.parameters(), *(base or (ADAMW,)), lr=0.01, rho=0.1, **options)
-
-
-def train(optimizer, module, batches):
-    """Make a step with each batch, BatchNorm in eval; return the weights."""
-    module.eval()
-    for x, y in batches:
-
-        def closure(x=x, y=y):
-            optimizer.zero_grad()
-            loss = torch.nn.functional.mse_loss(module(x), y)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-    return {name: whole(p) for name, p in module.named_parameters()}
-
-
-def whole(param):
-    param = param.detach()
-    return param.full_tensor() if hasattr(param, "full_tensor") else param
+def train_shards(optimizer, module, batches):
+    weights = train(optimizer, module, batches)
+    return {name: weight.full_tensor() for name, weight in weights.items()}
 
 
 def shard(module):
@@ -74,8 +41,8 @@ def resume(cls, module, optimizer, batches):
     resumed = make_optimizer(cls, other)
     set_optimizer_state_dict(other, resumed, saved)
     return [
-        train(optimizer, module, batches),
-        train(resumed, other, batches),
+        train_shards(optimizer, module, batches),
+        train_shards(resumed, other, batches),
         {"n_steps": torch.tensor([optimizer.n_steps, resumed.n_steps])},
     ]
 
@@ -103,7 +70,7 @@ def main(rank, file):
         for adaptive in (False, True):
             module = shard(make_small())
             optimizer = make_optimizer(cls, module, adaptive=adaptive)
-            weights = train(optimizer, module, halves)
+            weights = train_shards(optimizer, module, halves)
             found[f"FSDP2 {name} {adaptive}"] = weights
         found[f"resumed {name}"] = resume(cls, module, optimizer, halves)
     module = DistributedDataParallel(make_small())

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from braindecode_sam.models import FAST, unspeed
 from braindecode_sam.optim import AESAM, SAM
+from tests.models.helpers import Computed, make_front, pair, windows
 from tests.optim.helpers import FAMILY, Problem, Recording, assert_same, not_on_a_cpu
 from tests.test_sam_in_nets import alone_and_with_sam
 
@@ -59,33 +59,31 @@ def test_without_reading_values_the_weights_are_the_same(adaptive, monkeypatch):
     torch.testing.assert_close(run(), expected, rtol=1e-5, atol=1e-6)
 
 
-FEW = ("FastEEGNeX", "FastTCFormer")
-
-
+# Lengths of their own, since what depends on sizes only is kept from other tests.
 @pytest.mark.parametrize(
-    "cls",
+    ("options", "n_times"),
     [
-        pytest.param(cls, marks=[pytest.mark.full] * (cls.__name__ not in FEW))
-        for cls in FAST
+        ({}, 131),
+        ({"second": 5}, 132),
+        ({"is_full": True}, 133),
+        ({"n_branches": 2}, 134),
     ],
+    ids=str,
 )
-@pytest.mark.filterwarnings("ignore")  # of what these models think of small windows
-def test_the_fast_front_stays_on_its_device_and_reads_no_value(cls, monkeypatch):
-    torch.set_num_threads(1)
-    module = cls(n_chans=22, n_times=500, n_outputs=4, sfreq=250.0)
-    x = torch.randn(16, 22, 500)
-    with monkeypatch.context() as patch, Recording() as fast:
-        for name in ("arange", "empty", "eye", "full", "linspace", "ones", "zeros"):
-            # A tensor that is made without naming a device is on another one.
-            make = functools.partial(getattr(torch, name), device="meta")
-            patch.setattr(torch, name, make)
-        out = module(x)
-    assert out.device.type == "cpu"
-    assert fast.n_read == 0
-    unspeed(module)
-    with Recording() as stock:
-        module(x)
-    assert fast.largest < stock.largest  # it was the fast front
+def test_the_fast_front_stays_on_its_device_and_reads_no_value(
+    options, n_times, monkeypatch
+):
+    _, fast = pair(make_front(20, n_taps=25, **options))
+    x = windows(4, 20, n_times)
+    for name in ("arange", "empty", "eye", "full", "linspace", "ones", "zeros"):
+        # A tensor that is made without naming a device is on another one. (The mode
+        # torch.device("meta") would not reach into functions of waiting values.)
+        make = functools.partial(getattr(torch, name), device="meta")
+        monkeypatch.setattr(torch, name, make)
+    with Computed() as computed:
+        fast(x).sum().backward()
+    assert computed.n_read == 0
+    assert not computed.maps  # it was the fast front
 
 
 @NEEDS_GPU

@@ -43,7 +43,6 @@ def make_net(cls=Regressor, optimizer=SAM, mixed_precision="no", **options):
 @pytest.fixture(autouse=True)
 def _fresh_accelerator():
     """Reset accelerate's global state, which refuses a second precision."""
-    torch.set_num_threads(1)  # these windows are too small for more
     yield
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -78,7 +77,7 @@ def test_full_precision_equals_training_without_accelerate(cls, scaled):
 
 
 @pytest.mark.parametrize("cls", [SAM, FriendlySAM])
-def test_bfloat16(cls):
+def test_bfloat16_trains_nearly_like_float32(cls):
     net = fit(make_net(Regressor, cls, mixed_precision="bf16", max_epochs=3))
     assert np.isfinite(net.history[:, "train_loss"]).all()
     plain = fit(make_net(EEGRegressor, cls, max_epochs=3))

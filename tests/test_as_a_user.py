@@ -15,17 +15,12 @@ KNOWN = ("Montage name *", "Using padding='same' with even kernel lengths*")
 HIDDEN = (DeprecationWarning, ImportWarning, PendingDeprecationWarning, ResourceWarning)
 
 
-def wanted(script, title):
-    """Patterns of lines in the comment at the end of a script."""
-    comments = script.read_text().split("\n# Prints:\n")[1].splitlines()
-    parts = {"Prints:": [], "Warns:": []}
-    current = "Prints:"
-    for line in comments:
-        text = line.removeprefix("# ")
-        current = text if text in parts else current
-        if text not in parts:
-            parts[current].append(text)
-    return parts[title]
+def wanted(script):
+    """Patterns of what is printed and of warnings, in the comment at the end."""
+    comment = script.read_text().split("\n# Prints:\n")[1]
+    text = re.sub("^# ", "", comment, flags=re.MULTILINE)
+    printed, _, warned = text.partition("Warns:\n")
+    return printed.splitlines(), warned.splitlines()
 
 
 def is_like(line, pattern):
@@ -43,12 +38,12 @@ def test_prints_what_it_says_and_warns_of_nothing_else(
         for category in HIDDEN:
             warnings.simplefilter("ignore", category)
         runpy.run_path(str(script), run_name="__main__")
+    prints, expected = wanted(script)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     printed = iter(lines)
-    for pattern in wanted(script, "Prints:"):
+    for pattern in prints:
         assert any(is_like(line, pattern) for line in printed), (pattern, lines)
     warned = [str(warning.message) for warning in caught]
-    expected = wanted(script, "Warns:")
     for warning in warned:
         assert any(is_like(warning, p) for p in (*KNOWN, *expected)), warning
     for pattern in expected:

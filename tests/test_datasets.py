@@ -178,7 +178,7 @@ def test_epochs_come_in_microvolts_and_eight_targets():
 
 def test_epochs_and_arrays_need_targets_and_groups():
     epochs = simulate_response_times(2, 3, n_chans=4, n_times=250, random_state=0)
-    with refused(r"target must name columns among .*'target'"):
+    with refused(r"target must name columns among .*got 'target'"):
         to_arrays(epochs)
     with refused("got 'who'"):
         to_arrays(epochs, target="response_time", subject="who")
@@ -311,6 +311,7 @@ def test_response_time_windows_refuses():
     for options, message in (
         ({"stimulus": "stop"}, r"stimulus must name events.*'stop'.*\['go', 'hit'\]"),
         ({"response": "miss"}, "response must name events.*'miss', but recording a"),
+        ({"window_seconds": 0}, "window_seconds must be a finite number > 0, got 0"),
         ({"limits": (2.0, 1.0)}, r"limits must be.*got \(2.0, 1.0\)"),
         ({"limits": (6.0, 9.0)}, "no trial is left.*response time within limits"),
     ):
@@ -562,7 +563,7 @@ def test_bad_participants(tmp_path):
     with refused(r"no row for 'sub-3' .*it has sub-1, sub-2"):
         read_recordings(files, participants=PEOPLE)
     twice = pd.concat([PEOPLE, PEOPLE[:1]])
-    with refused(r"one row for each .*several for 'sub-1'"):
+    with refused(r"one row for each subject.*several for 'sub-1'"):
         read_recordings(files[:1], participants=twice)
     recordings = read_recordings(files[:2], participants=PEOPLE)
     with refused(r"got 'IQ', but recording .*sub-1_eeg.fif has .*age"):

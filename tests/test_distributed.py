@@ -17,7 +17,7 @@ from tests.optim.helpers import FAMILY, assert_same, small_net
 ROOT = Path(__file__).parents[1]
 
 
-def make_module():
+def make_small():
     torch.manual_seed(0)
     return small_net(dropout=0.0).double().eval()
 
@@ -30,9 +30,12 @@ def make_batches():
     ]
 
 
-def train(cls, module, batches):
+def make_optimizer(cls, module, base=torch.optim.AdamW, **options):
+    return cls(module.parameters(), base, lr=0.01, rho=0.1, **options)
+
+
+def train(optimizer, module, batches):
     """Make a step with each batch; return the weights."""
-    optimizer = cls(module.parameters(), lr=0.01, rho=0.1)
     for x, y in batches:
 
         def closure(x=x, y=y):
@@ -56,9 +59,10 @@ def train_replicas(rank, meeting):
     )  # fmt: skip
     try:
         batches = [(x[rank::2], y[rank::2]) for x, y in make_batches()]
+        modules = [DistributedDataParallel(make_small()) for _ in FAMILY]
         return [
-            train(cls, DistributedDataParallel(make_module()), batches)
-            for cls in FAMILY
+            train(make_optimizer(cls, module), module, batches)
+            for cls, module in zip(FAMILY, modules, strict=True)
         ]
     finally:
         destroy_process_group()
@@ -72,7 +76,8 @@ def test_replicas_stay_identical_and_equal_one_process(tmp_path):
     assert process.wait(timeout=300) == 0
     for cls, first, second in zip(FAMILY, ours, torch.load(results), strict=True):
         assert_same(first, second)
-        alone = train(cls, make_module(), make_batches())
+        module = make_small()
+        alone = train(make_optimizer(cls, module), module, make_batches())
         torch.testing.assert_close(first, alone, rtol=0, atol=1e-10)
 
 

@@ -89,7 +89,6 @@ def test_the_examples_of_a_page(page, tmp_path, monkeypatch):
 
 @pytest.mark.full
 def test_the_guides_script_on_dask_runs(monkeypatch, capsys):
-    pytest.importorskip("distributed")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # for workers
     monkeypatch.chdir(ROOT)
     script = runpy.run_path("docs/guide/on_dask.py")

@@ -19,8 +19,10 @@ FULL = pytest.mark.full
 NUMBER = r"-?\d+\.?\d*(?:e-?\d+)?"
 
 
-@pytest.fixture(scope="module")
-def runner():
+@pytest.fixture
+def runner(monkeypatch):
+    # What it runs becomes the main module, until the end of the test.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     spec = importlib.util.spec_from_file_location("runner", ROOT / "examples/run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -30,7 +32,6 @@ def runner():
 @pytest.fixture
 def run_example(runner, monkeypatch, capsys):
     """Run an example in this process, without the seconds of another one's imports."""
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
     def run_example(name, options="", **environment):
         for variable, value in environment.items():
@@ -141,7 +142,6 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_print_what_they_promise(name, run_example, tmp_path, monkeypatch):
-    pytest.importorskip("mne_bids", reason="the extra bids is not installed")
     monkeypatch.chdir(tmp_path)
     options, patterns = EXAMPLES[name]
     printed = run_example(name, options)
@@ -251,7 +251,6 @@ def run(*arguments, cwd=ROOT):
 
 @FULL
 def test_on_a_cluster():
-    pytest.importorskip("distributed", reason="the extra distributed is not installed")
     options = ["--n-trials", 4, "--n-epochs", 2]
     printed = run("examples/run.py", "plot_on_a_cluster", *options)
     assert "killing a worker" in printed
@@ -317,7 +316,6 @@ def test_constants_become_options(tmp_path, runner, monkeypatch, capsys):
     path = tmp_path / "plot_script.py"
     path.write_text(SCRIPT)
     monkeypatch.setattr(runner, "EXAMPLES", tmp_path)
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
     def main(*options):
         monkeypatch.setattr(sys, "argv", ["run.py", "plot_script", *options])

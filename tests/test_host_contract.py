@@ -66,7 +66,6 @@ HOSTS = {
 
 @pytest.fixture(params=HOSTS)
 def host(request):
-    torch.set_num_threads(1)  # these windows are too small for more
     return HOSTS[request.param]
 
 
@@ -126,7 +125,7 @@ def test_clones_copies_and_pickles_train_the_same(host):
         assert_same(state, host.continued(other))
 
 
-def test_grid_search(host):
+def test_a_grid_search_sets_rho_and_base(host):
     grid = {
         "optimizer__rho": [0.0, 0.1],
         "optimizer__base_optimizer": [torch.optim.AdamW, torch.optim.Adamax],
@@ -147,13 +146,13 @@ SCHEDULES = [
     (LR.OneCycleLR, {"max_lr": 0.1, "total_steps": 9, "step_every": "batch"}),
     (LR.CyclicLR, {"base_lr": 1e-4, "max_lr": 0.1, "step_every": "batch"}),
     (
-        LR.ReduceLROnPlateau,  # depends on the losses, hence the mode
+        LR.ReduceLROnPlateau,  # with a threshold that no loss reaches
         {"patience": 0, "monitor": "train_loss", "threshold": 9.0, "factor": 0.5},
     ),
 ]
 
 
-def test_learning_rate_schedulers(host):
+def test_learning_rate_schedulers_do_what_they_do_without_sam(host):
     for policy, options in SCHEDULES:
         rates = []
         for optimizer in (torch.optim.AdamW, SAM):

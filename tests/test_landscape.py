@@ -7,10 +7,14 @@ from braindecode import EEGClassifier, EEGRegressor
 from skorch import NeuralNetRegressor
 
 from braindecode_sam.landscape import loss_along, random_direction, sharpness
+from braindecode_sam.nets import Classifier
+from tests.optim.helpers import assert_same
 
 RNG = np.random.RandomState(0)
 X = RNG.standard_normal((10, 3)).astype(np.float32)
 Y = RNG.standard_normal((10, 1)).astype(np.float32)
+WINDOWS = RNG.standard_normal((6, 4, 128)).astype(np.float32)
+TARGETS = np.arange(6, dtype=np.float32)
 
 
 def linear_net(**options):
@@ -28,17 +32,8 @@ def eeg_net(kind=EEGRegressor, n_outputs=1):
     )  # fmt: skip
 
 
-def windows(n=6):
-    return RNG.standard_normal((n, 4, 128)).astype(np.float32)
-
-
 def state(net):
     return {k: v.clone() for k, v in net.module_.state_dict().items()}
-
-
-def assert_unchanged(net, before):
-    for name, value in net.module_.state_dict().items():
-        assert torch.equal(value, before[name]), name
 
 
 def test_loss_along_a_line_is_that_of_the_formula():
@@ -111,14 +106,13 @@ def test_plain_directions_have_length_one_and_follow_the_seed():
 
 
 def test_weights_and_statistics_are_restored():
-    X, y = windows(), np.arange(6, dtype=np.float32)
-    net = eeg_net()
-    net.fit(X, y)
+    net, data = eeg_net(), (WINDOWS, TARGETS)
+    net.fit(*data)
     before = state(net)
-    rising = loss_along(net, X, y, random_direction(net, random_state=0), [0, 1])
+    rising = loss_along(net, *data, random_direction(net, random_state=0), [0, 1])
     assert rising[0] != rising[1]
-    assert sharpness(net, X, y) > 0
-    assert_unchanged(net, before)
+    assert sharpness(net, *data) > 0
+    assert_same(net.module_.state_dict(), before)
     assert all(
         p.grad is None or p.grad.isfinite().all() for p in net.module_.parameters()
     )
@@ -135,27 +129,27 @@ def test_weights_are_restored_after_an_error():
     net.module_.register_forward_pre_hook(fail)
     with pytest.raises(ZeroDivisionError):
         loss_along(net, X, Y, [torch.ones(1, 3)], [1.0])
-    assert_unchanged(net, before)
+    assert_same(net.module_.state_dict(), before)
 
 
 def test_targets_may_have_no_column():
-    X, y = windows(), np.arange(6, dtype=np.float32)
     net = eeg_net()
-    net.fit(X, y)
-    expected = np.mean((net.predict(X).ravel() - y) ** 2)
-    for targets in (y, y[:, None]):
-        found = loss_along(net, X, targets, random_direction(net), [0.0])
+    net.fit(WINDOWS, TARGETS)
+    expected = np.mean((net.predict(WINDOWS).ravel() - TARGETS) ** 2)
+    for targets in (TARGETS, TARGETS[:, None]):
+        found = loss_along(net, WINDOWS, targets, random_direction(net), [0.0])
         assert found[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_classifiers_have_landscapes_too():
-    X, y = windows(), np.array([0, 1, 1, 0, 1, 0])
-    net = eeg_net(EEGClassifier, n_outputs=2).set_params(classes=[0, 1])
-    net.fit(X, y)
-    expected = -np.log(net.predict_proba(X)[np.arange(6), y]).mean()
-    found = loss_along(net, X, y, random_direction(net), [0.0])
-    assert found[0] == pytest.approx(expected, rel=1e-4)
-    assert sharpness(net, X, y, rho=0.1) > 0
+    codes = np.array([0, 1, 1, 0, 1, 0])
+    for kind, y in ((EEGClassifier, codes), (Classifier, np.array(["a", "b"])[codes])):
+        net = eeg_net(kind, n_outputs=2).set_params(classes=np.unique(y))
+        net.fit(WINDOWS, y)
+        expected = -np.log(net.predict_proba(WINDOWS)[range(6), codes]).mean()
+        found = loss_along(net, WINDOWS, y, random_direction(net), [0.0])
+        assert found[0] == pytest.approx(expected, rel=1e-4)
+        assert sharpness(net, WINDOWS, y, rho=0.1) > 0
 
 
 def test_bad_options_are_named():

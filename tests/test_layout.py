@@ -14,8 +14,7 @@ ALLOWED = {
     "_arguments": set(),
     "_version": set(),
     "optim": {"torch", "braindecode_sam.optim"},
-    "models": {"torch", "scipy", "braindecode.models", "braindecode.modules"}
-    | {"braindecode_sam.models"},
+    "models": {"torch", "scipy", "braindecode.models", "braindecode_sam.models"},
     "models/speed_up": {"torch", "pandas", "braindecode_sam.models"},
     "models/_registry": {"torch", "braindecode.models"},
     "callbacks": {"torch", "numpy", "pandas", "skorch"}
@@ -35,7 +34,7 @@ ALLOWED = {
     | {"braindecode_sam.checks", "braindecode_sam.datasets"},
     "model_selection": ARRAYS
     | {"torch", "skorch", "braindecode.datasets", "braindecode_sam.checks"}
-    | {"braindecode_sam.metrics", "braindecode_sam.model_selection"},
+    | {"braindecode_sam.model_selection"},
     "model_selection/_dask": {"joblib", "distributed"},
     "nets": ARRAYS
     | {"torch", "skorch", "braindecode", "braindecode_sam.checks"}

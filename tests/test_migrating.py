@@ -5,7 +5,6 @@ import re
 import sys
 import textwrap
 import types
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +15,20 @@ import torch
 from braindecode_sam import SAM
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def read_blocks():
-    """Read the named blocks of code of the page."""
-    text = (ROOT / "docs" / "migrating.rst").read_text()
-    found = re.findall(
-        r"^\.\. code-block:: \w+\n   :name: (\S+)\n((?:\n|   .*\n)+)",
-        text,
-        re.MULTILINE,
-    )
-    return {name: textwrap.dedent(code).strip() for name, code in found}
-
-
-BLOCKS = read_blocks()
+PAGE = (ROOT / "docs" / "migrating.rst").read_text()
+NAMED_BLOCK = r"^\.\. code-block:: \w+\n   :name: (\S+)\n((?:\n|   .*\n)+)"
+BLOCKS = {
+    name: textwrap.dedent(code).strip()
+    for name, code in re.findall(NAMED_BLOCK, PAGE, re.MULTILINE)
+}
 
 
 @pytest.fixture
 def others(monkeypatch):
     """Give the benchmark of other implementations."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    with warnings.catch_warnings():  # what it imports changes the filters
-        import others
+    import others
+
     return others
 
 
@@ -64,7 +55,6 @@ def test_davda54_before_and_after_train_alike(others, monkeypatch):
     )
 
 
-@pytest.mark.usefixtures("others")
 def test_pytorch_optimizer_before_and_after_train_alike():
     before = trained_by("pytorch-optimizer-before")
     torch.testing.assert_close(before, trained_by("pytorch-optimizer-after"))

@@ -160,12 +160,12 @@ def test_splits_that_cannot_be_are_refused():
     for data, valid_size, message in (
         (X, 0.2, r"no subjects found in ndarray.*SubjectWindows\(X"),
         (windows[:4], 0.2, r"at least 2 subjects.*got 1: \[.*0"),
-        (windows, 1.5, "be a fraction.* 10 .*got 1.5"),
-        (windows, 10, "be a fraction.* 10 .*got 10"),
+        (windows, 1.5, "valid_size must be a fraction.* 10 .*got 1.5"),
+        (windows, 10, "valid_size must be a fraction.* 10 .*got 10"),
     ):
         with refused(message):
             make_net(train_split=SubjectSplit(valid_size)).fit(data, Y[: len(data)])
-    with pytest.raises(TypeError, match=r"be a fraction.*got '2'"):
+    with pytest.raises(TypeError, match=r"valid_size must be a fraction.*got '2'"):
         make_net(train_split=SubjectSplit("2")).fit(windows, Y)
 
 
@@ -247,18 +247,16 @@ def test_probabilities_of_nets_that_take_subject_windows():
 
 
 @pytest.mark.parametrize(
-    ("estimator", "name"),
+    ("estimator", "data", "name"),
     [
         # skorch's regressors have a predict_proba, which predicts values.
-        (make_net(train_split=None, max_epochs=1), "EEGRegressor"),
-        (make_pipeline(StandardScaler(), Ridge()), "Pipeline of Ridge"),
-        (LinearSVC(), "LinearSVC"),
+        (make_net(train_split=None, max_epochs=1), X, "EEGRegressor"),
+        (make_pipeline(StandardScaler(), Ridge()), X[:, 0], "Pipeline of Ridge"),
+        (LinearSVC(), X[:, 0], "LinearSVC"),
     ],
 )
-def test_refuses_probabilities_of_estimators_without(estimator, name):
-    data, y = X[:, 0], (np.arange(40) % 2).astype(np.float32)
-    if name == "EEGRegressor":
-        data = X
+def test_refuses_probabilities_of_estimators_without(estimator, data, name):
+    y = (np.arange(40) % 2).astype(np.float32)
     results = fitted(estimator, y, data, cv=GroupKFold(2))
     message = f"every estimator has, got 'predict_proba', which {name} of fold 1 does"
     with refused(message):

@@ -35,6 +35,7 @@ from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import SubjectSplit
 from braindecode_sam.nets import Classifier, Regressor
 from braindecode_sam.optim import LookSAM
+from tests.optim.helpers import assert_same
 from tests.tiny import Linear
 
 RNG = np.random.default_rng(0)
@@ -60,12 +61,6 @@ def kind(request):
     """A builder with small settings, and targets for its nets."""
     builder, shape, y = BUILDERS[request.param]
     return lambda **settings: builder(**(QUICK | shape | settings)), y
-
-
-def assert_same(first, second):
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
 
 
 class LogLinear(Linear):
@@ -127,10 +122,10 @@ def concat(targets):
 
 def test_lists_of_windows_are_refused(kind):
     make, y = kind
-    for method, sequence in (("fit", list), ("partial_fit", tuple)):
-        message = f"array of windows or a Dataset, got a {sequence.__name__} of length"
+    for method, cls in (("fit", list), ("partial_fit", tuple)):
+        message = f"array of windows or a Dataset, got a {cls.__name__} of length 16"
         with pytest.raises(TypeError, match=message):
-            getattr(make(), method)(sequence(X), y)
+            getattr(make(), method)(cls(X), y)
 
 
 @pytest.mark.parametrize("how", ["warm_start", "partial_fit"])
@@ -246,12 +241,9 @@ def test_predictions_have_the_shape_of_the_targets():
 @pytest.mark.filterwarnings("ignore:The training set has:UserWarning")
 def test_a_stock_net_that_trains_on_nothing_is_told():
     net = classifier(
-        cls=EEGRegressor,
-        callbacks=[SAMCallback()],
-        optimizer=SAM,
-        batch_size=25,
+        cls=EEGRegressor, callbacks=[SAMCallback()], optimizer=SAM, batch_size=25,
         max_epochs=1,
-    )
+    )  # fmt: skip
     with pytest.warns(UserWarning, match="No batch was trained on in epoch 1"):
         net.fit(X, Y)
 
@@ -397,12 +389,12 @@ def test_a_warm_start_keeps_the_classes():
 
 
 DATASETS = {
-    "any": lambda y: Windows(y),
+    "any": Windows,
     "tensors": lambda y: torch.utils.data.TensorDataset(
         torch.tensor(X), torch.tensor(y)
     ),
     "skorch": lambda y: Dataset(X, y),
-    "braindecode": lambda y: concat(y),
+    "braindecode": concat,
     "subset": lambda y: torch.utils.data.Subset(concat(y), range(16)),
 }
 
@@ -622,30 +614,28 @@ def test_weights_for_the_targets_of_a_dataset():
     assert_same(weights(net), weights(expected))
 
 
-BALANCED = {"class_weight": "balanced"}
-WRONG_WEIGHTS = [
-    ({"class_weight": [1, 2]}, r"None, 'balanced' or a dict.*\[1, 2\]"),
-    ({"class_weight": {"left": 1, "right": 2, "up": 3}},
-     r"each of the classes \['left', 'right'\].*where 'up' is not a class"),
-    ({"class_weight": {"left": 1}}, "where 'right' has no weight"),
-    ({"class_weight": {"left": 0, "right": 1}},
-     r"class_weight\['left'\] must be a finite number > 0, got 0"),
-    ({"class_weight": {"left": "1", "right": 1}},
-     r"class_weight\['left'\] must be a finite number > 0, got '1'"),
-    (BALANCED | {"criterion": torch.nn.MultiLabelMarginLoss},
-     "criterion class that takes a weight.*got criterion=MultiLabelMarginLoss"),
-    (BALANCED | {"criterion": torch.nn.CrossEntropyLoss()},
-     r"criterion class that takes a weight.*got criterion=CrossEntropyLoss\(\)"),
-    (BALANCED | {"criterion__weight": torch.ones(2)},
-     "got criterion__weight=tensor.*pass one of them"),
-]  # fmt: skip
-
-
 def test_refuses_weights():
-    for settings, message in WRONG_WEIGHTS:
-        error = TypeError if message.endswith("got '1'") else ValueError
+    for class_weight, error, message in (
+        ([1, 2], ValueError, r"None, 'balanced' or a dict.*\[1, 2\]"),
+        ({"left": 1, "right": 2, "up": 3}, ValueError,
+         r"each of the classes \['left', 'right'\].*where 'up' is not a class"),
+        ({"left": 1}, ValueError, "where 'right' has no weight"),
+        ({"left": 0, "right": 1}, ValueError,
+         r"class_weight\['left'\] must be a finite number > 0, got 0"),
+        ({"left": "1", "right": 1}, TypeError,
+         r"class_weight\['left'\] must be a finite number > 0, got '1'"),
+    ):  # fmt: skip
         with pytest.raises(error, match=message):
-            classifier(**settings).fit(X, SIDES)
+            classifier(class_weight=class_weight).fit(X, SIDES)
+    takes = "criterion class that takes a weight.*got criterion="
+    for settings, message in (
+        ({"criterion": torch.nn.MultiLabelMarginLoss}, takes + "MultiLabelMarginLoss"),
+        ({"criterion": torch.nn.CrossEntropyLoss()}, takes + r"CrossEntropyLoss\(\)"),
+        ({"criterion__weight": torch.ones(2)},
+         "got criterion__weight=tensor.*pass one of them"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            classifier(class_weight="balanced", **settings).fit(X, SIDES)
 
 
 # With scikit-learn

@@ -65,7 +65,7 @@ def test_as_standard_scaler_for_each_subject(X, groups, with_mean, with_std):
 
 def test_many_windows_are_one_subject():
     for n in (1, 16, 17):
-        X = RNG.normal(3, 5, (n, 2, 30))
+        X = np.random.normal(3, 5, (n, 2, 30))
         mean, std = (f(axis=(0, 2), keepdims=True) for f in (X.mean, X.std))
         found = SubjectScaler().transform(X, ["a"] * n)
         np.testing.assert_allclose(found, (X - mean) / std, rtol=1e-12, atol=1e-12)
@@ -103,7 +103,7 @@ def test_constant_channels_become_zeros(value):
 
 
 def test_subject_windows_give_subject_windows_and_stay_as_they_are():
-    before, rows = X.copy(), RNG.permutation(36)[:20]
+    before, rows = X.copy(), np.random.permutation(36)[:20]
     windows = SubjectWindows(X, GROUPS)
     scaled = SubjectScaler().fit_transform(windows[rows])
     assert isinstance(scaled, SubjectWindows)

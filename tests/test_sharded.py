@@ -9,12 +9,7 @@ import torch
 
 from braindecode_sam.optim import MomentumSAM
 from tests.optim.helpers import FAMILY, assert_same
-from tests.sharded_parts import (
-    make_batches,
-    make_optimizer,
-    make_small,
-    train,
-)
+from tests.test_distributed import make_batches, make_optimizer, make_small, train
 
 pytestmark = pytest.mark.full
 
@@ -33,27 +28,25 @@ def ranks(tmp_path_factory):
     return [torch.load(f"{file}.{rank}") for rank in range(2)]
 
 
-def assert_is_one_training(alone, ranks, key, prefix=""):
+def assert_is_one_training(cls, ranks, key, **options):
+    module = make_small()
+    optimizer = make_optimizer(cls, module, **options)
+    alone = train(optimizer, module, make_batches())
     first, second = (rank[key] for rank in ranks)
-    for name, weight in alone.items():
-        assert torch.equal(first[prefix + name], second[prefix + name])
-        torch.testing.assert_close(first[prefix + name], weight, rtol=0, atol=1e-10)
+    assert_same(first, second)
+    torch.testing.assert_close(first, alone, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("cls", [cls for cls in FAMILY if cls is not MomentumSAM])
 def test_a_zero_redundancy_base_equals_one_process(cls, ranks):
-    module = make_small()
-    alone = train(make_optimizer(cls, module), module, make_batches())
-    assert_is_one_training(alone, ranks, f"ZeRO {cls.__name__}", "module.")
+    assert_is_one_training(cls, ranks, f"ZeRO {cls.__name__}")
 
 
 @pytest.mark.parametrize("cls", FAMILY)
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_shards_have_a_joint_norm(cls, adaptive, ranks):
-    module = make_small()
-    optimizer = make_optimizer(cls, module, adaptive=adaptive)
-    alone = train(optimizer, module, make_batches())
-    assert_is_one_training(alone, ranks, f"FSDP2 {cls.__name__} {adaptive}")
+    key = f"FSDP2 {cls.__name__} {adaptive}"
+    assert_is_one_training(cls, ranks, key, adaptive=adaptive)
 
 
 @pytest.mark.parametrize("cls", FAMILY)

@@ -64,10 +64,10 @@ def test_history_without_validation_and_sam_on_given_axes():
     assert axes[1].get_position().bounds == before
 
 
-@pytest.mark.parametrize("kind", ["constrained", "free"])
-def test_panels_stay_in_the_space_of_the_axes(kind):
-    figure = plt.figure(layout=None if kind == "free" else kind)
-    if kind == "free":
+@pytest.mark.parametrize("layout", ["constrained", None])
+def test_panels_stay_in_the_space_of_the_axes(layout):
+    figure = plt.figure(layout=layout)
+    if layout is None:
         ax = figure.add_axes((0.1, 0.2, 0.3, 0.6))
         x0, y0, x1, y1 = 0.1, 0.2, 0.4, 0.8
     else:
@@ -85,7 +85,7 @@ def test_panels_stay_in_the_space_of_the_axes(kind):
         assert x0 - 1e-6 <= box.x0 < box.x1 <= x1 + 1e-6
         assert y0 - 1e-6 <= box.y0 < box.y1 <= y1 + 1e-6
     assert len({panel.get_xlim() for panel in panels}) == 1
-    if kind != "free":
+    if layout is not None:
         assert not other.lines
 
 
@@ -147,5 +147,7 @@ def test_scores_by_epoch():
     assert labels == ["AdamW", "SAM", "dummy predictor"]
     assert ax.lines[1].get_ydata().tolist() == [3, 4, 5]
     assert len(ax.collections) == 2  # intervals
-    many = pd.concat([curves, curves.replace({"AdamW": "EMA", "SAM": "SWA"})])
-    assert len(plot_score_by_epoch(many).axes[0].collections) == 0
+    many = pd.concat([curves, curves.replace({"AdamW": "EMA", "SAM": "_SWA"})])
+    ax = plot_score_by_epoch(many).axes[0]
+    assert len(ax.collections) == 0
+    assert len(ax.get_legend().get_texts()) == 4  # also "_SWA"

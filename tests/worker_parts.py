@@ -177,6 +177,15 @@ def resumable_net(checkpoint, stop=None, **options):
     )  # fmt: skip
 
 
+def state_of(net):
+    return {name: value.clone() for name, value in net.module_.state_dict().items()}
+
+
+def is_same(first, second):
+    """Whether the second dict, which may hold more, has the tensors of the first."""
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
 def assert_same_training(first, second):
     # Without durations, which always differ, and without pytest's long diffs.
     nets = (first, second)

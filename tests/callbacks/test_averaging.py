@@ -18,6 +18,8 @@ from skorch.callbacks import (
     Checkpoint,
     EarlyStopping,
     EpochScoring,
+    Freezer,
+    Unfreezer,
 )
 from skorch.dataset import ValidSplit
 from skorch.helper import predefined_split
@@ -40,6 +42,8 @@ from tests.worker_parts import (
     augmentation,
     fail,
     interrupt,
+    is_same,
+    state_of,
 )
 
 RNG = np.random.default_rng(0)
@@ -80,10 +84,6 @@ def averaged_params(net):
     return {name.removeprefix("module."): value for name, value in averaged.items()}
 
 
-def state_of(net):
-    return {name: value.clone() for name, value in net.module_.state_dict().items()}
-
-
 def training_state(net):
     """Return the module's training state while the net holds the average."""
     training = callback_of(net).training_
@@ -122,10 +122,6 @@ def seen_by(net):
     return dict(net.callbacks_)["record"].seen_
 
 
-def is_same(first, second):
-    return all(torch.equal(value, second[name]) for name, value in first.items())
-
-
 def assert_close(found, expected):
     """Compare tensors with an average in float64, by name."""
     for name, value in expected.items():
@@ -160,6 +156,18 @@ def test_the_average_is_that_of_numpy(kind, optimizer):
     assert averaged_params(net).keys() == names
     assert net.module_.mask.tolist() == [0.0, -np.inf]
     assert torch.linalg.norm(net.module_.first.weight, dim=1).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_average_includes_the_steps_in_which_a_weight_was_frozen(kind):
+    name = "again.weight"
+    thaw = [Freezer(name), Unfreezer(name, at=3), ("record", Record(state_of))]
+    net = fitted(averaged_net(kind, 0.7, 0, callbacks=thaw))
+    steps = [{name: step[name]} for step in seen_by(net)["step"]]
+    assert is_same(steps[0], steps[5])
+    assert not is_same(steps[0], steps[6])
+    history = steps if kind == "ema" else steps[2::3]
+    assert_close(params_of(net), numpy_average(kind, history))
 
 
 class NoNorm(torch.nn.Module):
@@ -312,6 +320,21 @@ def test_cropped_scores_find_the_indices_of_the_validation():
         assert indices.tolist() == [6, 7, 8, 9, 10, 11]
 
 
+def test_datasets_that_are_iterated_over_have_statistics():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(zip(X[:12], Y[:12], strict=True))
+
+        def __len__(self):
+            return 12
+
+    shape = {"module__n_chans": 4, "module__n_times": 64, "module__n_outputs": 1}
+    net = averaged_net(train_split=None, iterator_train__shuffle=False, **shape)
+    net.signal_args_set_ = True  # braindecode would ask for the first window
+    fitted(net, Stream(), None)
+    assert int(net.module_.norm.num_batches_tracked) == 2
+
+
 # The training
 
 
@@ -379,8 +402,8 @@ def test_other_callbacks_find_the_average_at_the_end_of_an_epoch(kind, train_spl
     steps = first["step"]  # n in each epoch
     assert_same(steps[n - 1], first["epoch"][0])
     for n_epochs in (2, 3, 4):
-        done = steps[n : n * n_epochs] if kind == "ema" else steps[2 * n - 1 :: n]
-        done = done if kind == "ema" else done[: n_epochs - 1]
+        done = steps[: n * n_epochs]
+        done = done[n:] if kind == "ema" else done[2 * n - 1 :: n]
         assert_close(first["epoch"][n_epochs - 1], numpy_average(kind, done))
     assert_same(seen["epoch"][-1], state_of(net))
     assert len(seen["validation"]) == (4 if train_split else 0)

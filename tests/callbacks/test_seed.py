@@ -12,7 +12,15 @@ from skorch.callbacks import Callback
 
 from braindecode_sam.callbacks import SeedCallback, WindowCheck
 from tests.optim.helpers import assert_same
-from tests.worker_parts import Small, X, Y, augmentation, make_net
+from tests.worker_parts import (
+    Small,
+    X,
+    Y,
+    augmentation,
+    is_same,
+    make_net,
+    state_of,
+)
 
 
 class Raising(Callback):
@@ -54,19 +62,11 @@ def _nothing_is_left():
     assert torch.get_num_threads() == 2
 
 
-def weights(net):
-    return {name: value.clone() for name, value in net.module_.state_dict().items()}
-
-
-def is_same(first, net):
-    return all(torch.equal(first[name], value) for name, value in weights(net).items())
-
-
 @pytest.mark.usefixtures("_nothing_is_left")
 def test_fit_initialize_and_set_params_leave_nothing_behind():
     shape = {"module__n_chans": 4, "module__n_times": 64, "module__n_outputs": 1}
     first, second = (make_net(**shape).initialize() for _ in range(2))
-    assert_same(weights(first), weights(second))
+    assert_same(state_of(first), state_of(second))
     net = make_net(("draws", Raising()))
     net.fit(X, Y)
     net.set_params(callbacks__seed__random_state=3)
@@ -111,19 +111,19 @@ def test_every_fit_draws_the_same_numbers_and_partial_fit_continues():
         drawn(seed)
         nets.append(make_net(("draws", Raising()), **augmentation()))
         nets[-1].fit(X, Y)
-    first = weights(nets[0])
-    assert_same(first, weights(nets[1]))
+    first = state_of(nets[0])
+    assert_same(first, state_of(nets[1]))
     draws = [dict(net.callbacks_)["draws"].drawn_ for net in nets]
     assert draws[0] == draws[1]
     nets[0].fit(X, Y)
-    assert_same(first, weights(nets[0]))
+    assert_same(first, state_of(nets[0]))
     other = clone(make_net()).set_params(callbacks__seed__random_state=2)
     other.fit(X, Y)
-    assert not is_same(first, other)
+    assert not is_same(first, state_of(other))
     for seed, net in enumerate(nets):
         drawn(seed)
         net.partial_fit(X, Y[:, None])
-    assert not is_same(weights(nets[0]), nets[1])
+    assert not is_same(state_of(nets[0]), state_of(nets[1]))
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])

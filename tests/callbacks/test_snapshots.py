@@ -36,7 +36,7 @@ def snapshots_of(net):
     ("module", "averages"), [("FastEEGNet", True), ("EEGNeX", False)]
 )
 def test_each_epoch_predicts_as_it_did(module, averages):
-    averaging = [("averaging", WeightAveraging("ema", decay=0.5))] * averages
+    averaging = [("averaging", WeightAveraging("ema", decay=0.5))] if averages else []
     kept = [("snapshots", WeightSnapshots()), ("predictions", Predictions())]
     net = fitted(*averaging, *kept, module=module)
     final = net.predict(X)

@@ -5,10 +5,10 @@ import copy
 import torch
 from braindecode.models.util import models_dict, models_mandatory_parameters
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from braindecode_sam import speed_up
 from braindecode_sam.models import FAST
+from tests.optim.helpers import Recording
 
 SPED_UP = [cls.__bases__[1].__name__ for cls in FAST]
 
@@ -47,18 +47,17 @@ class Doubled(torch.autograd.Function):
         return 2 * grad
 
 
-class Computed(TorchDispatchMode):
-    """Count the operations that torch runs, and record its convolutions."""
+class Computed(Recording):
+    """Record also the shapes of convolutions."""
 
     def __init__(self):
         super().__init__()
-        self.n_operations, self.convolutions = 0, []
+        self.convolutions = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if any(cls not in (torch.Tensor, nn.Parameter) for cls in types):
             return NotImplemented  # a value that waits; it then comes back as a tensor
-        out = func(*args, **(kwargs or {}))
-        self.n_operations += 1
+        out = super().__torch_dispatch__(func, types, args, kwargs)
         if func.overloadpacket is torch.ops.aten.convolution:
             self.convolutions.append((args[0].shape, out.shape))
         return out
@@ -178,18 +177,18 @@ def run(model, x):
     return out.detach(), gradients, dict(model.named_buffers())
 
 
-def differences(expected, found, floor=1e-4):
+def differences(expected, found):
     """Relative differences of outputs, gradients and buffers, by name.
 
     Some true gradients are zero because a later batch normalization removes the
     parameter, such as the shift of the one before. Differences are therefore relative
-    to the largest value of the gradient, but at least to `floor` times the largest of
+    to the largest value of the gradient, but at least to 1e-4 times the largest of
     all.
     """
     assert expected[1].keys() == found[1].keys()
     largest = max([g.abs().max() for g in expected[1].values()], default=0)
     pairs = {"outputs": (expected[0], found[0], 1e-12)}
-    least = floor * largest + 1e-12
+    least = 1e-4 * largest + 1e-12
     pairs |= {n: (g, found[1][n], least) for n, g in expected[1].items()}
     pairs |= {n: (b, found[2][n], 1e-12) for n, b in expected[2].items()}
     return {
@@ -199,7 +198,7 @@ def differences(expected, found, floor=1e-4):
     }
 
 
-def assert_equal(expected, found, tolerance=1e-8, floor=1e-4):
+def assert_equal(expected, found, tolerance=1e-8):
     """Compare outputs, gradients and buffers of two models."""
-    found = differences(expected, found, floor)
+    found = differences(expected, found)
     assert all(value < tolerance for value in found.values()), found

@@ -49,18 +49,12 @@ def test_float32_errs_no_more_than_twice_as_much_as_stock(name, training, kind):
     for seed in range(7):
         stock, fast = make_pair(name, n_times=150, n_chans=8, seed=seed)
         x = windows(8, 8, 150, seed, kind)
-        truth = run(copy_of(stock, name).train(training), x)
+        truth = run(copy.deepcopy(stock).train(training), x)
         for which, model in (("stock", stock), ("fast", fast)):
             found = run(model.float().train(training), x.float())
             errors[which].append(list(differences(truth, found).values()))
     ours, theirs = (np.array(errors[which]) for which in ("fast", "stock"))
     assert np.median(ours.max(1)) <= 2 * np.median(theirs.max(1))
-
-
-def copy_of(model, name):
-    other = PAIRS[name][0](**model._braindecode_init_kwargs).double()
-    other.load_state_dict(model.state_dict())
-    return other
 
 
 def test_same_initialization_state_and_output_shape():
@@ -85,14 +79,11 @@ X = RNG.normal(size=(16, 3, 100)).astype(np.float32)
 Y = RNG.normal(size=16).astype(np.float32)
 
 
-def make_net(name, **options):
-    return EEGRegressor(
-        name, optimizer=SAM, max_epochs=1, batch_size=8, train_split=None, verbose=0,
-        **options,
+def fitted():
+    net = EEGRegressor(
+        "FastEEGNeX", optimizer=SAM, max_epochs=1, batch_size=8, train_split=None,
+        verbose=0,
     )  # fmt: skip
-
-
-def fit(net, X, Y):
     net.fit(X, Y)
     return net
 
@@ -101,7 +92,7 @@ def fit(net, X, Y):
     "copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))]
 )
 def test_a_fitted_net_is_copied_and_goes_on_alike(copied):
-    net = fit(make_net("FastEEGNeX"), X, Y)
+    net = fitted()
     other = copied(net)
     for one in (net, other):
         torch.manual_seed(3)
@@ -132,7 +123,7 @@ def test_no_method_of_a_class_of_braindecode_is_replaced(cls):
 def fresh(tmp_path_factory):
     """A net by name and a module, and what a fresh process makes of them."""
     folder = tmp_path_factory.mktemp("fresh")
-    net, x = fit(make_net("FastEEGNeX"), X, Y), torch.from_numpy(X)
+    net, x = fitted(), torch.from_numpy(X)
     model = FastEEGNet(n_chans=3, n_times=100, n_outputs=2).eval()
     torch.save(model, folder / "model.pt")
     torch.save((x, model(x).detach()), folder / "data.pt")

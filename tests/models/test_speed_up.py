@@ -40,7 +40,7 @@ FULL = pytest.mark.full
 @given(
     n_chans=st.integers(1, 4),
     n_times=st.integers(30, 70),
-    n_taps=st.integers(1, 40),
+    n_taps=st.integers(2, 40),  # one tap stays as it is
     padding=st.sampled_from(["same", "valid", 0, 3, 12]),
     second=st.none() | st.integers(1, 12),
     is_full=st.booleans(),
@@ -57,15 +57,14 @@ def test_equals_the_stock_layers(
     assume(n_times + 2 * pads - n_taps - (second or 0) > 3)
     assume(n_chans > 1 or not kind.endswith("channel"))  # nothing but a constant
     options = {"affine": affine, "eps": 1e-3} if norm else {}
-    model = make_front(
+    front = make_front(
         n_chans, n_taps=n_taps, padding=padding, bias=bias, norm=norm, second=second,
         is_full=is_full, time_first=time_first, n_branches=n_branches, **options,
-    ).train(training)  # fmt: skip
-    fast = copy.deepcopy(model)
-    speed_up(fast)  # even what does not pay
+    )  # fmt: skip
+    stock, fast = pair(front.train(training))  # even what does not pay
     x = windows(3, n_chans, n_times, seed, kind)
     # An offset costs the original layers as many digits as ours.
-    assert_equal(run(model, x), run(fast, x), 1e-5 if "offset" in kind else 1e-8)
+    assert_equal(run(stock, x), run(fast, x), 1e-5 if "offset" in kind else 1e-8)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +79,8 @@ def test_equals_the_stock_layers(
     ids=str,
 )
 def test_patterns_that_get_faster(options, pattern):
-    model = make_front(20, n_taps=25, n_filters=8, **options)
-    stock, fast = model, copy.deepcopy(model)
+    stock = make_front(20, n_taps=25, n_filters=8, **options)
+    fast = copy.deepcopy(stock)
     found = speed_up(fast, input_shape=(1, 20, 200))
     assert set(found["pattern"]) == {pattern}
     assert (found["before"] > found["after"]).all()
@@ -111,7 +110,8 @@ def test_models_that_get_faster(name, training):
 
 
 OTHERS = [entry[0] for entry in models_mandatory_parameters]
-OTHERS = sorted({n for n in OTHERS if n in models_dict} - set(SPED_UP))
+# REVE downloads the positions of electrodes.
+OTHERS = sorted({n for n in OTHERS if n in models_dict} - {*SPED_UP, "REVE"})
 # Of different kinds: an activation or a sum follows the first layer, filters over one
 # channel, recurrent layers, transformers.
 SOME = [
@@ -129,6 +129,8 @@ def test_other_models_come_back_as_they_were(name):
     try:
         model, _ = make_model(name)
     except Exception as error:
+        if name in SOME:
+            raise
         pytest.skip(f"is not built from signal parameters alone: {error!r:.200}")
     before = [(type(m), m.training, set(vars(m))) for m in model.modules()]
     state = copy.deepcopy(model.state_dict())
@@ -209,6 +211,8 @@ def circular(layer, seen):
 
 
 FILTERS, NORM, SPATIAL = "1.0", "1.1", "2"
+# A layer, and a function that changes it or returns another one for its place. Hooks
+# append what they see to the list `seen`.
 CHANGES = {
     "hook": (FILTERS, hooked("forward", lambda seen, m, x, y: seen.append(y.sum()))),
     "changing hook": (FILTERS, hooked("forward", lambda seen, m, x, y: y.relu())),
@@ -263,9 +267,7 @@ CHANGES = {
     "two groups": (SPATIAL, lambda layer, seen: nn.Conv2d(4, 8, (3, 1), groups=2)),
 }  # fmt: skip
 # Each once; a few also in evaluation mode, or before speed_up sees the layers.
-CASES = [
-    (change, "after", True) for change in CHANGES if change != "circular padding"
-] + [
+CASES = [(change, "after", True) for change in CHANGES] + [
     ("circular padding", "before", True),
     ("hook on the norm", "after", False),
     ("second reader", "after", False),
@@ -278,15 +280,14 @@ CASES = [
 
 
 def change_layer(model, change, seen):
-    place, change = CHANGES[change]
-    parent, name = (model, place) if place == SPATIAL else (model[1], place[-1])
-    changed = change(getattr(parent, name), seen)
+    place, function = CHANGES[change]
+    changed = function(model.get_submodule(place), seen)
     if isinstance(changed, nn.Module):
-        setattr(parent, name, changed.double())
+        model.set_submodule(place, changed.double())
 
 
 @pytest.mark.parametrize(("change", "when", "training"), CASES)
-def test_changed_layers(change, when, training):
+def test_changed_layers_do_what_they_do_in_the_stock_model(change, when, training):
     results, notes = [], []
     x = torch.randn(4, 3, 60, dtype=torch.float64)
     for is_fast in (False, True):
@@ -331,7 +332,7 @@ def test_what_is_returned_and_printed(capsys, caplog):
     assert capsys.readouterr().out == "No layer gets faster.\n"
 
 
-def test_wrong_arguments():
+def test_wrong_arguments_are_refused():
     match = "must be a torch.nn.Module, got 'EEGNet'; for a skorch net"
     with pytest.raises(TypeError, match=match):
         speed_up("EEGNet")
@@ -405,7 +406,7 @@ def test_models_inside_of_others_keep_parameters_hooks_and_buffers():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_parametrized_filters():
+def test_parametrized_filters_get_faster_and_are_copied():
     model, _ = make_model("ATCNet", conv_max_norm_const=0.6)
     fast, _ = make_model("ATCNet", conv_max_norm_const=0.6)
     fast.load_state_dict(model.state_dict())

@@ -85,19 +85,15 @@ def save_and_load(state_dict):
 
 
 class Recording(TorchDispatchMode):
-    """Record each operation on tensors, and its outputs."""
+    """Record the names of the operations that torch runs."""
 
     def __init__(self):
         super().__init__()
-        self.names, self.largest = [], 0
+        self.names = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        outputs = function(*args, **(kwargs or {}))
         self.names.append(function.name())
-        for output in outputs if isinstance(outputs, (list, tuple)) else [outputs]:
-            if isinstance(output, torch.Tensor):
-                self.largest = max(self.largest, output.numel())
-        return outputs
+        return function(*args, **(kwargs or {}))
 
     @property
     def n_read(self):
@@ -109,5 +105,5 @@ class Recording(TorchDispatchMode):
 
 
 def not_on_a_cpu(monkeypatch):
-    """Make tensors deny that they are on a CPU, whose values are free to read."""
+    """Make SAM take its way for GPUs, whose values it does not read, on a CPU."""
     monkeypatch.setattr(torch.Tensor, "is_cpu", False)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import pickle
 import threading
 
@@ -19,19 +20,24 @@ FORMS = {"step": Problem.train, "two steps": Problem.train_in_two_steps}
 
 
 class Counter(torch.nn.Module):
-    """Counts its passes in three ways."""
+    """Changes buffers in all ways."""
 
     def __init__(self):
         super().__init__()
         self.register_buffer("n_passes", torch.zeros((), dtype=torch.int64))
         self.register_buffer("codes", torch.zeros(5))
         self.register_buffer("rebound", torch.zeros(()))
+        self.register_buffer("inferred", torch.zeros(()))
+        self.register_buffer("resized", torch.ones(2))
         self.register_buffer("nothing", None)
 
     def forward(self, x):
         self.n_passes += 1
         self.codes.lerp_(x.detach().mean(0), 0.1)
         self.rebound = self.rebound + 1
+        with torch.inference_mode():
+            self.inferred = self.inferred + 1
+        self.resized.resize_(len(self.resized) + 1)[-1] = 5
         return x + self.codes
 
 
@@ -130,7 +136,7 @@ def test_buffers_that_are_reached_by_several_routes_move_once(route):
     assert assert_moved_once(make)["1.num_batches_tracked"] == 6
 
 
-def test_layers_that_are_added_during_training():
+def test_buffers_of_layers_that_are_added_during_training_move_once():
     problem = Problem(torch.nn.Sequential(torch.nn.Linear(5, 1)))
     optimizer = SAM(problem.net.parameters(), rho=0.5)
     problem.train(optimizer, 1)
@@ -146,10 +152,13 @@ def test_layers_that_are_added_during_training():
 BUFFERS = {
     "sparse": lambda: torch.eye(5).to_sparse(),
     "expanded": lambda: torch.ones(1, 5).expand(5, 5),
+    "conjugate": lambda: torch.eye(5, dtype=torch.complex64).conj(),
+    "quantized": lambda: torch.quantize_per_tensor(torch.eye(5), 0.1, 0, torch.qint8),
 }
 
 
 @pytest.mark.parametrize("name", BUFFERS)
+@pytest.mark.filterwarnings("ignore:.*[Qq]uantiz.*")
 def test_buffers_that_no_pass_changes_may_have_other_layouts(name):
     problem = Problem()
     buffer = BUFFERS[name]()
@@ -202,6 +211,16 @@ def test_models_that_train_between_the_two_steps_continue():
         optimizer.second_step()
     assert other[1].num_batches_tracked == 6
     assert problem.net[1].num_batches_tracked == 3
+
+
+def test_an_optimizer_that_is_deleted_between_its_two_steps_leaves_no_hook():
+    problem = Problem()
+    optimizer = SAM(problem.net.parameters())
+    problem.closure(optimizer)()
+    optimizer.first_step()
+    del optimizer
+    gc.collect()
+    assert_plain(problem.net)
 
 
 def test_models_in_other_threads_continue():

@@ -117,7 +117,7 @@ def test_every_operation_of_a_step_may_fail(cls, n_steps, error):
     after, n_operations = bench.state(), mode.count
     assert not is_same(before, after)
     assert n_operations > 100
-    bench = Bench(cls, n_steps)
+    bench, n_kept = Bench(cls, n_steps), 0
     for number, is_after in itertools.product(range(1, n_operations + 1), (0, 1)):
         failing = FailingOperation(number, error, after=is_after)
         with pytest.raises(error, match=f"operation {number},"), failing:
@@ -126,8 +126,10 @@ def test_every_operation_of_a_step_may_fail(cls, n_steps, error):
         if number % 20 == 0 and is_rolled_back:  # no trace, also outside of the state
             bench.step()
             assert is_same(bench.state(), after)
+        n_kept += not is_rolled_back
         if number % 20 == 0 or not is_rolled_back:
             bench = Bench(cls, n_steps)
+    assert n_kept  # what the base optimizer has begun
 
 
 class InterruptedLine:

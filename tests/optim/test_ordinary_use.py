@@ -1,5 +1,7 @@
 """Ordinary uses in which a wrapper of optimizers can easily be silently wrong."""
 
+import contextlib
+
 import pytest
 import torch
 from torch.nn.utils import parametrizations, parametrize
@@ -14,35 +16,31 @@ SGD = torch.optim.SGD
 # Copies of the weights that torch caches
 
 
-def losses(cls, is_around):
-    """Make two steps, of which the first gives MomentumSAM its momentum."""
+def losses_of_two_steps(cls, is_around):
+    """The first step gives MomentumSAM its momentum."""
     torch.manual_seed(0)
     problem = Problem(small_net(dropout=0))
     optimizer = cls(problem.net.parameters(), SGD, lr=0.0, rho=2.0, momentum=0.9)
-    closure, autocast = (
-        problem.closure(optimizer),
-        torch.autocast("cpu", torch.bfloat16),
-    )
-    if is_around:
-        with autocast:
-            optimizer.step(closure)
-            optimizer.step(closure)
-    else:
-        optimizer.step(autocast(closure))
-        optimizer.step(autocast(closure))
+    closure = problem.closure(optimizer)
+    autocast = torch.autocast("cpu", torch.bfloat16)
+    if not is_around:
+        closure = autocast(closure)
+    with autocast if is_around else contextlib.nullcontext():
+        optimizer.step(closure)
+        optimizer.step(closure)
     return optimizer.last_loss, optimizer.last_perturbed_loss
 
 
 @pytest.mark.parametrize("cls", [SAM, FriendlySAM, MomentumSAM])
 def test_autocast_around_steps_acts_inside_them(cls):
-    inside, around = losses(cls, is_around=False), losses(cls, is_around=True)
+    inside, around = (losses_of_two_steps(cls, around) for around in (False, True))
     for first, second in zip(inside, around, strict=True):
         assert first is second is None or torch.equal(first, second)
     if cls is SAM:
         assert around[1] > around[0] * 1.1
 
 
-def test_two_steps_in_one_autocast():
+def test_two_steps_in_one_autocast_use_the_perturbed_weights():
     problem = Problem(small_net(dropout=0))
     optimizer = SAM(problem.net.parameters(), SGD, lr=0.0, rho=2.0)
     with torch.autocast("cpu", torch.bfloat16):
@@ -56,7 +54,7 @@ def test_two_steps_in_one_autocast():
     assert perturbed.item() > 1.1 * clean
 
 
-def test_parametrizations_that_are_cached_around_a_step():
+def test_parametrizations_that_are_cached_around_a_step_are_computed_anew():
     torch.manual_seed(0)
     net = torch.nn.Sequential(parametrizations.weight_norm(torch.nn.Linear(5, 1)))
     problem = Problem(net)
@@ -99,7 +97,7 @@ def test_to_maximize_is_to_minimize_the_negative(cls, where):
 # Parameters that SAM does not perturb
 
 
-def test_lazy_parameters():
+def test_lazy_parameters_are_trained():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.LazyLinear(8), torch.nn.LazyBatchNorm1d())
     net.append(torch.nn.LazyLinear(1))
@@ -126,7 +124,7 @@ FROZEN = {
     list(zip(FROZEN, [SAM, FriendlySAM, MomentumSAM] * 2, strict=True)),
 )
 @pytest.mark.filterwarnings("ignore:.*[Qq]uantiz.*")
-def test_frozen_parameters_of_any_kind(name, cls):
+def test_frozen_parameters_of_any_kind_stay(name, cls):
     problem = Problem()
     frozen = torch.nn.Parameter(FROZEN[name](), requires_grad=False)
     params = [frozen, *problem.net.parameters()]
@@ -139,11 +137,8 @@ def test_frozen_parameters_of_any_kind(name, cls):
     assert torch.equal(before.to_dense(), frozen.detach().to_dense())
 
 
-def test_a_shared_weight_and_a_layer_that_is_unfrozen():
+def test_a_layer_that_is_unfrozen_during_training_is_trained():
     problem = Problem(small_net(dropout=0))
-    first, last = problem.net[0], torch.nn.Linear(5, 8)
-    last.weight = first.weight  # shared
-    first.register_module("twin", last)
     problem.net[3].requires_grad_(False)
     optimizer = SAM(problem.net.parameters(), SGD, lr=0.1, rho=0.5)
     frozen = problem.net[3].weight.clone()

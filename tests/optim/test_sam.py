@@ -172,7 +172,7 @@ def test_gradients_that_are_missing_in_one_pass_or_both():
     assert (a.item(), b.item(), c.item()) == (0.0, -0.5, 1.0)
 
 
-def test_no_gradient_at_all():
+def test_a_loss_without_gradients_moves_nothing():
     w = torch.nn.Parameter(torch.ones(2))
     optimizer = SAM([w], rho=0.5)
     assert optimizer.step(lambda: torch.tensor(3.0)) == 3.0
@@ -180,7 +180,7 @@ def test_no_gradient_at_all():
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_sparse_gradients(adaptive):
+def test_sparse_gradients_do_what_dense_ones_do(adaptive):
     weights = []
     for sparse in (False, True):
         torch.manual_seed(0)
@@ -197,6 +197,13 @@ def test_sparse_gradients(adaptive):
             optimizer.step(closure)
         weights.append(embedding.weight.detach())
     torch.testing.assert_close(*weights)
+
+
+def test_complex_weights_move_along_complex_gradients():
+    w = torch.nn.Parameter(torch.tensor([1 + 1j, 2 - 1j]))
+    w.grad = torch.tensor([3 + 0j, 0 + 4j])
+    SAM([w], SGD, lr=0.0, rho=0.5).first_step()
+    torch.testing.assert_close(w.detach(), torch.tensor([1.3 + 1j, 2 - 0.6j]))
 
 
 # 7. Arguments
@@ -251,12 +258,29 @@ def test_refuses_a_step_without_closure():
         SAM(small_net().parameters()).step()
 
 
-def test_refuses_an_option_of_a_group():
+def test_refuses_an_option_of_a_group_also_later():
     with pytest.raises(ValueError, match="rho must be a finite number >= 0, got -2"):
         SAM([{"params": small_net().parameters(), "rho": -2}])
+    (group,) = SAM(small_net().parameters()).param_groups
+    with pytest.raises(ValueError, match="rho must be a finite number >= 0, got nan"):
+        group["rho"] = math.nan
+    with pytest.raises(ValueError, match="interval=3 was set on an existing optimizer"):
+        group["interval"] = 3
+    with pytest.raises(TypeError, match="rho is an option of SAM and cannot be"):
+        del group["rho"]
+    assert group["rho"] == 0.05
 
 
-def test_both_spellings_of_base_options():
+def test_refuses_a_step_in_its_own_closure():
+    problem = Problem()
+    optimizer = SAM(problem.net.parameters())
+    closure, before = problem.closure(optimizer), problem.snapshot()
+    with pytest.raises(RuntimeError, match=r"SAM.step was called inside its own"):
+        optimizer.step(lambda: optimizer.step(closure))
+    assert_same(problem.snapshot(), before)
+
+
+def test_both_spellings_of_base_options_are_taken_but_not_at_once():
     net = small_net()
     group = {"params": net.parameters(), "base_optimizer__lr": 0.5}
     optimizer = SAM([group], base_optimizer__betas=(0.5, 0.6))
@@ -306,7 +330,7 @@ def test_both_forms_are_the_same_training(name):
     assert_same(*states)
 
 
-def test_two_steps_out_of_order():
+def test_two_steps_out_of_order_are_refused():
     problem = Problem()
     optimizer = SAM(problem.net.parameters())
     with pytest.raises(
@@ -360,7 +384,7 @@ def test_a_net_may_change_its_dtype_during_training():
     assert optimizer.last_perturbed_loss.dtype == torch.float64
 
 
-def test_a_model_of_two_dtypes():
+def test_weights_of_two_dtypes_have_one_norm():
     net = small_net(dropout=0)
     net[3].double()
     optimizer = SAM(net.parameters(), SGD, lr=0.0, rho=0.5)
@@ -376,11 +400,9 @@ def test_a_model_of_two_dtypes():
 def held():
     """Return the bytes of all tensors in memory."""
     gc.collect()
-    tensors = [t for t in gc.get_objects() if type(t) in TENSORS]
-    return sum({s.data_ptr(): s.nbytes() for s in map(STORAGE, tensors)}.values())
-
-
-TENSORS, STORAGE = (torch.Tensor, torch.nn.Parameter), torch.Tensor.untyped_storage
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    storages = [t.untyped_storage() for t in gc.get_objects() if type(t) in kinds]
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
 
 @pytest.mark.parametrize(("cls", "n_copies"), [(SAM, 1), (FriendlySAM, 3)])

@@ -199,7 +199,7 @@ def test_schedulers_do_to_sam_what_they_do_to_its_base(name):
         scheduler = make_scheduler(name, optimizer)
         for _ in range(6):
             problem.train(optimizer, 1)
-            scheduler.step(*[1.0] * (name == "ReduceLROnPlateau"))
+            scheduler.step(*([1.0] if name == "ReduceLROnPlateau" else []))
             group = optimizer.param_groups[0]
             found.append((group["lr"], group["momentum"]))
         rates.append(found)
@@ -235,7 +235,7 @@ def test_hooks_run_once_per_step(cls):
     assert seen == list(registers)
 
 
-def test_hooks_of_loading_and_saving():
+def test_hooks_of_loading_and_saving_run():
     problem, seen = Problem(), []
     optimizer = SAM(problem.net.parameters())
     problem.train(optimizer, 3)

@@ -131,11 +131,10 @@ RULES = {
     FriendlySAM: (friendly_sam, {"sigma": 0.8, "lmbda": 0.6}),
     LookSAM: (look_sam, {"interval": 3, "alpha": 0.5}),
     AESAM: (
-        ae_sam,
-        {"lambda_1": -1.0, "lambda_2": 1.0, "total_steps": 8, "delta": 0.8},
+        ae_sam, {"lambda_1": -1.0, "lambda_2": 1.0, "total_steps": 8, "delta": 0.8}
     ),
     MomentumSAM: (momentum_sam, {}),
-}
+}  # fmt: skip
 CLASSES = list(RULES)
 
 
@@ -144,7 +143,7 @@ def quadratic(w):
     return 0.5 * (scale * w**2).sum() + w.prod()
 
 
-def small_net(w):
+def loss_of_a_net(w):
     x = torch.linspace(-2, 2, 24, dtype=torch.float64).reshape(8, 3).sin()
     hidden = torch.tanh(x @ w[:12].reshape(3, 4) + w[12:16])
     return ((hidden @ w[16:20] - x.prod(dim=1)) ** 2).mean()
@@ -152,7 +151,7 @@ def small_net(w):
 
 # A loss, its number of weights, a base optimizer, the limit of each pass's gradient
 PROBLEMS = [
-    (small_net, 20, "SGD", math.inf),
+    (loss_of_a_net, 20, "SGD", math.inf),
     (quadratic, 6, "AdamW", 0.2),
 ]
 
@@ -340,7 +339,7 @@ def test_steps_that_fail_leave_no_trace_in_those_that_follow(cls):
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_gradients_that_are_missing_in_one_pass_or_both(cls):
+def test_gradients_that_are_missing_in_one_pass_or_both_spoil_no_weight(cls):
     both, first, second, never = (torch.nn.Parameter(torch.ones(2)) for _ in range(4))
     optimizer = cls([both, first, second, never], torch.optim.SGD, lr=0.1, momentum=0.9)
     calls = []
@@ -362,9 +361,6 @@ def test_gradients_that_are_missing_in_one_pass_or_both(cls):
 # Arguments
 
 
-SGD = {"base_optimizer": torch.optim.SGD, "lr": 0.1}
-
-
 @pytest.mark.parametrize(
     ("cls", "options", "error", "message"),
     [
@@ -375,14 +371,14 @@ SGD = {"base_optimizer": torch.optim.SGD, "lr": 0.1}
         (LookSAM, {"interval": 0}, ValueError, "interval must be an integer >= 1, got"),
         (LookSAM, {"alpha": None}, TypeError, "alpha must be a finite number >= 0"),
         (AESAM, {"lambda_2": math.nan}, ValueError, "lambda_2 must be a finite .* nan"),
-        (
-            AESAM,
-            {"lambda_1": 1.0},
-            TypeError,
-            "total_steps must be the number of steps",
-        ),
+        (AESAM, {"lambda_1": 1.0}, TypeError, "total_steps must be the number of step"),
         (AESAM, {"delta": 1.0}, ValueError, "delta must be a number >= 0 and < 1"),
-        (MomentumSAM, SGD, ValueError, "SGD keeps none .*optim.SGD with mom"),
+        (
+            MomentumSAM,
+            {"base_optimizer": torch.optim.SGD},
+            ValueError,
+            "SGD keeps none .*optim.SGD with mom",
+        ),
     ],
 )
 def test_refuses_options(cls, options, error, message):
