@@ -480,13 +480,13 @@ class _Inference(torch.nn.Module):
     def forward(self, x: Any) -> Any:
         return self.infer(x)
 
-    def modules(self, remove_duplicate: bool = True) -> Iterator[torch.nn.Module]:
+    def modules(self, *args: Any, **kwargs: Any) -> Iterator[torch.nn.Module]:
         """Yield the modules that are in training mode.
 
         torch's update_bn would reset the statistics of layers that stay in evaluation
         mode, and no batch would update them again.
         """
-        return (m for m in super().modules(remove_duplicate) if m.training)
+        return (m for m in super().modules(*args, **kwargs) if m.training)
 
 
 @contextlib.contextmanager

@@ -186,24 +186,30 @@ def test_the_two_step_form_of_sam_keeps_its_speed():
 # Inputs for which the original layers raise
 
 
+def error_of(model):
+    try:
+        model(torch.randn(2, 1, 3, 60))
+    except (RuntimeError, ValueError) as error:
+        return str(error)
+    return None
+
+
 def test_what_the_stock_layers_refuse_is_refused():
     filters = nn.Conv2d(1, 4, (1, 9))
     depthwise = nn.Conv2d(4, 8, (3, 1), groups=4)
+    negative = nn.BatchNorm2d(4, eps=-1.0)
     for layers in (
         (filters, nn.Conv2d(1, 8, (3, 1))),
         (filters, nn.BatchNorm2d(1).eval(), depthwise),
-        (filters, nn.BatchNorm2d(4, eps=-1.0), depthwise),
+        (filters, negative, depthwise),
         (filters, nn.BatchNorm2d(4).double(), depthwise),
         (filters, nn.Conv2d(4, 4, (1, 99)), depthwise),
         (filters, copy.deepcopy(depthwise).double()),
         (nn.Conv2d(1, 4, (1, 99)), depthwise),
     ):
-        messages = []
-        for model in pair(nn.Sequential(*layers)):
-            with pytest.raises((RuntimeError, ValueError)) as raised:
-                model(torch.randn(2, 1, 3, 60))
-            messages.append(str(raised.value))
-        assert messages[0] == messages[1]
+        stock, fast = map(error_of, pair(nn.Sequential(*layers)))
+        assert fast == stock
+        assert stock is not None or negative in layers  # torch 2.7 accepts it
 
 
 def test_batched_gradients_are_those_one_by_one():
