@@ -70,7 +70,7 @@ print(f"one process: {len(here['test_r2'])} folds")
 cluster = SubprocessCluster(
     n_workers=2, threads_per_worker=1, host="127.0.0.1",
     worker_kwargs={"dashboard": False},
-    scheduler_kwargs={"dashboard_address": None},
+    scheduler_kwargs={"dashboard_address": ":0"},
 )  # fmt: skip
 client = Client(cluster)
 client.wait_for_workers(2)

@@ -1,5 +1,6 @@
 """SAM under accelerate, and with a gradient scaler."""
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -12,9 +13,6 @@ from braindecode_sam.amp import SAMAccelerateMixin, scaled_step
 from braindecode_sam.optim import FriendlySAM, MomentumSAM
 from tests.optim.helpers import Problem, Recording, assert_same, not_on_a_cpu
 
-accelerate = pytest.importorskip(
-    "accelerate", reason="the extra accelerate is not installed"
-)
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 4, 100)).astype(np.float32)
 Y = RNG.normal(size=24).astype(np.float32)

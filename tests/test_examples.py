@@ -10,9 +10,11 @@ import sys
 import warnings
 from pathlib import Path
 
+import joblib
 import matplotlib.pyplot as plt
 import mne
 import pytest
+import sklearn
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL = pytest.mark.full
@@ -37,7 +39,12 @@ def run_example(runner, monkeypatch, capsys):
         for variable, value in environment.items():
             monkeypatch.setenv(variable, str(value))
         monkeypatch.setattr(sys, "argv", ["run.py", name, *options.split()])
-        with warnings.catch_warnings(), mne.use_log_level("info"):
+        with (
+            warnings.catch_warnings(),
+            mne.use_log_level("info"),
+            sklearn.config_context(),  # what an example that fails would leave set
+            joblib.parallel_config("sequential"),  # workers take seconds to start
+        ):
             warnings.simplefilter("ignore")
             runner.main()
         plt.close("all")
@@ -77,13 +84,13 @@ EXAMPLES = {
         ],
     ),
     "plot_challenge_1": (
-        "--n-subjects 10 --n-trials 4 --n-epochs 1 --n-jobs 1",
+        "--n-subjects 10 --n-trials 4 --n-epochs 1",
         ["40 trials of 10 subjects, 72 x 500", "NRMSE, lower is better", "by range"]
         + [f"{row} # # #" for row in ("fold 1", "fold 5", "mean", "pooled")]
         + [sentence()],
     ),
     "plot_challenge_2": (
-        "--n-subjects 10 --n-trials 2 --n-epochs 1 --n-jobs 1",
+        "--n-subjects 10 --n-trials 2 --n-epochs 1",
         [
             r"X \(20, 104, 1000\), y \(20, 8\)",
             "Training on ",
@@ -95,7 +102,7 @@ EXAMPLES = {
         ],
     ),
     "plot_compare": (
-        "--n-subjects 6 --n-trials 8 --n-epochs 1 --n-seeds 1 --n-jobs 1",
+        "--n-subjects 6 --n-trials 8 --n-epochs 1 --n-seeds 1",
         ["AdamW # # # # #", "SAM # # # # #", "dummy # # # # #", sentence()],
     ),
     "plot_early_stopping": (
@@ -108,7 +115,7 @@ EXAMPLES = {
         ],
     ),
     "plot_from_bids": (
-        "--n-subjects 5 --n-trials 8 --n-epochs 1 --n-jobs 1 --folder bids",
+        "--n-subjects 5 --n-trials 8 --n-epochs 1 --folder bids",
         ["40 windows of 5 subjects, 129 x 200", sentence()],
     ),
     "plot_callbacks": (
@@ -187,7 +194,7 @@ def test_a_step_of_sam_on_the_fast_model_is_exact(run_example):
 
 
 def test_real_eeg(run_example, eegmat):
-    options = "--n-subjects 6 --n-epochs 1 --n-jobs 1"
+    options = "--n-subjects 6 --n-epochs 1"
     printed = run_example("plot_real_eeg", options, EEGMAT_PATH=eegmat)
     assert "90 windows of 6 subjects, 19 x 500" in printed
     for name in ("AdamW", "SAM", "mean predictor"):
@@ -199,7 +206,7 @@ def test_real_eeg(run_example, eegmat):
 @FULL
 def test_two_classes_of_real_eeg(run_example, tmp_path, eegmat):
     page = tmp_path / "report.html"
-    options = f"--n-subjects 6 --n-epochs 1 --n-jobs 1 --report {page}"
+    options = f"--n-subjects 6 --n-epochs 1 --report {page}"
     printed = run_example("plot_compare_real", options, EEGMAT_PATH=eegmat)
     assert "180 windows of 6 subjects, 19 x 500" in printed
     for unit in ("windows", "recordings"):
@@ -210,7 +217,7 @@ def test_two_classes_of_real_eeg(run_example, tmp_path, eegmat):
 
 @FULL
 def test_response_times_of_a_recording(run_example, eeglab, caplog):
-    options = "--n-epochs 1 --n-seeds 1 --n-jobs 1"
+    options = "--n-epochs 1 --n-seeds 1"
     printed = run_example("plot_response_times", options, EEGLAB_SAMPLE=eeglab)
     assert "eeglab_data.set: kept 74 of 80 trials; left out 6 without" in caplog.text
     assert str(eeglab.parent) not in printed + caplog.text

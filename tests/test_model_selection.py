@@ -283,6 +283,10 @@ def test_refuses_probabilities_of_other_classes():
     with refused(known):
         out_of_fold_predictions(results, X[:, 0], method="predict_proba")
     assert set(out_of_fold_predictions(results, X[:, 0])) == {"", "right"}
+    folds = [(rows[:20], rows[20:30]), (rows[10:30], rows[30:])]  # as many classes
+    results = fitted(DummyClassifier(), np.repeat(list("abcc"), 10), cv=folds)
+    with refused(r"got \['b', 'c'\] in fold 2 and \['a', 'b'\] in fold 1"):
+        out_of_fold_predictions(results, X[:, 0], method="predict_proba")
 
 
 def test_refuses_folds_whose_predictions_do_not_fit_together():

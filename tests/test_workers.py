@@ -49,7 +49,8 @@ def assert_same_scores(first, second):
         np.testing.assert_array_equal(first[f"test_{name}"], second[f"test_{name}"])
 
 
-def test_scores_and_nets_are_the_same_in_loky_workers(tmp_path):
+def test_scores_and_nets_are_the_same_in_loky_workers(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # of the packages they import
     file, found = tmp_path / "trainings", []
     for n_jobs in (1, 2):
         averaging = ("averaging", WeightAveraging("ema", 0.7))
@@ -101,15 +102,14 @@ def test_nets_in_three_threads_train_as_one_by_one():
 )
 def cluster(request):
     """A cluster whose workers get all data by TCP, with its client."""
-    distributed = pytest.importorskip(
-        "distributed", reason="the extra distributed is not installed"
-    )
+    import distributed  # starts threads
+
     is_apart = request.param == "processes"
     with (
         distributed.LocalCluster(
             # In one process, two workers would share the generators.
             n_workers=2 if is_apart else 1, threads_per_worker=1, processes=is_apart,
-            protocol="tcp", host="127.0.0.1", dashboard_address=None,
+            protocol="tcp", host="127.0.0.1", dashboard_address=":0",
         ) as cluster,
         distributed.Client(cluster) as client,
     ):  # fmt: skip

@@ -170,7 +170,6 @@ def test_a_fast_model_is_told_to_come_from_here():
     for cls in FAST:
         assert f"from braindecode.models import {cls.__name__}" not in cls.__doc__
         assert inspect.signature(cls) == inspect.signature(cls.__bases__[1])
-    pytest.importorskip("huggingface_hub", reason="the Hub's package is not installed")
     for cls in FAST:
         info = cls._hub_mixin_info
         assert info.model_card_data.library_name == "braindecode_sam"
@@ -178,7 +177,6 @@ def test_a_fast_model_is_told_to_come_from_here():
 
 
 def test_saved_as_pretrained_by_either(tmp_path):
-    pytest.importorskip("huggingface_hub", reason="the Hub's package is not installed")
     stock, fast = make_pair("EEGNeX", dtype=torch.float32)
     x = torch.randn(2, 3, 100)
     for one, other in ((stock, fast), (fast, stock)):

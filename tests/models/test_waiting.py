@@ -381,7 +381,6 @@ def test_models_can_be_exported_and_compiled(how, cls):
 @pytest.mark.filterwarnings("ignore")  # of what torch will change
 @pytest.mark.parametrize("cls", [None, FastEEGNeX, FastEEGNet])
 def test_models_can_be_exported_to_onnx(cls):
-    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     _, fast, x = make_fast(cls)
     assert torch.onnx.export(fast, (x,), dynamo=True, dynamic_shapes=BATCH)
 

@@ -60,7 +60,6 @@ def test_a_model_with_a_max_norm_can_be_pickled():
     pickle.dumps(model)
 
 
-@pytest.mark.full
 @pytest.mark.skipif(not check_version("mne", "1.13"), reason="MNE does not warn yet")
 @until_fixed(
     "braindecode",

@@ -81,7 +81,7 @@ def test_a_callback_can_be_switched_off_twice():
     "skorch", "remove SAMAccelerateMixin._step_optimizer from amp.py", TypeError
 )
 def test_optimizers_get_their_closure_under_accelerate():
-    accelerate = pytest.importorskip("accelerate")
+    import accelerate
     from skorch.hf import AccelerateMixin
 
     class Net(AccelerateMixin, NeuralNetRegressor):
