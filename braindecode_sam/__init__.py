@@ -35,6 +35,7 @@ __all__ = [
     "make_regressor",
     "normalized_root_mean_squared_error",
     "resolve_device",
+    "share_cores",
     "speed_up",
     "unspeed",
 ]
@@ -70,6 +71,7 @@ try:
         unspeed,
     )
     from braindecode_sam.optim import SAM
+    from braindecode_sam.threads import share_cores
 except (ImportError, OSError, RuntimeError, AttributeError) as _error:
     # Deferred until a name is accessed, so that ``python -m braindecode_sam`` can
     # explain the error.

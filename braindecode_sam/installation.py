@@ -117,9 +117,10 @@ def devices() -> list[str]:
     import torch
 
     from braindecode_sam.device import resolve_device, torch_build
+    from braindecode_sam.threads import share_cores
 
     found = [f"PyTorch is {torch_build()}", f"auto: {resolve_device('auto')}"]
-    found += [f"cpu: {torch.get_num_threads()} threads"]
+    found += [f"cpu: {torch.get_num_threads()} threads, share_cores {share_cores()}"]
     kind = "cuda" if torch.version.hip is None else "rocm"
     for index in range(torch.cuda.device_count()):
         found.append(f"{kind}:{index}: {torch.cuda.get_device_name(index)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import braindecode_sam
 
 PACKAGE = Path(braindecode_sam.__file__).parent
-EVERYWHERE = {"braindecode_sam._arguments"}
+EVERYWHERE = {"braindecode_sam._arguments", "braindecode_sam.threads"}
 ARRAYS = {"numpy", "pandas", "scipy", "sklearn"}
 ALLOWED = {
     "_arguments": set(),
@@ -42,6 +42,7 @@ ALLOWED = {
     "nets/_conventions": {"skorch", "braindecode_sam.optim"},
     "configs": {"pydantic", "torch", "braindecode.models"},
     "device": {"torch"},
+    "threads": {"torch"},
     "installation": {"torch", "braindecode_sam.device"},
     "__main__": {"braindecode_sam.installation"},
     "comparison": ARRAYS

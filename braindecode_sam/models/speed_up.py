@@ -22,6 +22,7 @@ from braindecode_sam.models._pickling import allow_pickling
 from braindecode_sam.models._stem.filtered import defer_convolution, pads_of
 from braindecode_sam.models._stem.moments import MomentsMemory
 from braindecode_sam.models._stem.pending import Pending, watch
+from braindecode_sam.threads import share_cores
 
 log = logging.getLogger(__name__)
 
@@ -234,6 +235,7 @@ def speed_up(
     rows += [(name, "not tried", None, None) for name in candidates.values()]
     if rows:
         _replace_later_layers(module)
+        log.info("share_cores: %s", share_cores())
     found = pd.DataFrame(rows, columns=["layer", "pattern", "before", "after"])
     for layer, pattern, *_ in rows:
         log.info("%s is deferred: %s", layer, pattern)

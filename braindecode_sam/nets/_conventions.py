@@ -8,6 +8,7 @@ from typing import Any, Self
 from skorch import NeuralNet
 
 from braindecode_sam.optim import SAM
+from braindecode_sam.threads import share_cores
 
 
 class Conventions(NeuralNet):
@@ -23,6 +24,7 @@ class Conventions(NeuralNet):
         self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
     ) -> Self:
         _check_no_list(X)
+        share_cores()
         self._keep_weights(True)
         super().partial_fit(X, y, classes=classes, **fit_params)
         return self
