@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 
+FEW = 2048  # elements for which drawing twice takes no longer than remembering
+
+
 class _Drawn(NamedTuple):
     before: torch.Tensor  # state of the generator before drawing
     after: torch.Tensor
@@ -60,7 +63,7 @@ class DropoutReplay(torch.nn.Dropout):
             return self._drop(x)
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.inplace or not _may_keep(x):
+        if not self.training or self.inplace or x.numel() < FEW or not _may_keep(x):
             return torch.nn.Dropout.forward(self, x)
         return x * self._mask(x)
 

@@ -22,6 +22,7 @@ import torch
 from scipy.fft import next_fast_len
 from torch.autograd import forward_ad
 
+from braindecode_sam.models import _cost
 from braindecode_sam.models._cache import cached_by_size
 
 
@@ -121,9 +122,12 @@ class FFTConv2d(torch.nn.Conv2d):
 
     :func:`~braindecode_sam.speed_up` assigns this class to layers of class
     :class:`torch.nn.Conv2d`; see :meth:`can_replace`. It runs torch's convolution on
-    accelerators, where that is fast, in half precision, for which CPUs have no FFT, and
-    for inputs that are not of shape (batch, channels, 1, time).
+    accelerators, where that is fast, in half precision, for which CPUs have no FFT, for
+    inputs that are not of shape (batch, channels, 1, time), and where an FFT does not
+    pay.
     """
+
+    _is_forced = False
 
     @staticmethod
     def can_replace(layer: torch.nn.Module) -> bool:
@@ -158,6 +162,7 @@ class FFTConv2d(torch.nn.Conv2d):
             and x.ndim == 4
             and x.shape[1:3] == (self.in_channels, 1)
             and x.numel() > 0
+            and self._pays(x)
             and x.device.type == weight.device.type == "cpu"
             and x.dtype == weight.dtype
             and x.dtype in (torch.float32, torch.float64)
@@ -165,6 +170,15 @@ class FFTConv2d(torch.nn.Conv2d):
             and torch._C._functorch.peek_interpreter_stack() is None
             and forward_ad._current_level < 0
         )
+
+    def _pays(self, x: torch.Tensor) -> bool:
+        if self._is_forced:
+            return True
+        is_training = self.training or torch.is_grad_enabled()
+        windows = _cost.Windows(x.shape[0], 1, x.shape[3], is_training)
+        n_taps, dilation = self.kernel_size[1], self.dilation[1]
+        n_inputs, n_outputs = self.in_channels, self.out_channels
+        return _cost.fft_pays(n_inputs, n_outputs, n_taps, dilation, windows, x.dtype)
 
     def _convolve(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self.weight, self.bias  # once: parametrizations may have state

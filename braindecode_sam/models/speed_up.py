@@ -15,13 +15,14 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.parameter import is_lazy as is_lazy_tensor
 from torch.nn.utils import parametrize
 
+from braindecode_sam.models import _cost
 from braindecode_sam.models._dropout import DropoutReplay
 from braindecode_sam.models._fft_conv import FFTConv2d
 from braindecode_sam.models._memory import keep_freed_memory
 from braindecode_sam.models._pickling import allow_pickling
 from braindecode_sam.models._stem.filtered import defer_convolution, pads_of
 from braindecode_sam.models._stem.moments import MomentsMemory
-from braindecode_sam.models._stem.pending import Pending, watch
+from braindecode_sam.models._stem.pending import UNKNOWN, Pending, Watched, watch
 from braindecode_sam.threads import share_cores
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class WaitingConv2d(torch.nn.Conv2d):
     def _reason_not_to_defer(self, x: torch.Tensor, weight: torch.Tensor) -> str | None:
         if type(x) not in _TENSORS:  # first, since torch.fx passes proxies
             return f"its input is a {type(x).__name__}"
+        if not self._pays(x, 3 if self.kernel_size[0] == 1 else 2):
+            return "the original layers are faster for such a batch"
         kernel = weight.shape
         if not _is_temporal(self) or kernel[1:] != (1, *self.kernel_size):
             return "it is not a temporal convolution with stride and dilation 1"
@@ -93,6 +96,18 @@ class WaitingConv2d(torch.nn.Conv2d):
             return "it is being traced"
         return None
 
+    def _pays(self, x: torch.Tensor, time_axis: int) -> bool:
+        front: Any = self.front
+        if self._is_forced or front == UNKNOWN or x.ndim != 4:
+            return True
+        if front is None:
+            return False
+        shape, is_training = x.shape, self.training or torch.is_grad_enabled()
+        windows = _cost.Windows(
+            shape[0], shape[5 - time_axis], shape[time_axis], is_training
+        )
+        return _cost.front_pays(front, windows, x.dtype, x.device.type)
+
     def _log_once(self, reason: str) -> None:
         logged: Any = self._logged
         if reason not in logged:
@@ -100,7 +115,8 @@ class WaitingConv2d(torch.nn.Conv2d):
             log.info("%s runs as the original layer: %s", self._name_in_model, reason)
 
 
-_OWN = ("_moments_memory", "_logged", "_name_in_model", "_pending_behind", "_drawn")
+_OWN = ("front", "_is_forced", "_moments_memory", "_logged", "_name_in_model")
+_OWN = (*_OWN, "_pending_behind", "_drawn")
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
 _DEVICES = ("cpu", "cuda")
@@ -131,6 +147,7 @@ def speed_up(
     module: torch.nn.Module,
     *,
     input_shape: tuple[int, ...] | None = None,
+    force: bool | None = None,
     verbose: bool = False,
 ) -> pd.DataFrame:
     """Speed up the linear front of a model in place.
@@ -140,20 +157,24 @@ def speed_up(
     a fraction of the work. This function defers the first convolution until its output
     is used. If a convolution over all channels follows, the cheaper order is computed.
     Anything else, such as a hook, an activation or a custom layer, gets the output of
-    the original layer. Parameters, buffers, ``state_dict`` and the class of the module
-    do not change, and outputs, gradients and running statistics are equal up to
-    rounding.
+    the original layer, and so does a batch that is too small to gain. Parameters,
+    buffers, ``state_dict`` and the class of the module do not change, and outputs,
+    gradients and running statistics are equal up to rounding.
 
     Parameters
     ----------
     module : torch.nn.Module
         Model, or a module that contains models. It runs once on a window of zeros if
         its input shape is known, as it is for braindecode's models. Layers that would
-        not get faster are restored.
+        not get faster for any batch of up to 1024 windows are restored.
     input_shape : tuple of int, optional
         Shape of a batch, such as ``(1, n_chans, n_times)``, for modules that do not
-        know it. Without a shape, layers are replaced untested. If the module cannot run
-        on this shape, its error is raised.
+        know it. Without a shape, layers are replaced untested, and deferred once to
+        find out what follows. If the module cannot run on this shape, its error is
+        raised.
+    force : bool, optional
+        Whether to take the faster way even where it is estimated to be slower. By
+        default, the environment variable ``BRAINDECODE_SAM_FORCE=1`` does so.
     verbose : bool, default=False
         Whether to print the returned table. It is also logged at level INFO, as are the
         reasons for which a layer runs as the original one.
@@ -162,8 +183,9 @@ def speed_up(
     -------
     layers : pandas.DataFrame
         Layers that got faster: ``layer``, the name; ``pattern``, the operation that
-        follows, or "not tried" without a shape; ``before`` and ``after``, the
-        multiply-adds for one window. If no layer got faster, the table is empty and the
+        follows, or "not tried" without a shape; ``train_from`` and ``predict_from``,
+        the smallest batches for which the layer is deferred, missing if there is none
+        or the layer was not tried. If no layer got faster, the table is empty and the
         module is unchanged.
 
     See Also
@@ -173,11 +195,18 @@ def speed_up(
 
     Notes
     -----
+    Each call decides from the shape of the batch, the dtype, the type of device and
+    whether gradients are enabled. The decision compares two estimates of time, not
+    measurements, so it is the same in every run. The costs behind them were measured on
+    a CPU. Those of GPUs are estimates from data sheets. :doc:`/speed` shows from which
+    sizes on models get faster.
+
     If any layer gets faster, later layers do too. Convolutions over time use the FFT on
-    a CPU, and dropout reuses its mask in the second pass of a SAM step. One effect
-    concerns the whole process: the C library keeps freed blocks of up to 32 MiB for the
-    next pass instead of returning them to the system. Set the environment variable
-    ``BRAINDECODE_SAM_KEEP_MEMORY=0`` to prevent it.
+    a CPU, and dropout reuses its mask in the second pass of a SAM step. Two effects
+    concern the whole process: :func:`share_cores` is called, and the C library keeps
+    freed blocks of up to 32 MiB for the next pass instead of returning them to the
+    system. Set the environment variable ``BRAINDECODE_SAM_KEEP_MEMORY=0`` to prevent
+    the latter.
 
     The original layers run if the windows require gradients, if a forward hook may read
     the output of the first layers, under ``torch.compile``, export, tracing, scripting
@@ -200,10 +229,11 @@ def speed_up(
     >>> layers = speed_up(model)
     >>> layers["layer"].tolist(), layers["pattern"].tolist()
     (['conv_block.conv1'], ['depthwise'])
-    >>> bool((layers["before"] > 5 * layers["after"]).all())
-    True
+    >>> layers["train_from"].tolist()
+    [2]
     """
     _check_arguments(module, input_shape)
+    is_forced = _cost.is_forced(force)
     candidates = {
         layer: name for name, layer in module.named_modules() if _can_defer(layer)
     }
@@ -211,6 +241,8 @@ def speed_up(
     for layer, name in candidates.items():
         _set_class(layer, WaitingConv2d)
         vars(layer).update(
+            front=UNKNOWN,
+            _is_forced=is_forced,
             _moments_memory=memory,
             _name_in_model=name,
             _logged=set(),
@@ -234,14 +266,18 @@ def speed_up(
                 log.info("%s is unchanged: %s", type(unit).__name__, error)
     rows += [(name, "not tried", None, None) for name in candidates.values()]
     if rows:
-        _replace_later_layers(module)
+        _replace_later_layers(module, is_forced)
         log.info("share_cores: %s", share_cores())
-    found = pd.DataFrame(rows, columns=["layer", "pattern", "before", "after"])
+    found = pd.DataFrame(rows, columns=["layer", "pattern", *_BATCHES])
+    found = found.astype(dict.fromkeys(_BATCHES, "Int64"))  # which can be missing
     for layer, pattern, *_ in rows:
         log.info("%s is deferred: %s", layer, pattern)
     if verbose:
         print(found.to_string(index=False) if rows else "No layer gets faster.")
     return found
+
+
+_BATCHES = "train_from", "predict_from"
 
 
 def _check_arguments(module: object, input_shape: object) -> None:
@@ -350,21 +386,37 @@ def _try(
     if is_lazy or some.dtype not in _DTYPES or some.device.type not in _DEVICES:
         return [(name, "not tried", None, None) for name in layers.values()]
     x = torch.zeros(1, *shape[1:], device=some.device, dtype=some.dtype)
-    with watch() as outcomes, _evaluating(unit), _recording_pending_outputs():
+    with watch() as watched, _evaluating(unit), _recording_pending_outputs():
         unit(x)
     rows = []
     for layer, name in layers.items():
-        own = [outcome for outcome in outcomes if outcome[0] is layer]
-        ends = [what for _, pattern, what in own if pattern is not None]
-        before, after = (sum(end[i] for end in ends) for i in (0, 1))
-        if len(ends) == len(own) > 0 and after < before:
-            rows.append((name, own[0][1], int(before), int(after)))
-        else:
-            _restore_class(layer, torch.nn.Conv2d)
-            readers = [getattr(w, "__name__", w) for _, p, w in own if p is None]
-            reason = f"its output is read by {readers[0]}" if readers else "no gain"
-            log.info("%s stays the original layer: %s", name, reason)
+        reason = _reason_to_restore(layer, watched)
+        if reason is None:
+            front, (n_chans, n_times) = watched.of(layer)[0]
+            batches = [
+                _cost.smallest_batch(
+                    front, n_chans, n_times, is_training, x.dtype, x.device.type
+                )
+                for is_training in (True, False)
+            ]
+            if layer._is_forced or any(batches):
+                pattern = "depthwise" if front.is_depthwise else "merged kernel"
+                rows.append((name, pattern, *batches))
+                continue
+            reason = "no gain"
+        _restore_class(layer, torch.nn.Conv2d)
+        log.info("%s stays the original layer: %s", name, reason)
     return rows
+
+
+def _reason_to_restore(layer: torch.nn.Module, watched: Watched) -> str | None:
+    outcomes = watched.of(layer)
+    if not outcomes:
+        return "its output is not used"
+    for front, what in outcomes:
+        if front is None:
+            return f"its output is read by {getattr(what, '__name__', what)}"
+    return "the model keeps its output" if watched.is_kept(layer) else None
 
 
 @contextlib.contextmanager
@@ -403,11 +455,12 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
                 buffer.copy_(before)
 
 
-def _replace_later_layers(module: torch.nn.Module) -> None:
+def _replace_later_layers(module: torch.nn.Module, is_forced: bool) -> None:
     keep_freed_memory()
     allow_pickling(module)
     for layer in module.modules():
         if FFTConv2d.can_replace(layer):
             layer.__class__ = FFTConv2d
+            layer._is_forced = is_forced
         elif type(layer) is torch.nn.Dropout:
             layer.__class__ = DropoutReplay

@@ -180,7 +180,7 @@ def test_a_mask_is_remembered_for_its_state_only():
 
 
 def test_a_step_of_sam_draws_one_mask_and_trains_as_with_dropout_of_torch():
-    stock = nn.Sequential(nn.Linear(100, 5), nn.Dropout())
+    stock = nn.Sequential(nn.Linear(100, 50), nn.Dropout())
     fast = nn.Sequential(copy.deepcopy(stock[0]), sped_up(stock[1]))
     x = X.reshape(60, 100)
     numbers = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
+from braindecode_sam.models._cost import Front, Stage
 from braindecode_sam.models._stem.linear import (
     Filters,
     Pad,
@@ -143,8 +143,8 @@ class Filtered(Deferred):
         Filters, including the scale and shift of their outputs.
     compute : callable
         Computes the output of the original layers.
-    n_operations : float
-        Multiply-adds of the original layers.
+    stages : tuple of Stage
+        Original layers.
     **deferred
         Arguments of :class:`Deferred`.
     """
@@ -154,14 +154,14 @@ class Filtered(Deferred):
         windows: Windows,
         filters: Filters,
         compute: Callable[[], Tensor],
-        n_operations: float,
+        stages: tuple[Stage, ...],
         **deferred: Any,
     ) -> None:
         shape = windows.output_shape(len(filters.interior), filters.n_out)
         super().__init__(shape, device=windows.stock().device, **deferred)
         self.windows, self.filters = windows, filters
         self.compute = compute  # type: ignore[method-assign]
-        self.n_operations = n_operations
+        self.stages = stages
 
     def follow(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Continue with a linear operation or a normalization."""
@@ -239,7 +239,8 @@ class Filtered(Deferred):
             )  # fmt: skip
 
         inputs = [t for t in (own_weight, own_bias) if t is not None]
-        return self._continued(normalized, compute, inputs, 0.0)
+        stages = (*self.stages[:-1], self.stages[-1]._replace(is_normalized=True))
+        return self._continued(normalized, compute, inputs, stages)
 
     def _filtered_again(self, convolution: Convolution) -> Any:
         """Continue with a second convolution over time that mixes all filters."""
@@ -266,19 +267,18 @@ class Filtered(Deferred):
                 return F.conv2d(x, kernel, restored(bias, convolution.bias))
 
         inputs = [t for t in (weight, bias) if t is not None]
-        n_values = self.windows.n_chans * filters.n_out
-        n_operations = convolution.weight.numel() * n_values
-        return self._continued(filters, compute, inputs, n_operations)
+        stage = stage_of(convolution.weight.squeeze(2), convolution.pads[1])
+        return self._continued(filters, compute, inputs, (*self.stages, stage))
 
     def _continued(
         self,
         filters: Filters,
         compute: Callable[[], Tensor],
         inputs: Sequence[Tensor],
-        n_operations: float,
+        stages: tuple[Stage, ...],
     ) -> Tensor:
         return Filtered(
-            self.windows, filters, compute, self.n_operations + n_operations,
+            self.windows, filters, compute, stages,
             dtype=self.dtype, inputs=[*self.inputs, *inputs], sources=self.sources,
         ).pending()  # fmt: skip
 
@@ -372,24 +372,15 @@ def project(
             y = torch.cat(ys, dim=1) if is_depthwise else torch.stack(ys).sum(dim=0)
         if convolution.bias is not None:
             y = y + convolution.bias[:, None].to(dtype)
-    before, after = 0.0, 0.0
-    for part, own_part in zip(parts, weights, strict=True):
-        before += part.n_operations + own_part.numel() * part.filters.n_out
-        after += _n_operations(part.filters, own_part)
-    pattern = "depthwise" if is_depthwise else "merged kernel"
-    note_end(deferred, pattern, before, after)
+    front = Front(tuple(part.stages for part in parts), len(weight), is_depthwise)
+    note_end(deferred, front, windows.n_chans, windows.n_times)
     y = y.unsqueeze(2 if windows.time_axis == 3 else 3)
     return y.to(deferred.dtype).contiguous()  # as the original layer does
 
 
-def _n_operations(filters: Filters, weight: Tensor) -> float:
-    """Count multiply-adds of projecting and filtering, or of the merged kernel."""
-    n_outputs, n_chans = len(weight), weight.shape[-1]
-    n_taps = filters.interior.shape[1]
-    if weight.ndim == 3:
-        return n_outputs * n_chans * n_taps * filters.n_out
-    length = filters.n_times + n_taps
-    return n_outputs * length * (n_chans + 2 * math.log2(length))
+def stage_of(weight: Tensor, pad: Pad) -> Stage:
+    """Describe a convolution over time, for the estimate of its cost."""
+    return Stage(len(weight), weight.shape[-1], sum(pad), is_normalized=False)
 
 
 def defer_convolution(
@@ -439,7 +430,7 @@ def defer_convolution(
             )  # fmt: skip
 
     return Filtered(
-        windows, filters, compute, weight.numel() * windows.n_chans * filters.n_out,
+        windows, filters, compute, (stage_of(own_weight.flatten(1), pad),),
         dtype=dtype, sources=(source,),
         inputs=[t for t in (own_weight, own_bias) if t is not None],
     ).pending()  # fmt: skip

@@ -15,12 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_map_only
+
+from braindecode_sam.models._cost import Front
 
 _plain = torch._C.DisableTorchFunctionSubclass
 
@@ -55,7 +59,8 @@ class Deferred:
     inputs : sequence of torch.Tensor
         Tensors to which gradients flow. Other code must not change them.
     sources : sequence of object
-        Layers whose outputs are deferred, for :func:`watch`.
+        Layers whose outputs are deferred. Their attribute ``front`` becomes what
+        followed: a :class:`Front`, or None if it is `UNKNOWN` and the value is read.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Deferred:
             tensor.requires_grad for tensor in self.inputs
         )
         self._value: Tensor | None = None
+        self._hooks = _hooks_of_saved_tensors()
 
     def compute(self) -> Tensor:
         """Compute the value with the original layers."""
@@ -89,17 +95,42 @@ class Deferred:
     def value(self, asked_by: Any = None) -> Tensor:
         """Return the value, computed once so that in-place changes are shared."""
         if self._value is None:
-            _note(self.sources, None, asked_by)
-            with torch.set_grad_enabled(self.requires_grad):
+            _note(self.sources, Outcome(None, asked_by))
+            for source in self.sources:
+                source.front = None if source.front == UNKNOWN else source.front
+            with torch.set_grad_enabled(self.requires_grad), self._saving_as_before():
                 self._value = self.compute()
         return self._value
+
+    def _saving_as_before(self) -> contextlib.AbstractContextManager[Any]:
+        """Save for backward as where the original layer would have been called.
+
+        Activation checkpointing computes a second time what it encloses, but it would
+        find the value of a deferred computation that began outside.
+        """
+        if self._hooks == _hooks_of_saved_tensors():
+            return contextlib.nullcontext()
+        return saved_tensors_hooks(*(self._hooks or (_as_it_is, _as_it_is)))
 
     def pending(self) -> Tensor:
         """Return a tensor that represents the value."""
         if self.requires_grad:
             pending: Tensor = _GraphNode.apply(self, *self.inputs)
-            return pending
-        return Pending(self)
+        else:
+            pending = Pending(self)
+        watched = _watched.get()
+        if watched is not None:
+            watched.made += [(source, weakref.ref(pending)) for source in self.sources]
+        return pending
+
+
+def _hooks_of_saved_tensors() -> Any:
+    """Return the functions that save tensors for backward, or None."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class Pending(torch.Tensor):
@@ -198,39 +229,66 @@ class _GraphNode(torch.autograd.Function):
         return None, *grads
 
 
-# Record of how the pending outputs of layers were used.
+# Record of how the pending outputs of layers are used.
 
-_Outcomes = list[tuple[Any, str | None, Any]]
-_outcomes: contextvars.ContextVar[_Outcomes | None] = contextvars.ContextVar(
-    "outcomes", default=None
+UNKNOWN = "unknown"
+
+
+class Outcome(NamedTuple):
+    """End of a deferred computation.
+
+    Attributes
+    ----------
+    front : Front or None
+        Layers that ran in the cheaper order; None if something read the value.
+    what : object
+        ``(n_chans, n_times)`` of the windows, or the function that read the value.
+    """
+
+    front: Front | None
+    what: Any
+
+
+class Watched:
+    """What :func:`watch` records."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[Any, Outcome]] = []
+        self.made: list[tuple[Any, weakref.ref[Tensor]]] = []
+
+    def of(self, layer: Any) -> list[Outcome]:
+        """Return the ends of the computations that a layer deferred."""
+        return [outcome for source, outcome in self.outcomes if source is layer]
+
+    def is_kept(self, layer: Any) -> bool:
+        """Return whether something still refers to a pending output of the layer."""
+        return any(source is layer and ref() is not None for source, ref in self.made)
+
+
+_watched: contextvars.ContextVar[Watched | None] = contextvars.ContextVar(
+    "watched", default=None
 )
 
 
 @contextlib.contextmanager
-def watch() -> Iterator[_Outcomes]:
-    """Record how the pending outputs of layers are used.
-
-    Yields
-    ------
-    outcomes : list of tuple
-        (layer, pattern, multiply-adds before and after) if the computation continued to
-        its end, (layer, None, function) if a function needed the value.
-    """
-    outcomes: _Outcomes = []
-    token = _outcomes.set(outcomes)
+def watch() -> Iterator[Watched]:
+    """Record how the pending outputs of layers are used."""
+    watched = Watched()
+    token = _watched.set(watched)
     try:
-        yield outcomes
+        yield watched
     finally:
-        _outcomes.reset(token)
+        _watched.reset(token)
 
 
-def _note(sources: Sequence[Any], pattern: str | None, what: Any) -> None:
-    outcomes = _outcomes.get()
-    if outcomes is not None:
-        outcomes.extend((source, pattern, what) for source in sources)
+def _note(sources: Sequence[Any], outcome: Outcome) -> None:
+    watched = _watched.get()
+    if watched is not None:
+        watched.outcomes += [(source, outcome) for source in sources]
 
 
-def note_end(deferred: Deferred, pattern: str, before: float, after: float) -> None:
-    """Report the end of a deferred computation to :func:`watch`."""
-    share = 1 / len(deferred.sources)
-    _note(deferred.sources, pattern, (share * before, share * after))
+def note_end(deferred: Deferred, front: Front, n_chans: int, n_times: int) -> None:
+    """Note that a deferred computation came to its end in the cheaper order."""
+    for source in deferred.sources:
+        source.front = front
+    _note(deferred.sources, Outcome(front, (n_chans, n_times)))

@@ -1,0 +1,208 @@
+"""Measure what units of work cost on this CPU, for ``models/_cost.py``.
+
+Fronts of models and convolutions of random sizes run in the original and in the faster
+way, interleaved, on one thread. The costs minimize the relative errors of the estimated
+times. The table shows the costs in femtoseconds. Below it is shown how well the
+estimates fit, and how often they choose the slower way.
+"""
+
+import argparse
+import copy
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from _report import print_table
+from scipy.optimize import nnls
+from torch import nn
+
+from braindecode_sam import speed_up
+from braindecode_sam.models import _cost
+from braindecode_sam.models._fft_conv import FFTConv2d
+
+MOST = 1.5e9  # multiply-adds of a case, so that it takes less than a second
+
+FRONTS = [  # filters, taps, normalized; second convolution; outputs; depthwise; padded
+    (8, 64, True, None, 16, True, True),  # EEGNet
+    (16, 64, True, None, 32, True, True),  # ATCNet
+    (40, 25, False, None, 40, False, False),  # EEGConformer
+    (8, 64, True, (32, 64), 64, True, True),  # EEGNeX
+    (8, 32, True, (32, 32), 64, True, True),
+]
+
+
+class Case(NamedTuple):
+    """Layers, and the multiply-adds and works of the original and the faster way."""
+
+    layers: nn.Sequential
+    shape: tuple
+    n_macs: int
+    works: Callable
+
+
+def random_front(rng):
+    """Draw convolutions over time and over channels, as models begin with."""
+    n_chans = rng.choice([2, 3, 4, 6, 8, 16, 22, 32, 64])
+    n_times = rng.choice([64, 100, 128, 200, 250, 400, 500, 1000])
+    n_filters, n_taps, norm, second, n_outputs, is_depthwise, padded = (
+        rng.choice(FRONTS) if rng.random() < 0.5 else random_layers(rng)
+    )
+    sizes = [(n_filters, n_taps), *([second] if second else [])]
+    if sum(n for _, n in sizes) > n_times - 8:
+        return random_front(rng)
+    layers, stages, n_macs, n_inputs = [], [], 0, 1
+    for n, taps in sizes:
+        padding = "same" if padded else 0
+        layers.append(nn.Conv2d(n_inputs, n, (1, taps), padding=padding, bias=not norm))
+        layers += [nn.BatchNorm2d(n)] if norm else []
+        stages.append(_cost.Stage(n, taps, taps - 1 if padded else 0, norm))
+        n_macs += n * n_inputs * taps * n_chans * n_times
+        n_inputs = n
+    groups = n_inputs if is_depthwise else 1
+    layers.append(nn.Conv2d(n_inputs, n_outputs, (n_chans, 1), groups=groups))
+    front = _cost.Front((tuple(stages),), n_outputs, is_depthwise)
+
+    def works(batch, is_training):
+        windows = _cost.Windows(batch, n_chans, n_times, is_training)
+        return _cost.front_works(front, windows)
+
+    return Case(nn.Sequential(*layers), (1, n_chans, n_times), n_macs, works)
+
+
+def random_layers(rng):
+    """Draw the layers of a front that no model has."""
+    n_filters, is_depthwise = rng.choice([4, 8, 12, 16, 32, 40]), rng.random() < 0.8
+    second = None
+    if is_depthwise and rng.random() < 0.25:
+        second = rng.choice([8, 16, 32]), rng.choice([8, 16, 32, 64])
+    n_last = second[0] if second else n_filters
+    n_outputs = n_last * rng.choice([1, 2, 4]) if is_depthwise else 40
+    padded = is_depthwise and rng.random() < 0.8
+    n_taps, norm = rng.choice([8, 15, 25, 32, 50, 64, 125]), rng.random() < 0.85
+    return n_filters, n_taps, norm, second, n_outputs, is_depthwise, padded
+
+
+def random_convolution(rng):
+    """Draw a convolution over one row of samples, as in later layers."""
+    n_inputs, n_outputs = rng.choice([8, 16, 32, 64]), rng.choice([8, 16, 32, 64])
+    n_taps, dilation = rng.choice([3, 5, 8, 16, 32, 64]), rng.choice([1, 1, 2, 4])
+    n_times = rng.choice([8, 16, 32, 64, 125, 250, 500])
+    options = {"padding": "same", "dilation": (1, dilation)}
+    layers = nn.Sequential(nn.Conv2d(n_inputs, n_outputs, (1, n_taps), **options))
+
+    def works(batch, is_training):
+        windows = _cost.Windows(batch, 1, n_times, is_training)
+        return _cost.convolution_works(n_inputs, n_outputs, n_taps, dilation, windows)
+
+    n_macs = n_inputs * n_outputs * n_taps * n_times
+    return Case(layers, (n_inputs, 1, n_times), n_macs, works)
+
+
+def sped_up(layers):
+    """Return a copy that always takes the faster way."""
+    fast = copy.deepcopy(layers)
+    if fast[0].in_channels == 1:
+        speed_up(fast, force=True)
+    else:
+        fast[0].__class__ = FFTConv2d
+        fast[0]._is_forced = True
+    return fast
+
+
+def measure(models, shape, is_training):
+    """Return median femtoseconds of processor time, interleaved, on new windows."""
+    times = [[] for _ in models]
+    begin = time.perf_counter()
+    while len(times[0]) < 6 or time.perf_counter() - begin < 0.25:
+        for model, found in zip(models, times, strict=True):
+            # The first layers of models get no gradient, later ones do.
+            needs_gradient = is_training and shape[1] > 1
+            x = torch.randn(shape, requires_grad=needs_gradient)
+            start = time.process_time_ns()
+            with torch.set_grad_enabled(is_training):
+                y = model(x)
+            if is_training:
+                y.sum().backward()
+            found.append(1e6 * (time.process_time_ns() - start))
+    return [statistics.median(found[1:]) for found in times]
+
+
+def measure_random(seconds, seed):
+    """Measure random cases for some seconds: ((works), (times)) of both ways."""
+    rng, measured = random.Random(seed), []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        draw = rng.choice([random_front, random_front, random_convolution])
+        case, batch = draw(rng), rng.choice([1, 2, 4, 8, 16, 32, 64])
+        if batch * case.n_macs > MOST:
+            continue
+        models = case.layers, sped_up(case.layers)
+        for is_training in (False, True):
+            for model in models:
+                model.train(is_training)
+            times = measure(models, (batch, *case.shape), is_training)
+            measured.append((case.works(batch, is_training), times))
+    return measured
+
+
+def fit(measured):
+    """Return the cost of each unit that minimizes the relative errors of the times."""
+    works = [work for pair, _ in measured for work in pair]
+    times = np.array([time for _, pair in measured for time in pair])
+    units = list(_cost.COSTS["cpu"])
+    counts = np.array([[work[unit] for unit in units] for work in works], float)
+    costs, _ = nnls(counts / times[:, None], np.ones(len(times)))
+    return dict(zip(units, costs, strict=True))
+
+
+def describe(measured, costs):
+    """Print how well the costs predict the times, and what is lost by the errors."""
+    estimates = np.array(
+        [
+            [sum(n * costs[unit] for unit, n in work.items()) for work in pair]
+            for pair, _ in measured
+        ]
+    )
+    times = np.array([pair for _, pair in measured])
+    for i, way in enumerate(("original", "faster")):
+        quantiles = np.quantile(estimates[:, i] / times[:, i], [0.05, 0.25, 0.75, 0.95])
+        text = ", ".join(f"{q:.2f}" for q in quantiles)
+        print(f"estimated / measured, {way} way, 5, 25, 75, 95 %: {text}")
+    margin = _cost.MARGIN[0] / _cost.MARGIN[1]
+    chosen = margin * estimates[:, 1] < estimates[:, 0]
+    slowdown = (times[:, 1] / times[:, 0])[chosen]
+    missed = (times[:, 0] / times[:, 1])[~chosen]
+    print(f"{len(measured)} cases, the faster way is chosen in {chosen.sum()}")
+    print(f"chosen, but over 1.1 times slower: {(slowdown > 1.1).sum()}", end=", ")
+    print(f"at most {slowdown.max():.2f} times")
+    print(f"not chosen, but over 1.5 times faster: {(missed > 1.5).sum()}", end=", ")
+    print(f"at most {missed.max():.2f} times")
+
+
+def main():
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=240.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--csv", help="also write the table to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    measured = measure_random(args.seconds, args.seed)
+    costs = fit(measured)
+    rows = [
+        {"unit": unit, "fs here": round(cost), "fs in use": _cost.COSTS["cpu"][unit]}
+        for unit, cost in costs.items()
+    ]
+    print_table(rows, args.csv)
+    print("\nWith the costs fitted here:")
+    describe(measured, costs)
+    print("\nWith the costs in use:")
+    describe(measured, _cost.COSTS["cpu"])
+
+
+if __name__ == "__main__":
+    main()

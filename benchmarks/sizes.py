@@ -1,0 +1,117 @@
+"""Time braindecode's models before and after ``speed_up``, by the size of the batch.
+
+The table shows medians of processor time of interleaved runs in one process, on new
+windows and one thread, and their ratio. A training step is forward, backward and AdamW.
+By default, sizes are small, where the original layers are often faster. ``--large``
+measures how the speed-up grows with channels and windows.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+import warnings
+
+import braindecode.models
+import torch
+from _report import print_table
+
+from braindecode_sam import speed_up
+
+warnings.filterwarnings("ignore")  # other libraries would clutter the output
+
+MODELS = ["EEGNet", "EEGNeX", "ATCNet", "CTNet"]
+SMALL = {  # batch sizes, channels, samples
+    "predict": ((1, 16), (3, 8, 22), (64, 125, 250, 500)),
+    "train": ((8, 16, 32), (3, 8), (64, 125, 250, 500)),
+}
+LARGE = {"predict": ((1, 4, 16, 64), (2, 4, 8, 16, 32, 64, 128), (250,))}
+LARGE["train"] = LARGE["predict"]
+
+
+def build(name, n_chans, n_times):
+    """Build a model and its sped-up version, or None if it is made for longer ones."""
+    models = []
+    try:
+        for is_fast in (False, True):
+            torch.manual_seed(0)
+            model = getattr(braindecode.models, name)(
+                n_chans=n_chans, n_times=n_times, n_outputs=2, sfreq=128
+            )
+            model(torch.randn(2, n_chans, n_times))
+            if is_fast:
+                speed_up(model)
+            models.append(model)
+    except (RuntimeError, ValueError):
+        return None
+    return models
+
+
+def make_run(model, what, batch):
+    """Build a function that predicts, or makes a training step."""
+    model.train(what == "train")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    y = torch.zeros(batch, dtype=torch.long)
+
+    def predict(x):
+        with torch.no_grad():
+            model(x)
+
+    def train(x):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    return train if what == "train" else predict
+
+
+def medians(runs, shape, seconds):
+    """Return the median milliseconds of processor time of functions."""
+    times = [[] for _ in runs]
+    begin = time.perf_counter()
+    while len(times[0]) < 6 or time.perf_counter() - begin < seconds:
+        for run, found in zip(runs, times, strict=True):
+            x = torch.randn(shape)
+            start = time.process_time_ns()
+            run(x)
+            found.append((time.process_time_ns() - start) / 1e6)
+    return [statistics.median(found[1:]) for found in times]
+
+
+def main():
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--large", action="store_true", help="larger sizes")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each row")
+    parser.add_argument("--csv", help="also write the table to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for name in args.models:
+        for what, (batches, *sizes) in (LARGE if args.large else SMALL).items():
+            for n_chans, n_times in itertools.product(*sizes):
+                models = build(name, n_chans, n_times)
+                for batch in batches if models else ():
+                    runs = [make_run(model, what, batch) for model in models]
+                    shape = (batch, n_chans, n_times)
+                    stock, fast = medians(runs, shape, args.seconds)
+                    rows.append(
+                        {
+                            "model": name,
+                            "what": what,
+                            "windows": batch,
+                            "channels": n_chans,
+                            "samples": n_times,
+                            "stock ms": stock,
+                            "fast ms": fast,
+                            "stock / fast": stock / fast,
+                        }
+                    )
+    print_table(rows, args.csv)
+    slowest = min(rows, key=lambda row: row["stock / fast"])
+    print(f"lowest stock / fast: {slowest['stock / fast']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

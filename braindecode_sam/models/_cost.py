@@ -1,0 +1,273 @@
+"""Whether a faster implementation pays, decided from shapes alone.
+
+The time of an implementation is estimated as the sum of what it does, such as kernel
+launches and multiply-adds, each times its cost. This is arithmetic with integers.
+Nothing is timed at run time, so every run makes the same choice.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+
+# Femtoseconds for each unit of work in float32, on one thread. Those of a CPU are what
+# benchmarks/fit_costs.py printed. Those of accelerators are estimates from data sheets:
+# 8 microseconds a launch, 5 TFLOP/s and 400 GB/s. No accelerator has been measured.
+COSTS = {
+    "cpu": {
+        "layer": 57_600_000_000,  # call of an original layer
+        "layer_backward": 147_000_000_000,
+        "kernel": 17_300_000_000,  # operation of a faster implementation
+        "mac": 32_500,  # multiply-add of a convolution
+        "mac_single": 47_300,  # of a convolution with one input channel
+        "mac_depthwise": 268_000,
+        "value": 180_000,  # output of a layer
+        "value_backward": 2_340_000,
+        "product": 87_000,  # multiply-add of a projection
+        "butterfly": 392_000,  # of an FFT
+        "wave": 57_000,  # multiply-add that transforms a filter
+        "edge": 6_960_000,  # value in float64 for the ends of windows
+    },
+    "cuda": {
+        "layer": 16_000_000_000,
+        "layer_backward": 32_000_000_000,
+        "kernel": 8_000_000_000,
+        "mac": 400,
+        "mac_single": 400,
+        "mac_depthwise": 1_200,
+        "value": 20_000,
+        "value_backward": 40_000,
+        "product": 400,
+        "butterfly": 4_000,
+        "wave": 400,
+        "edge": 40_000,
+    },
+}
+_LAUNCHES = ("layer", "layer_backward", "kernel")
+# An estimate errs by about 20 %, so the faster implementation must win by that much.
+MARGIN = 5, 4
+
+Work = Counter[str]
+
+
+def estimate(work: Work, dtype: torch.dtype, device_type: str) -> int:
+    """Estimate the femtoseconds that some work takes on one thread.
+
+    Parameters
+    ----------
+    work : collections.Counter
+        Number of units of each kind in `COSTS`.
+    dtype : torch.dtype
+        In float64, everything but launches costs twice as much.
+    device_type : str
+        Key of `COSTS`.
+
+    Returns
+    -------
+    time : int
+        Femtoseconds.
+    """
+    costs = COSTS[device_type]
+    factor = 2 if dtype == torch.float64 else 1
+    return sum(
+        n * costs[unit] * (1 if unit in _LAUNCHES else factor)
+        for unit, n in work.items()
+    )
+
+
+def _pays(original: Work, fast: Work, dtype: torch.dtype, device_type: str) -> bool:
+    before, after = (estimate(work, dtype, device_type) for work in (original, fast))
+    return MARGIN[0] * after < MARGIN[1] * before
+
+
+def is_forced(force: bool | None) -> bool:
+    """Return whether faster implementations run even where they do not pay."""
+    return force if force is not None else os.environ.get(FORCE, "0") == "1"
+
+
+FORCE = "BRAINDECODE_SAM_FORCE"
+
+
+class Stage(NamedTuple):
+    """A convolution over time, and perhaps a normalization of its output."""
+
+    n_filters: int
+    n_taps: int
+    n_padded: int
+    is_normalized: bool
+
+
+class Front(NamedTuple):
+    """Branches of convolutions over time, and the one over channels that reads them."""
+
+    branches: tuple[tuple[Stage, ...], ...]
+    n_outputs: int
+    is_depthwise: bool
+
+
+class Windows(NamedTuple):
+    """What is filtered, and whether gradients follow."""
+
+    batch: int
+    n_chans: int
+    n_times: int
+    is_training: bool
+
+
+@functools.lru_cache(maxsize=4096)
+def front_pays(
+    front: Front, windows: Windows, dtype: torch.dtype, device_type: str
+) -> bool:
+    """Return whether filtering projected channels is faster than the original order.
+
+    Examples
+    --------
+    >>> import torch
+    >>> eegnet = Front(((Stage(8, 64, 63, True),),), n_outputs=16, is_depthwise=True)
+    >>> [
+    ...     front_pays(eegnet, Windows(batch, 22, 500, True), torch.float32, "cpu")
+    ...     for batch in (1, 16)]
+    [False, True]
+    """
+    return _pays(*front_works(front, windows), dtype, device_type)
+
+
+def smallest_batch(
+    front: Front,
+    n_chans: int,
+    n_times: int,
+    is_training: bool,
+    dtype: torch.dtype,
+    device_type: str,
+) -> int | None:
+    """Return the smallest batch up to 1024 for which :func:`front_pays` is true."""
+    sizes = (Windows(batch, n_chans, n_times, is_training) for batch in range(1, 1025))
+    pays = (w.batch for w in sizes if front_pays(front, w, dtype, device_type))
+    return next(pays, None)
+
+
+def front_works(front: Front, windows: Windows) -> tuple[Work, Work]:
+    """Count what the original layers do, and what the deferred computation does."""
+    return _filter_then_project(front, windows), _project_then_filter(front, windows)
+
+
+def _filter_then_project(front: Front, windows: Windows) -> Work:
+    batch, n_chans, n_times, is_training = windows
+    passes = 3 if is_training else 1  # backward computes two gradients
+    n_last = sum(branch[-1].n_filters for branch in front.branches)
+    work: Work = Counter(layer=1, layer_backward=int(is_training))
+    for branch in front.branches:
+        n_inputs, n_out = 1, n_times
+        for stage in branch:
+            n_out += stage.n_padded - stage.n_taps + 1
+            n_values = batch * n_chans * n_out * stage.n_filters
+            n_layers = 1 + stage.is_normalized
+            kind = "mac_single" if n_inputs == 1 else "mac"
+            work[kind] += passes * n_values * n_inputs * stage.n_taps
+            work["layer"] += n_layers
+            work["value"] += n_layers * n_values
+            if is_training:
+                work["layer_backward"] += n_layers
+                work["value_backward"] += n_layers * n_values
+            n_inputs = stage.n_filters
+        n_projections = front.n_outputs * n_inputs // n_last
+        kind = "mac_depthwise" if front.is_depthwise else "mac"
+        if not front.is_depthwise:
+            n_projections = front.n_outputs * n_inputs
+        work[kind] += passes * batch * n_projections * n_out * n_chans
+    return work
+
+
+def _project_then_filter(front: Front, windows: Windows) -> Work:
+    batch, n_chans, n_times, is_training = windows
+    passes = 3 if is_training else 1
+    n_last = sum(branch[-1].n_filters for branch in front.branches)
+    work: Work = Counter()
+    for branch in front.branches:
+        n_norms = sum(stage.is_normalized for stage in branch)
+        n_padded = sum(stage.n_padded for stage in branch)
+        n_taps = 1 + sum(stage.n_taps - 1 for stage in branch)
+        # As counted by benchmarks/speed_up.py --kernels, rounded.
+        base, each = (60, 60) if is_training else (20, 15)
+        work["kernel"] += base + each * (n_norms + len(branch) - 1)
+        if front.is_depthwise:
+            n_projections = front.n_outputs * branch[-1].n_filters // n_last
+            work["product"] += passes * batch * n_projections * n_chans * n_times
+            work["butterfly"] += (
+                passes * batch * n_projections * _butterflies(n_times + n_taps)
+            )
+        elif n_padded:  # convolved with the merged kernel, not filtered by FFT
+            n_pairs = n_chans * front.n_outputs
+            work["mac"] += passes * batch * n_pairs * n_times * n_taps
+        else:
+            work += _fft_work(n_chans, front.n_outputs, n_taps, n_times + n_taps, windows)
+        for stage in branch[1:]:
+            n_columns = n_taps + stage.n_taps
+            work["edge"] += passes * stage.n_filters * stage.n_taps * n_columns
+        if is_training and n_norms:  # covariance of the windows
+            work["mac"] += batch * n_chans * n_times * (n_taps + 32)
+    return work
+
+
+@functools.lru_cache(maxsize=4096)
+def fft_pays(
+    n_inputs: int,
+    n_outputs: int,
+    n_taps: int,
+    dilation: int,
+    windows: Windows,
+    dtype: torch.dtype,
+) -> bool:
+    """Return whether a convolution over one row of samples is faster by FFT on a CPU.
+
+    Examples
+    --------
+    >>> import torch
+    >>> [
+    ...     fft_pays(64, 64, n_taps, 1, Windows(32, 1, 500, True), torch.float32)
+    ...     for n_taps in (3, 64)]
+    [False, True]
+    """
+    works = convolution_works(n_inputs, n_outputs, n_taps, dilation, windows)
+    return _pays(*works, dtype, "cpu")
+
+
+def convolution_works(
+    n_inputs: int, n_outputs: int, n_taps: int, dilation: int, windows: Windows
+) -> tuple[Work, Work]:
+    """Count what torch's convolution does, and what that by FFT does."""
+    n_samples = windows.batch * windows.n_times
+    passes, is_training = (3 if windows.is_training else 1), int(windows.is_training)
+    original: Work = Counter(
+        layer=1,
+        layer_backward=is_training,
+        mac=passes * n_samples * n_inputs * n_outputs * n_taps,
+        value=n_samples * n_outputs,
+        value_backward=is_training * n_samples * n_outputs,
+    )
+    length = windows.n_times + dilation * (n_taps - 1)
+    fast = _fft_work(n_inputs, n_outputs, n_taps, length, windows)
+    fast["kernel"] = 30 if windows.is_training else 10
+    return original, fast
+
+
+def _fft_work(
+    n_inputs: int, n_outputs: int, n_taps: int, length: int, windows: Windows
+) -> Work:
+    n_pairs, passes = n_inputs * n_outputs * length, 3 if windows.is_training else 1
+    return Counter(
+        butterfly=passes
+        * windows.batch
+        * (n_inputs + n_outputs)
+        * _butterflies(length),
+        mac=passes * windows.batch * 2 * n_pairs,  # half of the frequencies, complex
+        wave=n_pairs * n_taps * (2 if windows.is_training else 1),
+    )
+
+
+def _butterflies(length: int) -> int:
+    return length * length.bit_length()

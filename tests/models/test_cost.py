@@ -1,0 +1,124 @@
+"""Each call takes the way that is estimated to be faster, unless it is forced."""
+
+import copy
+
+import pytest
+import torch
+from braindecode.models import EEGNet, EEGNeX
+from torch import nn
+
+from braindecode_sam import FastEEGNet, FastEEGNeX, speed_up
+from tests.models.helpers import (
+    Applied,
+    assert_equal,
+    computed,
+    make_front,
+    maps,
+    run,
+    windows,
+)
+
+pytestmark = pytest.mark.usefixtures("by_cost")
+SIZE = {"n_chans": 8, "n_times": 250, "n_outputs": 2}
+
+
+def is_deferred(model, x, grad=True):
+    with torch.set_grad_enabled(grad):
+        return not maps(model, x)
+
+
+@pytest.mark.parametrize("name", ["train_from", "predict_from"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_table_says_from_which_batch_on_a_layer_pays(name, dtype):
+    training = name == "train_from"
+    model = EEGNet(**SIZE).to(dtype)
+    smallest = int(speed_up(model)[name].item())
+    assert smallest > 1
+    model.train(training)
+    for batch in (1, smallest - 1, smallest, 2 * smallest):
+        x = torch.randn(batch, 8, 250, dtype=dtype)
+        assert is_deferred(model, x, training) == (batch >= smallest)
+
+
+def test_a_layer_that_pays_for_no_batch_is_restored_unless_it_is_forced():
+    small = make_front(n_chans=2, n_filters=1, n_taps=3, depth=16)
+    assert speed_up(small, input_shape=(1, 2, 60)).empty
+    found = speed_up(small, input_shape=(1, 2, 60), force=True)
+    assert found["pattern"].tolist() == ["depthwise"]
+    assert found[["train_from", "predict_from"]].isna().all(axis=None)
+    assert is_deferred(small, windows(1, 2, 60))
+
+
+def test_force_is_an_argument_or_a_variable(monkeypatch):
+    x = torch.randn(1, 8, 250)
+    assert not is_deferred(FastEEGNet(**SIZE), x)
+    monkeypatch.setenv("BRAINDECODE_SAM_FORCE", "1")
+    model = FastEEGNet(**SIZE)
+    assert is_deferred(model, x)
+    assert is_deferred(copy.deepcopy(model), x)
+    speed_up(model, force=False)
+    assert not is_deferred(model, x)
+
+
+def test_both_ways_give_the_values_of_the_stock_model():
+    stock = EEGNeX(**SIZE, drop_prob=0.0).double()
+    fast = copy.deepcopy(stock)
+    found = speed_up(fast)
+    smallest = int(found["train_from"].item())
+    for batch in (2, smallest):
+        x = windows(batch, 8, 250)
+        assert maps(stock, x)  # and moves the statistics of both
+        assert is_deferred(fast, x) == (batch == smallest)
+        assert_equal(run(stock, x), run(fast, x))
+
+
+def test_later_convolutions_use_the_fft_only_where_it_pays():
+    numbers = []
+    for batch in (1, 128):
+        x = torch.randn(batch, 8, 250)
+        stock, fast = (cls(**SIZE) for cls in (EEGNeX, FastEEGNeX))
+        numbers.append([len(computed(model, x).convolutions) for model in (stock, fast)])
+    (stock, fast), (stock_of_many, fast_of_many) = numbers
+    assert fast == stock == stock_of_many
+    assert fast_of_many < stock - 3  # the front, and at least one of the later ones
+
+
+def test_without_a_shape_a_layer_is_deferred_once_to_see_what_follows():
+    model, x = make_front(8), windows(1, 8, 60)
+    assert speed_up(model)["train_from"].isna().all()
+    assert [is_deferred(model, x) for _ in range(3)] == [True, False, False]
+    assert is_deferred(copy.deepcopy(model), windows(400, 8, 60))
+
+
+def test_without_a_shape_a_layer_whose_output_is_read_does_not_wait_again():
+    front = make_front(22, n_taps=25)
+    front[2] = Applied(lambda layer, x: layer(x.relu()), front[2])
+    speed_up(front)
+    front(windows(64, 22, 200))
+    types = []
+    front[1][1].register_forward_pre_hook(lambda m, args: types.append(type(args[0])))
+    front(windows(64, 22, 200))
+    assert types == [torch.Tensor]
+
+
+class KeepsMaps(nn.Module):
+    """A model with its maps as an attribute, for class activation maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.time = nn.Conv2d(1, 8, (1, 25), padding="same")
+        self.space = nn.Conv2d(8, 16, (20, 1), groups=8)
+
+    def forward(self, x):
+        self.maps = self.time(x[:, None])
+        return self.space(self.maps).relu().mean(dim=-1).flatten(1)
+
+
+def test_maps_that_a_model_keeps_have_gradients():
+    torch.manual_seed(0)
+    stock = KeepsMaps()
+    fast = copy.deepcopy(stock)
+    assert speed_up(fast, input_shape=(1, 20, 200), force=True).empty
+    x = torch.randn(4, 20, 200)
+    found = [torch.autograd.grad(m(x).sum(), m.maps)[0] for m in (stock, fast)]
+    torch.testing.assert_close(*found)
