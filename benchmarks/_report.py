@@ -2,6 +2,8 @@
 
 import csv
 import itertools
+import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -69,6 +71,21 @@ def extra_memory(variant, shape, device="cpu", repeats=3):
     command = [*map(str, [*command, *shape]), "--device", str(device)]
     printed = [subprocess.check_output(command, text=True) for _ in range(repeats)]
     return statistics.median(float(text.splitlines()[-1]) for text in printed)
+
+
+def print_timings(rows, path=None, threads=None):
+    """Print rows, and write them with the model of the CPU and torch's threads."""
+    machine = {"threads": threads or torch.get_num_threads(), "CPU": cpu_model()}
+    print_table([row | (machine | row) for row in rows], path)
+
+
+def cpu_model():
+    """Return the name of the CPU, and how many there are."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def print_table(rows, path=None):

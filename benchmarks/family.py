@@ -16,7 +16,7 @@ from _report import (
     add_common_arguments,
     interleaved_medians,
     make_model_and_data,
-    print_table,
+    print_timings,
 )
 
 import braindecode_sam.optim
@@ -113,7 +113,7 @@ def main():
         }
         for name, ms in times.items()
     ]
-    print_table(rows, args.csv)
+    print_timings(rows, args.csv)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from _report import print_table
+from _report import print_timings
 from scipy.optimize import nnls
 from torch import nn
 
@@ -197,7 +197,7 @@ def main():
         {"unit": unit, "fs here": round(cost), "fs in use": _cost.COSTS["cpu"][unit]}
         for unit, cost in costs.items()
     ]
-    print_table(rows, args.csv)
+    print_timings(rows, args.csv)
     print("\nWith the costs fitted here:")
     describe(measured, costs)
     print("\nWith the costs in use:")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 import torch
-from _report import print_table
+from _report import print_timings
 
 import braindecode_sam.optim
 
@@ -127,7 +127,7 @@ def main():
                 "peak minus AdamW's": peak - base[1],
             }
         )
-    print_table(rows, args.csv)
+    print_timings(rows, args.csv)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from _report import (
     SHAPES,
     add_common_arguments,
     interleaved_medians,
-    print_table,
+    print_timings,
 )
 from braindecode import EEGRegressor
 
@@ -58,7 +58,7 @@ def main():
             }
             for model, ms in times.items()
         ]
-    print_table(rows, args.csv)
+    print_timings(rows, args.csv)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import warnings
 
 import braindecode.models
 import torch
-from _report import print_table
+from _report import print_timings
 
 from braindecode_sam import speed_up
 
@@ -108,7 +108,7 @@ def main():
                             "stock / fast": stock / fast,
                         }
                     )
-    print_table(rows, args.csv)
+    print_timings(rows, args.csv)
     slowest = min(rows, key=lambda row: row["stock / fast"])
     print(f"lowest stock / fast: {slowest['stock / fast']:.2f}")
 

@@ -3,8 +3,6 @@
 A step is forward, backward and AdamW on new windows. The table shows medians of CPU
 time of interleaved runs in one process, and their ratio. With ``--kernels``, it shows
 the number of operations that one forward and backward pass launches, without views.
-With ``--roofline``, it shows a lower bound on the time of such a pass on two GPUs,
-estimated from these numbers and from the arithmetic. Nothing is measured on a GPU.
 """
 
 import argparse
@@ -14,9 +12,8 @@ import warnings
 
 import braindecode.models
 import torch
-from _report import print_table
+from _report import print_timings
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from braindecode_sam import speed_up
 
@@ -25,8 +22,6 @@ warnings.filterwarnings("ignore")
 MODELS = ["EEGNet", "EEGConformer", "CTNet", "ATCNet", "MSVTNet", "EEGITNet"]
 MODELS += ["TCFormer", "AttentionBaseNet", "EEGNeX"]
 SHAPES = {"(16, 22, 1000)": (16, 22, 1000), "(32, 64, 500)": (32, 64, 500)}
-PEAKS = (7, 60)  # TFLOP/s in float32 of an older GPU and of a new one
-LAUNCH = 5e-6  # seconds to launch a kernel, roughly
 # Operations that return a view.
 VIEWS = {
     *("view", "reshape", "expand", "permute", "transpose", "t", "unfold", "diagonal"),
@@ -70,20 +65,15 @@ def make_step(name, shape, is_fast):
 
 
 class Counted(TorchDispatchMode):
-    """Count operations without views, and the FLOP of products and convolutions."""
+    """Count operations without views."""
 
     def __init__(self):
         super().__init__()
-        self.count = self.flop = 0
+        self.count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        packet = function.overloadpacket
-        self.count += packet.__name__ not in VIEWS
-        out = function(*args, **kwargs)
-        if packet in flop_registry:
-            self.flop += flop_registry[packet](*args, **kwargs, out_val=out)
-        return out
+        self.count += function.overloadpacket.__name__ not in VIEWS
+        return function(*args, **(kwargs or {}))
 
 
 def count(name, shape):
@@ -96,25 +86,8 @@ def count(name, shape):
         windows = torch.randn(shape)
         with Counted() as counted:
             module(windows).sum().backward()
-        found[kind] = counted
+        found[kind] = counted.count
     return found
-
-
-def estimate(name, shape):
-    """Estimate the milliseconds of one forward and backward pass on GPUs."""
-    counted = count(name, shape)
-    flops = {kind: counts.flop for kind, counts in counted.items()}
-    # FFTs are not counted. Their multiply-adds are added, three times for forward and
-    # backward. This counts the projections twice.
-    after = speed_up(make_module(name, shape, is_fast=False))["after"].sum()
-    flops["fast"] += 3 * 2 * shape[0] * after
-    row = {f"{kind} GFLOP": value / 1e9 for kind, value in flops.items()}
-    for kind, counts in counted.items():
-        row[f"{kind} launches"] = 1e3 * LAUNCH * counts.count
-    for peak in PEAKS:
-        for kind, value in flops.items():
-            row[f"{kind} at {peak}"] = 1e3 * value / (1e12 * peak)
-    return row
 
 
 def time_steps(name, shape, repeats):
@@ -139,29 +112,22 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--kernels", action="store_true", help="count operations")
-    parser.add_argument("--roofline", action="store_true", help="estimate for GPUs")
     parser.add_argument("--csv", help="also write the table to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
     for name in args.models:
         row = {"model": name}
-        if args.roofline:
-            rows += [
-                {**row, "windows": shape, **estimate(name, SHAPES[shape])}
-                for shape in args.shapes
-            ]
-            continue
         for shape in args.shapes:
             if args.kernels:
                 found = count(name, SHAPES[shape])
-                row |= {f"{shape} {kind}": c.count for kind, c in found.items()}
+                row |= {f"{shape} {kind}": n for kind, n in found.items()}
             else:
                 times = time_steps(name, SHAPES[shape], args.repeats)
                 row |= {f"{shape} {kind} ms": ms for kind, ms in times.items()}
                 row[f"{shape} stock / fast"] = times["stock"] / times["fast"]
         rows.append(row)
-    print_table(rows, args.csv)
+    print_timings(rows, args.csv)
 
 
 if __name__ == "__main__":

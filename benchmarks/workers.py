@@ -14,7 +14,7 @@ import itertools
 import os
 
 import numpy as np
-from _report import add_common_arguments, interleaved_medians, print_table
+from _report import add_common_arguments, interleaved_medians, print_timings
 from joblib import parallel_config
 from sklearn.model_selection import GroupKFold, cross_validate
 
@@ -95,7 +95,7 @@ def main():
         }
         for (name, n_workers, n_threads), ms in times.items()
     ]
-    print_table(rows, args.csv)
+    print_timings(rows, args.csv)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ N_STEPS = 5  # to time, of each kind
 # %%
 # A model of your own
 # -------------------
-# ``speed_up`` returns what got faster, with the multiply-adds of a window
-# before and after. ``input_shape`` is for modules that do not know it.
+# ``speed_up`` returns what got faster, and from which size of a batch on.
+# ``input_shape`` is for modules that do not know it.
 
 torch.manual_seed(0)
 model = torch.nn.Sequential(

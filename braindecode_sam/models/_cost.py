@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 
 # Femtoseconds for each unit of work in float32, on one thread. Those of a CPU are what
-# benchmarks/fit_costs.py printed. Those of accelerators are estimates from data sheets:
-# 8 microseconds a launch, 5 TFLOP/s and 400 GB/s. No accelerator has been measured.
+# benchmarks/fit_costs.py printed. Those of GPUs are estimates from data sheets: 8
+# microseconds a launch, 20 TFLOP/s and 2 TB/s. They are those of a fast GPU, on which
+# the original layers are faster more often.
 COSTS = {
     "cpu": {
         "layer": 57_600_000_000,  # call of an original layer
@@ -36,15 +37,15 @@ COSTS = {
         "layer": 16_000_000_000,
         "layer_backward": 32_000_000_000,
         "kernel": 8_000_000_000,
-        "mac": 400,
-        "mac_single": 400,
-        "mac_depthwise": 1_200,
-        "value": 20_000,
-        "value_backward": 40_000,
-        "product": 400,
-        "butterfly": 4_000,
-        "wave": 400,
-        "edge": 40_000,
+        "mac": 100,
+        "mac_single": 100,
+        "mac_depthwise": 300,
+        "value": 4_000,
+        "value_backward": 8_000,
+        "product": 100,
+        "butterfly": 1_000,
+        "wave": 100,
+        "edge": 10_000,
     },
 }
 _LAUNCHES = ("layer", "layer_backward", "kernel")
