@@ -20,6 +20,7 @@ from pathlib import Path
 import braindecode.models
 import torch
 from _report import print_timings
+
 import braindecode_sam
 
 SHAPE = 32, 22, 500, 2  # batch, channels, samples, outputs

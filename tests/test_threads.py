@@ -117,8 +117,7 @@ if __name__ == "__main__":
     where = sys.argv[1]
     if where == "dask":
         from distributed import Client, LocalCluster
-        cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
-        client = Client(cluster)
+        client = Client(LocalCluster(2, threads_per_worker=1, dashboard_address=None))
     with parallel_config(backend=where):
         found = Parallel(n_jobs=2)(delayed(work)(seed) for seed in range(2))
     print(json.dumps(found))

@@ -49,10 +49,54 @@ COSTS = {
     },
 }
 _LAUNCHES = ("layer", "layer_backward", "kernel")
-# An estimate errs by about 20 %, so the faster implementation must win by that much.
+# An estimate errs by about 20 %, so the faster way must win by that much.
 MARGIN = 5, 4
 
-Work = Counter[str]
+Work = Counter[str]  # units of each kind
+
+
+class Stage(NamedTuple):
+    """A convolution over time, and whether its output is normalized."""
+
+    n_filters: int
+    n_taps: int
+    n_padded: int
+    is_normalized: bool
+
+
+class Front(NamedTuple):
+    """Branches of convolutions over time, and the one over channels that reads them."""
+
+    branches: tuple[tuple[Stage, ...], ...]
+    n_outputs: int
+    is_depthwise: bool
+
+
+class Windows(NamedTuple):
+    """A batch of windows, and whether gradients follow."""
+
+    batch: int
+    n_chans: int
+    n_times: int
+    is_training: bool
+
+    @property
+    def n_passes(self) -> int:
+        """A backward pass does what a forward pass does, for two gradients."""
+        return 3 if self.is_training else 1
+
+
+def is_forced(force: bool | None) -> bool:
+    """Return whether the faster way is taken even where it does not pay."""
+    return os.environ.get(FORCE, "0") == "1" if force is None else force
+
+
+FORCE = "BRAINDECODE_SAM_FORCE"
+
+
+def _pays(original: Work, fast: Work, dtype: torch.dtype, device_type: str) -> bool:
+    before, after = (estimate(work, dtype, device_type) for work in (original, fast))
+    return MARGIN[0] * after < MARGIN[1] * before
 
 
 def estimate(work: Work, dtype: torch.dtype, device_type: str) -> int:
@@ -72,67 +116,27 @@ def estimate(work: Work, dtype: torch.dtype, device_type: str) -> int:
     time : int
         Femtoseconds.
     """
-    costs = COSTS[device_type]
-    factor = 2 if dtype == torch.float64 else 1
+    costs, factor = COSTS[device_type], 2 if dtype == torch.float64 else 1
     return sum(
         n * costs[unit] * (1 if unit in _LAUNCHES else factor)
         for unit, n in work.items()
     )
 
 
-def _pays(original: Work, fast: Work, dtype: torch.dtype, device_type: str) -> bool:
-    before, after = (estimate(work, dtype, device_type) for work in (original, fast))
-    return MARGIN[0] * after < MARGIN[1] * before
-
-
-def is_forced(force: bool | None) -> bool:
-    """Return whether faster implementations run even where they do not pay."""
-    return force if force is not None else os.environ.get(FORCE, "0") == "1"
-
-
-FORCE = "BRAINDECODE_SAM_FORCE"
-
-
-class Stage(NamedTuple):
-    """A convolution over time, and perhaps a normalization of its output."""
-
-    n_filters: int
-    n_taps: int
-    n_padded: int
-    is_normalized: bool
-
-
-class Front(NamedTuple):
-    """Branches of convolutions over time, and the one over channels that reads them."""
-
-    branches: tuple[tuple[Stage, ...], ...]
-    n_outputs: int
-    is_depthwise: bool
-
-
-class Windows(NamedTuple):
-    """What is filtered, and whether gradients follow."""
-
-    batch: int
-    n_chans: int
-    n_times: int
-    is_training: bool
-
-
 @functools.lru_cache(maxsize=4096)
 def front_pays(
     front: Front, windows: Windows, dtype: torch.dtype, device_type: str
 ) -> bool:
-    """Return whether filtering projected channels is faster than the original order.
+    """Return whether to project the channels first, and filter then.
 
     Examples
     --------
     >>> import torch
     >>> eegnet = Front(((Stage(8, 64, 63, True),),), n_outputs=16, is_depthwise=True)
     >>> [
-    ...     front_pays(eegnet, Windows(batch, 22, 500, True), torch.float32, "cpu")
-    ...     for batch in (1, 16)]
-    [False, True]
+    ...     front_pays(eegnet, Windows(16, 22, 500, True), torch.float32, device_type)
+    ...     for device_type in ("cpu", "cuda")]
+    [True, False]
     """
     return _pays(*front_works(front, windows), dtype, device_type)
 
@@ -157,58 +161,57 @@ def front_works(front: Front, windows: Windows) -> tuple[Work, Work]:
 
 
 def _filter_then_project(front: Front, windows: Windows) -> Work:
-    batch, n_chans, n_times, is_training = windows
-    passes = 3 if is_training else 1  # backward computes two gradients
+    n_rows = windows.batch * windows.n_chans
     n_last = sum(branch[-1].n_filters for branch in front.branches)
-    work: Work = Counter(layer=1, layer_backward=int(is_training))
+    work: Work = Counter(layer=1, layer_backward=int(windows.is_training))
     for branch in front.branches:
-        n_inputs, n_out = 1, n_times
+        n_inputs, n_out = 1, windows.n_times
         for stage in branch:
             n_out += stage.n_padded - stage.n_taps + 1
-            n_values = batch * n_chans * n_out * stage.n_filters
+            n_values = n_rows * n_out * stage.n_filters
             n_layers = 1 + stage.is_normalized
             kind = "mac_single" if n_inputs == 1 else "mac"
-            work[kind] += passes * n_values * n_inputs * stage.n_taps
+            work[kind] += windows.n_passes * n_values * n_inputs * stage.n_taps
             work["layer"] += n_layers
             work["value"] += n_layers * n_values
-            if is_training:
+            if windows.is_training:
                 work["layer_backward"] += n_layers
                 work["value_backward"] += n_layers * n_values
             n_inputs = stage.n_filters
-        n_projections = front.n_outputs * n_inputs // n_last
-        kind = "mac_depthwise" if front.is_depthwise else "mac"
-        if not front.is_depthwise:
-            n_projections = front.n_outputs * n_inputs
-        work[kind] += passes * batch * n_projections * n_out * n_chans
+        if front.is_depthwise:
+            kind, n_projections = "mac_depthwise", front.n_outputs * n_inputs // n_last
+        else:
+            kind, n_projections = "mac", front.n_outputs * n_inputs
+        work[kind] += windows.n_passes * n_rows * n_out * n_projections
     return work
 
 
 def _project_then_filter(front: Front, windows: Windows) -> Work:
     batch, n_chans, n_times, is_training = windows
-    passes = 3 if is_training else 1
     n_last = sum(branch[-1].n_filters for branch in front.branches)
     work: Work = Counter()
     for branch in front.branches:
         n_norms = sum(stage.is_normalized for stage in branch)
-        n_padded = sum(stage.n_padded for stage in branch)
         n_taps = 1 + sum(stage.n_taps - 1 for stage in branch)
         # As counted by benchmarks/speed_up.py --kernels, rounded.
-        base, each = (60, 60) if is_training else (20, 15)
-        work["kernel"] += base + each * (n_norms + len(branch) - 1)
+        n_first, n_each = (60, 60) if is_training else (20, 15)
+        work["kernel"] += n_first + n_each * (n_norms + len(branch) - 1)
+        n_samples = windows.n_passes * batch * n_times
         if front.is_depthwise:
             n_projections = front.n_outputs * branch[-1].n_filters // n_last
-            work["product"] += passes * batch * n_projections * n_chans * n_times
+            work["product"] += n_samples * n_projections * n_chans
+            n_butterflies = _butterflies(n_times + n_taps)
             work["butterfly"] += (
-                passes * batch * n_projections * _butterflies(n_times + n_taps)
+                windows.n_passes * batch * n_projections * n_butterflies
             )
-        elif n_padded:  # convolved with the merged kernel, not filtered by FFT
-            n_pairs = n_chans * front.n_outputs
-            work["mac"] += passes * batch * n_pairs * n_times * n_taps
+        elif any(stage.n_padded for stage in branch):  # not by FFT
+            work["mac"] += n_samples * n_chans * front.n_outputs * n_taps
         else:
-            work += _fft_work(n_chans, front.n_outputs, n_taps, n_times + n_taps, windows)
+            length = n_times + n_taps
+            work += _fft_work(n_chans, front.n_outputs, n_taps, length, windows)
         for stage in branch[1:]:
-            n_columns = n_taps + stage.n_taps
-            work["edge"] += passes * stage.n_filters * stage.n_taps * n_columns
+            n_ends = stage.n_filters * stage.n_taps
+            work["edge"] += windows.n_passes * n_ends * (n_taps + stage.n_taps)
         if is_training and n_norms:  # covariance of the windows
             work["mac"] += batch * n_chans * n_times * (n_taps + 32)
     return work
@@ -241,32 +244,31 @@ def convolution_works(
     n_inputs: int, n_outputs: int, n_taps: int, dilation: int, windows: Windows
 ) -> tuple[Work, Work]:
     """Count what torch's convolution does, and what that by FFT does."""
-    n_samples = windows.batch * windows.n_times
-    passes, is_training = (3 if windows.is_training else 1), int(windows.is_training)
+    is_training = int(windows.is_training)
+    n_values = windows.batch * windows.n_times * n_outputs
     original: Work = Counter(
         layer=1,
         layer_backward=is_training,
-        mac=passes * n_samples * n_inputs * n_outputs * n_taps,
-        value=n_samples * n_outputs,
-        value_backward=is_training * n_samples * n_outputs,
+        mac=windows.n_passes * n_values * n_inputs * n_taps,
+        value=n_values,
+        value_backward=is_training * n_values,
     )
     length = windows.n_times + dilation * (n_taps - 1)
     fast = _fft_work(n_inputs, n_outputs, n_taps, length, windows)
-    fast["kernel"] = 30 if windows.is_training else 10
+    fast["kernel"] = 10 * windows.n_passes
     return original, fast
 
 
 def _fft_work(
     n_inputs: int, n_outputs: int, n_taps: int, length: int, windows: Windows
 ) -> Work:
-    n_pairs, passes = n_inputs * n_outputs * length, 3 if windows.is_training else 1
+    n_signals = windows.batch * (n_inputs + n_outputs)
+    n_pairs = n_inputs * n_outputs * length
     return Counter(
-        butterfly=passes
-        * windows.batch
-        * (n_inputs + n_outputs)
-        * _butterflies(length),
-        mac=passes * windows.batch * 2 * n_pairs,  # half of the frequencies, complex
-        wave=n_pairs * n_taps * (2 if windows.is_training else 1),
+        butterfly=windows.n_passes * n_signals * _butterflies(length),
+        # Four for each complex product, at half as many frequencies as samples.
+        mac=windows.n_passes * windows.batch * 2 * n_pairs,
+        wave=(1 + windows.is_training) * n_pairs * n_taps,
     )
 
 

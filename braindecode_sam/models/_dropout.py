@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-
 FEW = 2048  # elements for which drawing twice takes no longer than remembering
 
 

@@ -77,7 +77,9 @@ def test_later_convolutions_use_the_fft_only_where_it_pays():
     for batch in (1, 128):
         x = torch.randn(batch, 8, 250)
         stock, fast = (cls(**SIZE) for cls in (EEGNeX, FastEEGNeX))
-        numbers.append([len(computed(model, x).convolutions) for model in (stock, fast)])
+        numbers.append(
+            [len(computed(model, x).convolutions) for model in (stock, fast)]
+        )
     (stock, fast), (stock_of_many, fast_of_many) = numbers
     assert fast == stock == stock_of_many
     assert fast_of_many < stock - 3  # the front, and at least one of the later ones
