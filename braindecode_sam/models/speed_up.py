@@ -115,8 +115,10 @@ class WaitingConv2d(torch.nn.Conv2d):
             log.info("%s runs as the original layer: %s", self._name_in_model, reason)
 
 
-_OWN = ("front", "_is_forced", "_moments_memory", "_logged", "_name_in_model")
-_OWN = (*_OWN, "_pending_behind", "_drawn")
+_OWN = (
+    "front", "_is_forced", "_moments_memory", "_logged", "_name_in_model",
+    "_pending_behind", "_drawn",
+)  # fmt: skip
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
 _DEVICES = ("cpu", "cuda")
@@ -223,14 +225,15 @@ def speed_up(
 
     Examples
     --------
-    >>> from braindecode.models import ATCNet
+    >>> from braindecode.models import EEGNet
     >>> from braindecode_sam import speed_up
-    >>> model = ATCNet(n_chans=22, n_outputs=4, n_times=1000, sfreq=250)
+    >>> model = EEGNet(
+    ...     n_chans=8, n_outputs=2, n_times=250, final_layer_with_constraint=True)
     >>> layers = speed_up(model)
     >>> layers["layer"].tolist(), layers["pattern"].tolist()
-    (['conv_block.conv1'], ['depthwise'])
-    >>> layers["train_from"].tolist()
-    [2]
+    (['conv_temporal'], ['depthwise'])
+    >>> layers["train_from"].tolist(), layers["predict_from"].tolist()
+    ([12], [16])
     """
     _check_arguments(module, input_shape)
     is_forced = _cost.is_forced(force)
@@ -461,6 +464,6 @@ def _replace_later_layers(module: torch.nn.Module, is_forced: bool) -> None:
     for layer in module.modules():
         if FFTConv2d.can_replace(layer):
             layer.__class__ = FFTConv2d
-            layer._is_forced = is_forced
+            vars(layer)["_is_forced"] = is_forced
         elif type(layer) is torch.nn.Dropout:
             layer.__class__ = DropoutReplay

@@ -28,7 +28,7 @@ print([round(rho, 3) for rho in net.history[:, "rho"]])
 print(np.isfinite(net.history[1:, "sharpness"]).all())
 
 # Prints:
-#     layer   pattern*before*after
+#     layer   pattern*train_from*predict_from
 # block_1.1 depthwise*
 # [0.0, 0.05, 0.0]
 # *

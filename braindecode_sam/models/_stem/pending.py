@@ -245,7 +245,7 @@ class Outcome(NamedTuple):
         ``(n_chans, n_times)`` of the windows, or the function that read the value.
     """
 
-    front: Front | None
+    front: Any
     what: Any
 
 
