@@ -109,7 +109,7 @@ def sped_up(layers):
         speed_up(fast, force=True)
     else:
         fast[0].__class__ = FFTConv2d
-        fast[0]._is_forced = True
+        fast[0].is_forced = True
     return fast
 
 

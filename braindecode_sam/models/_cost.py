@@ -7,6 +7,7 @@ Nothing is timed at run time, so every run makes the same choice.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import os
 from collections import Counter
@@ -51,6 +52,7 @@ COSTS = {
 _LAUNCHES = ("layer", "layer_backward", "kernel")
 # An estimate errs by about 20 %, so the faster way must win by that much.
 MARGIN = 5, 4
+LARGEST = 1024  # windows in a batch
 
 Work = Counter[str]  # units of each kind
 
@@ -149,10 +151,15 @@ def smallest_batch(
     dtype: torch.dtype,
     device_type: str,
 ) -> int | None:
-    """Return the smallest batch up to 1024 for which :func:`front_pays` is true."""
-    sizes = (Windows(batch, n_chans, n_times, is_training) for batch in range(1, 1025))
-    pays = (w.batch for w in sizes if front_pays(front, w, dtype, device_type))
-    return next(pays, None)
+    """Return the smallest batch that pays, or None if it exceeds `LARGEST`."""
+
+    def pays(batch: int) -> bool:
+        windows = Windows(batch, n_chans, n_times, is_training)
+        return front_pays(front, windows, dtype, device_type)
+
+    # Once it pays, it does for more windows too, since both times grow linearly.
+    found = bisect.bisect_left(range(LARGEST + 1), True, lo=1, key=pays)
+    return found if found <= LARGEST else None
 
 
 def front_works(front: Front, windows: Windows) -> tuple[Work, Work]:

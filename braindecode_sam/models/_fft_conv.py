@@ -127,7 +127,7 @@ class FFTConv2d(torch.nn.Conv2d):
     pay.
     """
 
-    _is_forced = False
+    is_forced = False
 
     @staticmethod
     def can_replace(layer: torch.nn.Module) -> bool:
@@ -172,7 +172,7 @@ class FFTConv2d(torch.nn.Conv2d):
         )
 
     def _pays(self, x: torch.Tensor) -> bool:
-        if self._is_forced:
+        if self.is_forced:
             return True
         is_training = self.training or torch.is_grad_enabled()
         windows = _cost.Windows(x.shape[0], 1, x.shape[3], is_training)

@@ -66,8 +66,6 @@ class WaitingConv2d(torch.nn.Conv2d):
     def _reason_not_to_defer(self, x: torch.Tensor, weight: torch.Tensor) -> str | None:
         if type(x) not in _TENSORS:  # first, since torch.fx passes proxies
             return f"its input is a {type(x).__name__}"
-        if not self._pays(x, 3 if self.kernel_size[0] == 1 else 2):
-            return "the original layers are faster for such a batch"
         kernel = weight.shape
         if not _is_temporal(self) or kernel[1:] != (1, *self.kernel_size):
             return "it is not a temporal convolution with stride and dilation 1"
@@ -83,6 +81,8 @@ class WaitingConv2d(torch.nn.Conv2d):
         if x.device.type not in _DEVICES or x.device != weight.device:
             return f"its input is on {x.device}, its weight on {weight.device}"
         axis = 3 if kernel[2] == 1 else 2
+        if not self._pays(x, axis):
+            return "the original layers are faster for such a batch"
         if x.shape[5 - axis] == 1:
             return "it has a single channel"
         pads = pads_of(self.padding, kernel[2:])
@@ -98,7 +98,7 @@ class WaitingConv2d(torch.nn.Conv2d):
 
     def _pays(self, x: torch.Tensor, time_axis: int) -> bool:
         front: Any = self.front
-        if self._is_forced or front == UNKNOWN or x.ndim != 4:
+        if self.is_forced or front == UNKNOWN:
             return True
         if front is None:
             return False
@@ -116,7 +116,7 @@ class WaitingConv2d(torch.nn.Conv2d):
 
 
 _OWN = (
-    "front", "_is_forced", "_moments_memory", "_logged", "_name_in_model",
+    "front", "is_forced", "_moments_memory", "_logged", "_name_in_model",
     "_pending_behind", "_drawn",
 )  # fmt: skip
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
@@ -245,7 +245,7 @@ def speed_up(
         _set_class(layer, WaitingConv2d)
         vars(layer).update(
             front=UNKNOWN,
-            _is_forced=is_forced,
+            is_forced=is_forced,
             _moments_memory=memory,
             _name_in_model=name,
             _logged=set(),
@@ -402,7 +402,7 @@ def _try(
                 )
                 for is_training in (True, False)
             ]
-            if layer._is_forced or any(batches):
+            if layer.is_forced or any(batches):
                 pattern = "depthwise" if front.is_depthwise else "merged kernel"
                 rows.append((name, pattern, *batches))
                 continue
@@ -464,6 +464,7 @@ def _replace_later_layers(module: torch.nn.Module, is_forced: bool) -> None:
     for layer in module.modules():
         if FFTConv2d.can_replace(layer):
             layer.__class__ = FFTConv2d
-            vars(layer)["_is_forced"] = is_forced
+        if isinstance(layer, FFTConv2d):
+            layer.is_forced = is_forced
         elif type(layer) is torch.nn.Dropout:
             layer.__class__ = DropoutReplay
