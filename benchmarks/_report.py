@@ -99,7 +99,7 @@ def print_table(rows, path=None):
         with open(path, "w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(dict(zip(names, line, strict=True)) for line in text)
 
 
 def _format(value):
