@@ -73,14 +73,32 @@ def extra_memory(variant, shape, device="cpu", repeats=3):
     return statistics.median(float(text.splitlines()[-1]) for text in printed)
 
 
-def print_timings(rows, path=None, threads=None):
-    """Print rows, and write them with the model of the CPU and torch's threads."""
-    machine = {"threads": threads or torch.get_num_threads(), "CPU": cpu_model()}
-    print_table([row | (machine | row) for row in rows], path)
+def cpu_medians(functions, make_input, seconds=0.3):
+    """Call each function on new inputs in turn; median milliseconds of CPU time."""
+    milliseconds = {name: [] for name in functions}
+    begin, n_rounds = time.perf_counter(), 0
+    while n_rounds < 6 or time.perf_counter() - begin < seconds:
+        for name, function in functions.items():
+            x = make_input()
+            start = time.process_time_ns()
+            function(x)
+            milliseconds[name].append((time.process_time_ns() - start) / 1e6)
+        n_rounds += 1
+    # The first round is for warming up.
+    return {
+        name: statistics.median(values[1:]) for name, values in milliseconds.items()
+    }
 
 
-def cpu_model():
-    """Return the name of the CPU, and how many there are."""
+def print_with_machine(rows, path=None, threads=None):
+    """Print rows, and write them with torch's threads and the CPU."""
+    machine = {"threads": threads or torch.get_num_threads(), "CPU": cpu()}
+    # The row's columns come first. If it has "threads", that value is kept.
+    print_table([{**row, **machine, **row} for row in rows], path)
+
+
+def cpu():
+    """Return the model of the CPU and the number of cores."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(": ")[1] for line in lines if line.startswith("model name")]

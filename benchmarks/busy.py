@@ -1,11 +1,11 @@
 """Time training steps on cores that other programs use, with and without share_cores.
 
-Processes train at the same time as others and as programs that only keep a core busy.
-The table shows the mean wall time per step, as the median over the repeats, which
-alternate between with and without.
+Processes train at the same time as others, or as a program that only keeps a core
+busy. The table shows the mean wall time per step, as the median over repeats. Repeats
+with and without share_cores alternate.
 
-For a quota, make a control group with one, and pass its folder. The processes that
-train join it.
+To measure under a quota, make a control group that has one, and pass its folder. The
+processes that train join it.
 """
 
 import argparse
@@ -19,13 +19,17 @@ from pathlib import Path
 
 import braindecode.models
 import torch
-from _report import print_timings
+from _report import print_with_machine
 
 import braindecode_sam
 
 SHAPE = 32, 22, 500, 2  # batch, channels, samples, outputs
-MODELS = {"EEGNeX": "AdamW", "FastEEGNeX": "SAM", "EEGNet": "AdamW"}
-MODELS |= {"FastEEGNet": "SAM"}
+MODELS = {  # and optimizers
+    "EEGNeX": "AdamW",
+    "FastEEGNeX": "SAM",
+    "EEGNet": "AdamW",
+    "FastEEGNet": "SAM",
+}
 SITUATIONS = {  # trainings, programs that only keep a core busy
     "nothing": (1, 0),
     "a busy program": (1, 1),
@@ -100,7 +104,9 @@ def time_steps(model, situation, is_with, args):
     finally:
         for process in busy:
             process.kill()
-    assert is_with == (printed[0][0] == "in effect"), printed
+    state = printed[0][0]
+    if is_with and state != "in effect":
+        raise RuntimeError(f"nothing to compare: share_cores has {state}")
     return statistics.mean(float(lines[1]) for lines in printed)
 
 
@@ -138,7 +144,7 @@ def main():
             }
         )
         print(rows[-1], flush=True)
-    print_timings(rows, args.csv, threads=args.threads)
+    print_with_machine(rows, args.csv, threads=args.threads)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ The variants take turns in one process.
 import argparse
 
 import torch
-from _report import add_common_arguments, interleaved_medians, print_timings
+from _report import add_common_arguments, interleaved_medians, print_with_machine
 from sklearn.model_selection import GroupKFold, cross_validate
 
 from braindecode_sam import SAM, SCORING, make_regressor
@@ -60,7 +60,7 @@ def main():
         }
         for variant, ms in times.items()
     ]
-    print_timings(rows, args.csv)
+    print_with_machine(rows, args.csv)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from _report import (
     add_common_arguments,
     interleaved_medians,
     make_model_and_data,
-    print_timings,
+    print_with_machine,
 )
 
 import braindecode_sam.optim
@@ -113,7 +113,7 @@ def main():
         }
         for name, ms in times.items()
     ]
-    print_timings(rows, args.csv)
+    print_with_machine(rows, args.csv)
 
 
 if __name__ == "__main__":

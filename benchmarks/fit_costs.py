@@ -8,15 +8,15 @@ estimates fit, and how often they choose the slower way.
 
 import argparse
 import copy
+import functools
 import random
-import statistics
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from _report import print_timings
+from _report import cpu_medians, print_with_machine
 from scipy.optimize import nnls
 from torch import nn
 
@@ -66,9 +66,9 @@ def random_front(rng):
     layers.append(nn.Conv2d(n_inputs, n_outputs, (n_chans, 1), groups=groups))
     front = _cost.Front((tuple(stages),), n_outputs, is_depthwise)
 
-    def works(batch, is_training):
-        windows = _cost.Windows(batch, n_chans, n_times, is_training)
-        return _cost.front_works(front, windows)
+    def works(n_windows, is_training):
+        batch = _cost.Batch(n_windows, n_chans, n_times, is_training)
+        return _cost.front_works(front, batch, "cpu")
 
     return Case(nn.Sequential(*layers), (1, n_chans, n_times), n_macs, works)
 
@@ -94,9 +94,9 @@ def random_convolution(rng):
     options = {"padding": "same", "dilation": (1, dilation)}
     layers = nn.Sequential(nn.Conv2d(n_inputs, n_outputs, (1, n_taps), **options))
 
-    def works(batch, is_training):
-        windows = _cost.Windows(batch, 1, n_times, is_training)
-        return _cost.convolution_works(n_inputs, n_outputs, n_taps, dilation, windows)
+    def works(n_windows, is_training):
+        batch = _cost.Batch(n_windows, 1, n_times, is_training)
+        return _cost.convolution_works(n_inputs, n_outputs, n_taps, dilation, batch)
 
     n_macs = n_inputs * n_outputs * n_taps * n_times
     return Case(layers, (n_inputs, 1, n_times), n_macs, works)
@@ -113,22 +113,16 @@ def sped_up(layers):
     return fast
 
 
-def measure(models, shape, is_training):
-    """Return median femtoseconds of processor time, interleaved, on new windows."""
-    times = [[] for _ in models]
-    begin = time.perf_counter()
-    while len(times[0]) < 6 or time.perf_counter() - begin < 0.25:
-        for model, found in zip(models, times, strict=True):
-            # The first layers of models get no gradient, later ones do.
-            needs_gradient = is_training and shape[1] > 1
-            x = torch.randn(shape, requires_grad=needs_gradient)
-            start = time.process_time_ns()
-            with torch.set_grad_enabled(is_training):
-                y = model(x)
-            if is_training:
-                y.sum().backward()
-            found.append(1e6 * (time.process_time_ns() - start))
-    return [statistics.median(found[1:]) for found in times]
+def make_run(model, is_training):
+    """Build a function that makes a forward pass, and a backward pass in training."""
+
+    def run(x):
+        with torch.set_grad_enabled(is_training):
+            y = model(x)
+        if is_training:
+            y.sum().backward()
+
+    return run
 
 
 def measure_random(seconds, seed):
@@ -137,15 +131,20 @@ def measure_random(seconds, seed):
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         draw = rng.choice([random_front, random_front, random_convolution])
-        case, batch = draw(rng), rng.choice([1, 2, 4, 8, 16, 32, 64])
-        if batch * case.n_macs > MOST:
+        case, n_windows = draw(rng), rng.choice([1, 2, 4, 8, 16, 32, 64])
+        if n_windows * case.n_macs > MOST:
             continue
         models = case.layers, sped_up(case.layers)
         for is_training in (False, True):
-            for model in models:
-                model.train(is_training)
-            times = measure(models, (batch, *case.shape), is_training)
-            measured.append((case.works(batch, is_training), times))
+            runs = {m: make_run(m.train(is_training), is_training) for m in models}
+            # The windows need no gradient, inputs of later layers do.
+            make_input = functools.partial(
+                torch.randn, n_windows, *case.shape,
+                requires_grad=is_training and draw is random_convolution,
+            )  # fmt: skip
+            ms = cpu_medians(runs, make_input).values()
+            times = [value * 1e12 for value in ms]  # femtoseconds
+            measured.append((case.works(n_windows, is_training), times))
     return measured
 
 
@@ -163,7 +162,7 @@ def describe(measured, costs):
     """Print how well the costs predict the times, and what is lost by the errors."""
     estimates = np.array(
         [
-            [sum(n * costs[unit] for unit, n in work.items()) for work in pair]
+            [_cost.estimate(work, costs, torch.float32) for work in pair]
             for pair, _ in measured
         ]
     )
@@ -172,8 +171,7 @@ def describe(measured, costs):
         quantiles = np.quantile(estimates[:, i] / times[:, i], [0.05, 0.25, 0.75, 0.95])
         text = ", ".join(f"{q:.2f}" for q in quantiles)
         print(f"estimated / measured, {way} way, 5, 25, 75, 95 %: {text}")
-    margin = _cost.MARGIN[0] / _cost.MARGIN[1]
-    chosen = margin * estimates[:, 1] < estimates[:, 0]
+    chosen = _cost.MARGIN[0] * estimates[:, 1] < _cost.MARGIN[1] * estimates[:, 0]
     slowdown = (times[:, 1] / times[:, 0])[chosen]
     missed = (times[:, 0] / times[:, 1])[~chosen]
     print(f"{len(measured)} cases, the faster way is chosen in {chosen.sum()}")
@@ -192,16 +190,15 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     measured = measure_random(args.seconds, args.seed)
-    costs = fit(measured)
+    costs = fit(measured[::2])
     rows = [
         {"unit": unit, "fs here": round(cost), "fs in use": _cost.COSTS["cpu"][unit]}
         for unit, cost in costs.items()
     ]
-    print_timings(rows, args.csv)
-    print("\nWith the costs fitted here:")
-    describe(measured, costs)
-    print("\nWith the costs in use:")
-    describe(measured, _cost.COSTS["cpu"])
+    print_with_machine(rows, args.csv)
+    for name, used in (("fitted here", costs), ("in use", _cost.COSTS["cpu"])):
+        print(f"\nWith the costs {name}, on cases that were not fitted here:")
+        describe(measured[1::2], used)
 
 
 if __name__ == "__main__":

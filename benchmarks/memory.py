@@ -7,7 +7,7 @@ process. This needs Linux or a GPU.
 
 import argparse
 
-from _report import SHAPES, extra_memory, print_timings
+from _report import SHAPES, extra_memory, print_with_machine
 from training_step import BASELINE, add_variant_arguments, chosen_variants
 
 
@@ -32,7 +32,7 @@ def main():
             }
             for variant, mib in memory.items()
         ]
-    print_timings(rows, args.csv)
+    print_with_machine(rows, args.csv)
 
 
 if __name__ == "__main__":

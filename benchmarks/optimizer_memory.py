@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 import torch
-from _report import print_timings
+from _report import print_with_machine
 
 import braindecode_sam.optim
 
@@ -127,7 +127,7 @@ def main():
                 "peak minus AdamW's": peak - base[1],
             }
         )
-    print_timings(rows, args.csv)
+    print_with_machine(rows, args.csv)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from _report import (
     SHAPES,
     add_common_arguments,
     interleaved_medians,
-    print_timings,
+    print_with_machine,
 )
 from braindecode import EEGRegressor
 
@@ -58,7 +58,7 @@ def main():
             }
             for model, ms in times.items()
         ]
-    print_timings(rows, args.csv)
+    print_with_machine(rows, args.csv)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import time
 import warnings
 
 import torch
-from _report import print_timings
+from _report import print_with_machine
 from braindecode.models import Deep4Net, EEGNet, EEGNeX
 from pytorch_optimizer import SAM as OtherSAM  # noqa: N811
 
@@ -175,7 +175,7 @@ def main():
         median_microseconds(steps, args.repeats // 10, args.device)  # warm up
         times = median_microseconds(steps, args.repeats, args.device)
         rows.append(make_row(calls, model_class, times))
-    print_timings(rows, args.csv)
+    print_with_machine(rows, args.csv)
 
 
 if __name__ == "__main__":

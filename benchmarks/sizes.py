@@ -7,14 +7,14 @@ measures how the speed-up grows with channels and windows.
 """
 
 import argparse
+import copy
+import functools
 import itertools
-import statistics
-import time
 import warnings
 
 import braindecode.models
 import torch
-from _report import print_timings
+from _report import cpu_medians, print_with_machine
 
 from braindecode_sam import speed_up
 
@@ -30,21 +30,15 @@ LARGE["train"] = LARGE["predict"]
 
 
 def build(name, n_chans, n_times):
-    """Build a model and its sped-up version, or None if it is made for longer ones."""
-    models = []
+    """Build a model, or None if the windows are too short for it."""
     try:
-        for is_fast in (False, True):
-            torch.manual_seed(0)
-            model = getattr(braindecode.models, name)(
-                n_chans=n_chans, n_times=n_times, n_outputs=2, sfreq=128
-            )
-            model(torch.randn(2, n_chans, n_times))
-            if is_fast:
-                speed_up(model)
-            models.append(model)
+        model = getattr(braindecode.models, name)(
+            n_chans=n_chans, n_times=n_times, n_outputs=2, sfreq=128
+        )
+        model(torch.randn(2, n_chans, n_times))
     except (RuntimeError, ValueError):
         return None
-    return models
+    return model
 
 
 def make_run(model, what, batch):
@@ -65,19 +59,6 @@ def make_run(model, what, batch):
     return train if what == "train" else predict
 
 
-def medians(runs, shape, seconds):
-    """Return the median milliseconds of processor time of functions."""
-    times = [[] for _ in runs]
-    begin = time.perf_counter()
-    while len(times[0]) < 6 or time.perf_counter() - begin < seconds:
-        for run, found in zip(runs, times, strict=True):
-            x = torch.randn(shape)
-            start = time.process_time_ns()
-            run(x)
-            found.append((time.process_time_ns() - start) / 1e6)
-    return [statistics.median(found[1:]) for found in times]
-
-
 def main():
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -91,11 +72,18 @@ def main():
     for name in args.models:
         for what, (batches, *sizes) in (LARGE if args.large else SMALL).items():
             for n_chans, n_times in itertools.product(*sizes):
-                models = build(name, n_chans, n_times)
-                for batch in batches if models else ():
-                    runs = [make_run(model, what, batch) for model in models]
-                    shape = (batch, n_chans, n_times)
-                    stock, fast = medians(runs, shape, args.seconds)
+                stock = build(name, n_chans, n_times)
+                if stock is None:
+                    continue
+                fast = copy.deepcopy(stock)
+                speed_up(fast)
+                for batch in batches:
+                    runs = {
+                        "stock": make_run(stock, what, batch),
+                        "fast": make_run(fast, what, batch),
+                    }
+                    make_input = functools.partial(torch.randn, batch, n_chans, n_times)
+                    ms = cpu_medians(runs, make_input, args.seconds)
                     rows.append(
                         {
                             "model": name,
@@ -103,12 +91,12 @@ def main():
                             "windows": batch,
                             "channels": n_chans,
                             "samples": n_times,
-                            "stock ms": stock,
-                            "fast ms": fast,
-                            "stock / fast": stock / fast,
+                            "stock ms": ms["stock"],
+                            "fast ms": ms["fast"],
+                            "stock / fast": ms["stock"] / ms["fast"],
                         }
                     )
-    print_timings(rows, args.csv)
+    print_with_machine(rows, args.csv)
     slowest = min(rows, key=lambda row: row["stock / fast"])
     print(f"lowest stock / fast: {slowest['stock / fast']:.2f}")
 

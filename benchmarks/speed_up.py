@@ -6,13 +6,12 @@ the number of operations that one forward and backward pass launches, without vi
 """
 
 import argparse
-import statistics
-import time
+import functools
 import warnings
 
 import braindecode.models
 import torch
-from _report import print_timings
+from _report import cpu_medians, print_with_machine
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from braindecode_sam import speed_up
@@ -90,18 +89,10 @@ def count(name, shape):
     return found
 
 
-def time_steps(name, shape, repeats):
+def time_steps(name, shape):
     """Return the median milliseconds of CPU time before and after ``speed_up``."""
     steps = {k: make_step(name, shape, k == "fast") for k in ("stock", "fast")}
-    milliseconds = {kind: [] for kind in steps}
-    for round_ in range(repeats + 1):
-        for kind, step in steps.items():
-            windows = torch.randn(shape)
-            start = time.process_time()
-            step(windows)
-            if round_:  # the first one is a warm-up
-                milliseconds[kind].append(1e3 * (time.process_time() - start))
-    return {kind: statistics.median(values) for kind, values in milliseconds.items()}
+    return cpu_medians(steps, functools.partial(torch.randn, shape))
 
 
 def main():
@@ -110,7 +101,6 @@ def main():
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--kernels", action="store_true", help="count operations")
     parser.add_argument("--csv", help="also write the table to this file")
     args = parser.parse_args()
@@ -123,11 +113,11 @@ def main():
                 found = count(name, SHAPES[shape])
                 row |= {f"{shape} {kind}": n for kind, n in found.items()}
             else:
-                times = time_steps(name, SHAPES[shape], args.repeats)
+                times = time_steps(name, SHAPES[shape])
                 row |= {f"{shape} {kind} ms": ms for kind, ms in times.items()}
                 row[f"{shape} stock / fast"] = times["stock"] / times["fast"]
         rows.append(row)
-    print_timings(rows, args.csv)
+    print_with_machine(rows, args.csv)
 
 
 if __name__ == "__main__":

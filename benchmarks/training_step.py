@@ -13,7 +13,7 @@ from _report import (
     add_common_arguments,
     interleaved_medians,
     make_model_and_data,
-    print_timings,
+    print_with_machine,
 )
 
 from braindecode_sam import SAM
@@ -90,7 +90,7 @@ def main():
                     row["speed-up over compiled"] = times[COMPILED] / ms
                 rows.append(row)
             print(f"{name}, {threads} threads: done", flush=True)
-    print_timings(rows, args.csv)
+    print_with_machine(rows, args.csv)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import itertools
 import os
 
 import numpy as np
-from _report import add_common_arguments, interleaved_medians, print_timings
+from _report import add_common_arguments, interleaved_medians, print_with_machine
 from joblib import parallel_config
 from sklearn.model_selection import GroupKFold, cross_validate
 
@@ -95,7 +95,7 @@ def main():
         }
         for (name, n_workers, n_threads), ms in times.items()
     ]
-    print_timings(rows, args.csv)
+    print_with_machine(rows, args.csv)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,9 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
-HAS_LIBGOMP = sys.platform == "linux" and "OpenMP" in torch.__config__.parallel_info()
-pytestmark = pytest.mark.skipif(
-    not HAS_LIBGOMP or os.cpu_count() == 1, reason="torch's threads do not wait"
-)
+N_CPUS = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+pytestmark = pytest.mark.skipif(N_CPUS == 1, reason="torch's threads do not wait")
 
 # Prints the result, and how often torch's second thread slept in 200 regions.
 SCRIPT = """
@@ -40,19 +37,23 @@ from braindecode_sam import share_cores
 
 
 def run(script, **environment):
+    return run_file("-c", SCRIPT + script, **environment)
+
+
+def run_file(*arguments, **environment):
     clean = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("OMP_", "GOMP_", "BRAINDECODE_SAM_"))
     }
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT + script]
+    command = [sys.executable, "-W", "ignore", *arguments]
     printed = subprocess.check_output(command, env=clean | environment, text=True)
     return json.loads(printed.splitlines()[-1])
 
 
 def test_threads_sleep_between_regions_and_sums_stay():
     script = "print(json.dumps([share_cores(), *measure()]))"
-    state, _, total = run(script, BRAINDECODE_SAM_SHARE_CORES="0")
+    state, n_sleeps_without, total = run(script, BRAINDECODE_SAM_SHARE_CORES="0")
     assert state == "no effect: BRAINDECODE_SAM_SHARE_CORES is 0"
     script = """
 torch.set_num_threads(1)
@@ -72,8 +73,9 @@ print(json.dumps([states, n_threads, measure(), json.loads(os.read(reader, 1000)
     assert states == ["no effect: torch uses one thread", "in effect", "in effect"]
     n_sleeps, total_with = found
     assert total_with == total
-    assert n_threads == len(os.sched_getaffinity(0)) + 1
+    assert n_threads == N_CPUS + 1
     assert n_sleeps >= 180
+    assert n_sleeps > n_sleeps_without
     assert of_child == "in effect"
     assert n_sleeps_of_child >= 180
 
@@ -88,7 +90,7 @@ print(json.dumps([states, n_threads, measure(), json.loads(os.read(reader, 1000)
     ],
 )
 def test_what_the_user_has_set_stays(environment, reason):
-    needed = len(os.sched_getaffinity(0)) + 1
+    needed = N_CPUS + 1
     found = run("print(json.dumps(share_cores()))", **environment)
     assert found == "no effect: " + reason.format(needed)
 
@@ -98,10 +100,7 @@ def test_what_the_user_has_set_stays(environment, reason):
 def test_workers_take_it_by_themselves(where, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT + WORKERS)
-    clean = {n: v for n, v in os.environ.items() if not n.startswith(("OMP_", "GOMP_"))}
-    command = [sys.executable, "-W", "ignore", str(script), where]
-    printed = subprocess.check_output(command, env=clean, text=True)
-    assert json.loads(printed.splitlines()[-1]) == [["in effect", True]] * 2
+    assert min(run_file(str(script), where)) >= 180
 
 
 WORKERS = """
@@ -111,7 +110,7 @@ def work(seed):
     torch.set_num_threads(2)
     from braindecode_sam import FastEEGNet
     FastEEGNet(n_chans=22, n_times=500, n_outputs=2)
-    return share_cores(), measure()[0] >= 180
+    return measure()[0]
 
 if __name__ == "__main__":
     where = sys.argv[1]

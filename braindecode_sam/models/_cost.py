@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import bisect
 import functools
-import os
 from collections import Counter
 from typing import NamedTuple
 
 import torch
 
 # Femtoseconds for each unit of work in float32, on one thread. Those of a CPU are what
-# benchmarks/fit_costs.py printed. Those of GPUs are estimates from data sheets: 8
-# microseconds a launch, 20 TFLOP/s and 2 TB/s. They are those of a fast GPU, on which
-# the original layers are faster more often.
+# benchmarks/fit_costs.py printed. Those of GPUs are estimates from data sheets: two
+# launches of 8 microseconds for a layer and four for its backward pass, 20 TFLOP/s and
+# 2 TB/s. On such a fast GPU, the faster way pays less often than on others.
 COSTS = {
     "cpu": {
         "layer": 57_600_000_000,  # call of an original layer
@@ -50,7 +49,7 @@ COSTS = {
     },
 }
 _LAUNCHES = ("layer", "layer_backward", "kernel")
-# An estimate errs by about 20 %, so the faster way must win by that much.
+# The faster way must win by a quarter, since estimates err.
 MARGIN = 5, 4
 LARGEST = 1024  # windows in a batch
 
@@ -74,51 +73,54 @@ class Front(NamedTuple):
     is_depthwise: bool
 
 
-class Windows(NamedTuple):
+class Batch(NamedTuple):
     """A batch of windows, and whether gradients follow."""
 
-    batch: int
+    n_windows: int
     n_chans: int
     n_times: int
     is_training: bool
 
     @property
     def n_passes(self) -> int:
-        """A backward pass does what a forward pass does, for two gradients."""
+        """Forward, and backward for the gradients of inputs and weights."""
         return 3 if self.is_training else 1
 
+    @property
+    def n_passes_of_first(self) -> int:
+        """As `n_passes` for layers that read the windows, which need no gradient."""
+        return 2 if self.is_training else 1
 
-def is_forced(force: bool | None) -> bool:
-    """Return whether the faster way is taken even where it does not pay."""
-    return os.environ.get(FORCE, "0") == "1" if force is None else force
 
-
-FORCE = "BRAINDECODE_SAM_FORCE"
+def trains(layer: torch.nn.Module) -> bool:
+    """Return whether to expect a backward pass."""
+    return layer.training or torch.is_grad_enabled()
 
 
 def _pays(original: Work, fast: Work, dtype: torch.dtype, device_type: str) -> bool:
-    before, after = (estimate(work, dtype, device_type) for work in (original, fast))
+    costs = COSTS[device_type]
+    before, after = (estimate(work, costs, dtype) for work in (original, fast))
     return MARGIN[0] * after < MARGIN[1] * before
 
 
-def estimate(work: Work, dtype: torch.dtype, device_type: str) -> int:
+def estimate(work: Work, costs: dict[str, int], dtype: torch.dtype) -> int:
     """Estimate the femtoseconds that some work takes on one thread.
 
     Parameters
     ----------
     work : collections.Counter
-        Number of units of each kind in `COSTS`.
+        Number of units of each kind in `costs`.
+    costs : dict of str to int
+        Femtoseconds for each unit in float32.
     dtype : torch.dtype
         In float64, everything but launches costs twice as much.
-    device_type : str
-        Key of `COSTS`.
 
     Returns
     -------
     time : int
         Femtoseconds.
     """
-    costs, factor = COSTS[device_type], 2 if dtype == torch.float64 else 1
+    factor = 2 if dtype == torch.float64 else 1
     return sum(
         n * costs[unit] * (1 if unit in _LAUNCHES else factor)
         for unit, n in work.items()
@@ -127,20 +129,21 @@ def estimate(work: Work, dtype: torch.dtype, device_type: str) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def front_pays(
-    front: Front, windows: Windows, dtype: torch.dtype, device_type: str
+    front: Front, batch: Batch, dtype: torch.dtype, device_type: str
 ) -> bool:
-    """Return whether to project the channels first, and filter then.
+    """Return whether projecting the channels before filtering is faster.
 
     Examples
     --------
     >>> import torch
     >>> eegnet = Front(((Stage(8, 64, 63, True),),), n_outputs=16, is_depthwise=True)
     >>> [
-    ...     front_pays(eegnet, Windows(16, 22, 500, True), torch.float32, device_type)
+    ...     front_pays(eegnet, Batch(16, 22, 500, True), torch.float32, device_type)
     ...     for device_type in ("cpu", "cuda")]
     [True, False]
     """
-    return _pays(*front_works(front, windows), dtype, device_type)
+    works = front_works(front, batch, device_type)
+    return _pays(*works, dtype, device_type)
 
 
 def smallest_batch(
@@ -153,35 +156,41 @@ def smallest_batch(
 ) -> int | None:
     """Return the smallest batch that pays, or None if it exceeds `LARGEST`."""
 
-    def pays(batch: int) -> bool:
-        windows = Windows(batch, n_chans, n_times, is_training)
-        return front_pays(front, windows, dtype, device_type)
+    def pays(n_windows: int) -> bool:
+        batch = Batch(n_windows, n_chans, n_times, is_training)
+        return front_pays(front, batch, dtype, device_type)
 
-    # Once it pays, it does for more windows too, since both times grow linearly.
-    found = bisect.bisect_left(range(LARGEST + 1), True, lo=1, key=pays)
+    # The faster way costs more to begin with and less for each window.
+    found = 1 + bisect.bisect_left(range(1, LARGEST + 1), True, key=pays)
     return found if found <= LARGEST else None
 
 
-def front_works(front: Front, windows: Windows) -> tuple[Work, Work]:
+def front_works(front: Front, batch: Batch, device_type: str) -> tuple[Work, Work]:
     """Count what the original layers do, and what the deferred computation does."""
-    return _filter_then_project(front, windows), _project_then_filter(front, windows)
+    return (
+        _filter_then_project(front, batch),
+        _project_then_filter(front, batch, device_type),
+    )
 
 
-def _filter_then_project(front: Front, windows: Windows) -> Work:
-    n_rows = windows.batch * windows.n_chans
+def _filter_then_project(front: Front, batch: Batch) -> Work:
+    n_rows = batch.n_windows * batch.n_chans
     n_last = sum(branch[-1].n_filters for branch in front.branches)
-    work: Work = Counter(layer=1, layer_backward=int(windows.is_training))
+    work: Work = Counter(layer=1, layer_backward=int(batch.is_training))
     for branch in front.branches:
-        n_inputs, n_out = 1, windows.n_times
+        n_inputs, n_out = 1, batch.n_times
         for stage in branch:
             n_out += stage.n_padded - stage.n_taps + 1
             n_values = n_rows * n_out * stage.n_filters
+            if n_inputs == 1:
+                n_passes, kind = batch.n_passes_of_first, "mac_single"
+            else:
+                n_passes, kind = batch.n_passes, "mac"
+            work[kind] += n_passes * n_values * n_inputs * stage.n_taps
             n_layers = 1 + stage.is_normalized
-            kind = "mac_single" if n_inputs == 1 else "mac"
-            work[kind] += windows.n_passes * n_values * n_inputs * stage.n_taps
             work["layer"] += n_layers
             work["value"] += n_layers * n_values
-            if windows.is_training:
+            if batch.is_training:
                 work["layer_backward"] += n_layers
                 work["value_backward"] += n_layers * n_values
             n_inputs = stage.n_filters
@@ -189,38 +198,40 @@ def _filter_then_project(front: Front, windows: Windows) -> Work:
             kind, n_projections = "mac_depthwise", front.n_outputs * n_inputs // n_last
         else:
             kind, n_projections = "mac", front.n_outputs * n_inputs
-        work[kind] += windows.n_passes * n_rows * n_out * n_projections
+        work[kind] += batch.n_passes * n_rows * n_out * n_projections
     return work
 
 
-def _project_then_filter(front: Front, windows: Windows) -> Work:
-    batch, n_chans, n_times, is_training = windows
+def _project_then_filter(front: Front, batch: Batch, device_type: str) -> Work:
+    n_samples = batch.n_windows * batch.n_times
     n_last = sum(branch[-1].n_filters for branch in front.branches)
     work: Work = Counter()
     for branch in front.branches:
         n_norms = sum(stage.is_normalized for stage in branch)
         n_taps = 1 + sum(stage.n_taps - 1 for stage in branch)
-        # As counted by benchmarks/speed_up.py --kernels, rounded.
-        n_first, n_each = (60, 60) if is_training else (20, 15)
+        length = batch.n_times + n_taps
+        # Rounded counts of operations that are not views.
+        n_first, n_each = (60, 60) if batch.is_training else (20, 15)
         work["kernel"] += n_first + n_each * (n_norms + len(branch) - 1)
-        n_samples = windows.n_passes * batch * n_times
         if front.is_depthwise:
             n_projections = front.n_outputs * branch[-1].n_filters // n_last
-            work["product"] += n_samples * n_projections * n_chans
-            n_butterflies = _butterflies(n_times + n_taps)
-            work["butterfly"] += (
-                windows.n_passes * batch * n_projections * n_butterflies
-            )
-        elif any(stage.n_padded for stage in branch):  # not by FFT
-            work["mac"] += n_samples * n_chans * front.n_outputs * n_taps
+            n_macs = n_samples * n_projections * batch.n_chans
+            n_butterflies = batch.n_windows * n_projections * _butterflies(length)
+            work["product"] += batch.n_passes_of_first * n_macs
+            work["butterfly"] += batch.n_passes * n_butterflies
+        elif device_type == "cpu" and not any(stage.n_padded for stage in branch):
+            work += _fft_work(
+                batch.n_windows, batch.n_chans, front.n_outputs, n_taps, length,
+                batch.n_passes_of_first,
+            )  # fmt: skip
         else:
-            length = n_times + n_taps
-            work += _fft_work(n_chans, front.n_outputs, n_taps, length, windows)
+            n_macs = n_samples * batch.n_chans * front.n_outputs * n_taps
+            work["mac"] += batch.n_passes_of_first * n_macs
         for stage in branch[1:]:
             n_ends = stage.n_filters * stage.n_taps
-            work["edge"] += windows.n_passes * n_ends * (n_taps + stage.n_taps)
-        if is_training and n_norms:  # covariance of the windows
-            work["mac"] += batch * n_chans * n_times * (n_taps + 32)
+            work["edge"] += batch.n_passes * n_ends * (n_taps + stage.n_taps)
+        if batch.is_training and n_norms:  # covariance of the windows
+            work["mac"] += n_samples * batch.n_chans * (n_taps + 32)
     return work
 
 
@@ -230,7 +241,7 @@ def fft_pays(
     n_outputs: int,
     n_taps: int,
     dilation: int,
-    windows: Windows,
+    batch: Batch,
     dtype: torch.dtype,
 ) -> bool:
     """Return whether a convolution over one row of samples is faster by FFT on a CPU.
@@ -239,43 +250,45 @@ def fft_pays(
     --------
     >>> import torch
     >>> [
-    ...     fft_pays(64, 64, n_taps, 1, Windows(32, 1, 500, True), torch.float32)
+    ...     fft_pays(64, 64, n_taps, 1, Batch(32, 1, 500, True), torch.float32)
     ...     for n_taps in (3, 64)]
     [False, True]
     """
-    works = convolution_works(n_inputs, n_outputs, n_taps, dilation, windows)
+    works = convolution_works(n_inputs, n_outputs, n_taps, dilation, batch)
     return _pays(*works, dtype, "cpu")
 
 
 def convolution_works(
-    n_inputs: int, n_outputs: int, n_taps: int, dilation: int, windows: Windows
+    n_inputs: int, n_outputs: int, n_taps: int, dilation: int, batch: Batch
 ) -> tuple[Work, Work]:
     """Count what torch's convolution does, and what that by FFT does."""
-    is_training = int(windows.is_training)
-    n_values = windows.batch * windows.n_times * n_outputs
+    n_values = batch.n_windows * batch.n_times * n_outputs
     original: Work = Counter(
         layer=1,
-        layer_backward=is_training,
-        mac=windows.n_passes * n_values * n_inputs * n_taps,
+        layer_backward=int(batch.is_training),
+        mac=batch.n_passes * n_values * n_inputs * n_taps,
         value=n_values,
-        value_backward=is_training * n_values,
+        value_backward=batch.is_training * n_values,
     )
-    length = windows.n_times + dilation * (n_taps - 1)
-    fast = _fft_work(n_inputs, n_outputs, n_taps, length, windows)
-    fast["kernel"] = 10 * windows.n_passes
+    length = batch.n_times + dilation * (n_taps - 1)
+    fast = _fft_work(
+        batch.n_windows, n_inputs, n_outputs, n_taps, length, batch.n_passes
+    )
+    fast["kernel"] = 10 * batch.n_passes
     return original, fast
 
 
 def _fft_work(
-    n_inputs: int, n_outputs: int, n_taps: int, length: int, windows: Windows
-) -> Work:
-    n_signals = windows.batch * (n_inputs + n_outputs)
+    n_windows: int, n_inputs: int, n_outputs: int, n_taps: int, length: int,
+    n_passes: int,
+) -> Work:  # fmt: skip
+    n_signals = n_windows * (n_inputs + n_outputs)
     n_pairs = n_inputs * n_outputs * length
     return Counter(
-        butterfly=windows.n_passes * n_signals * _butterflies(length),
+        butterfly=n_passes * n_signals * _butterflies(length),
         # Four for each complex product, at half as many frequencies as samples.
-        mac=windows.n_passes * windows.batch * 2 * n_pairs,
-        wave=(1 + windows.is_training) * n_pairs * n_taps,
+        mac=n_passes * n_windows * 2 * n_pairs,
+        wave=n_passes * n_pairs * n_taps,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-FEW = 2048  # elements for which drawing twice takes no longer than remembering
+FEW = 2048  # elements that are drawn again in the time that remembering takes
 
 
 class _Drawn(NamedTuple):
@@ -28,8 +28,9 @@ class DropoutReplay(torch.nn.Dropout):
     :func:`~braindecode_sam.speed_up` assigns this class to layers of class
     :class:`torch.nn.Dropout`. It stores its last mask and reuses it if the generator is
     again in the state in which the mask was drawn. The generator then advances as if
-    the numbers had been drawn. On accelerators, and where tensors cannot be stored
-    (``torch.compile``, ``torch.func``, inference mode), it is plain dropout.
+    the numbers had been drawn. On accelerators, for few elements, and where tensors
+    cannot be stored (``torch.compile``, ``torch.func``, inference mode), it is plain
+    dropout.
 
     Examples
     --------

@@ -162,23 +162,20 @@ class FFTConv2d(torch.nn.Conv2d):
             and x.ndim == 4
             and x.shape[1:3] == (self.in_channels, 1)
             and x.numel() > 0
-            and self._pays(x)
             and x.device.type == weight.device.type == "cpu"
             and x.dtype == weight.dtype
             and x.dtype in (torch.float32, torch.float64)
             and not torch.is_autocast_enabled("cpu")
             and torch._C._functorch.peek_interpreter_stack() is None
             and forward_ad._current_level < 0
+            and (self.is_forced or self._pays(x))
         )
 
     def _pays(self, x: torch.Tensor) -> bool:
-        if self.is_forced:
-            return True
-        is_training = self.training or torch.is_grad_enabled()
-        windows = _cost.Windows(x.shape[0], 1, x.shape[3], is_training)
+        batch = _cost.Batch(x.shape[0], 1, x.shape[3], _cost.trains(self))
         n_taps, dilation = self.kernel_size[1], self.dilation[1]
         n_inputs, n_outputs = self.in_channels, self.out_channels
-        return _cost.fft_pays(n_inputs, n_outputs, n_taps, dilation, windows, x.dtype)
+        return _cost.fft_pays(n_inputs, n_outputs, n_taps, dilation, batch, x.dtype)
 
     def _convolve(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self.weight, self.bias  # once: parametrizations may have state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -81,6 +82,8 @@ class WaitingConv2d(torch.nn.Conv2d):
         if x.device.type not in _DEVICES or x.device != weight.device:
             return f"its input is on {x.device}, its weight on {weight.device}"
         axis = 3 if kernel[2] == 1 else 2
+        if self.front is None and not self.is_forced:
+            return "its output was read by another layer or function"
         if not self._pays(x, axis):
             return "the original layers are faster for such a batch"
         if x.shape[5 - axis] == 1:
@@ -100,13 +103,9 @@ class WaitingConv2d(torch.nn.Conv2d):
         front: Any = self.front
         if self.is_forced or front == UNKNOWN:
             return True
-        if front is None:
-            return False
-        shape, is_training = x.shape, self.training or torch.is_grad_enabled()
-        windows = _cost.Windows(
-            shape[0], shape[5 - time_axis], shape[time_axis], is_training
-        )
-        return _cost.front_pays(front, windows, x.dtype, x.device.type)
+        shape = x.shape[0], x.shape[5 - time_axis], x.shape[time_axis]
+        batch = _cost.Batch(*shape, _cost.trains(self))
+        return _cost.front_pays(front, batch, x.dtype, x.device.type)
 
     def _log_once(self, reason: str) -> None:
         logged: Any = self._logged
@@ -145,6 +144,9 @@ def _is_temporal(layer: torch.nn.Conv2d) -> bool:
     )
 
 
+FORCE = "BRAINDECODE_SAM_FORCE"
+
+
 def speed_up(
     module: torch.nn.Module,
     *,
@@ -175,8 +177,8 @@ def speed_up(
         find out what follows. If the module cannot run on this shape, its error is
         raised.
     force : bool, optional
-        Whether to take the faster way even where it is estimated to be slower. By
-        default, the environment variable ``BRAINDECODE_SAM_FORCE=1`` does so.
+        Whether to defer layers even where that is estimated to be slower. The default,
+        None, is the environment variable ``BRAINDECODE_SAM_FORCE``, 1 or 0.
     verbose : bool, default=False
         Whether to print the returned table. It is also logged at level INFO, as are the
         reasons for which a layer runs as the original one.
@@ -184,11 +186,11 @@ def speed_up(
     Returns
     -------
     layers : pandas.DataFrame
-        Layers that got faster: ``layer``, the name; ``pattern``, the operation that
+        Layers that are deferred: ``layer``, the name; ``pattern``, the operation that
         follows, or "not tried" without a shape; ``train_from`` and ``predict_from``,
-        the smallest batches for which the layer is deferred, missing if there is none
-        or the layer was not tried. If no layer got faster, the table is empty and the
-        module is unchanged.
+        the smallest batches for which deferring is estimated to be faster, missing if
+        there is none or the layer was not tried. If no layer is deferred, the table is
+        empty and the module is unchanged.
 
     See Also
     --------
@@ -198,10 +200,10 @@ def speed_up(
     Notes
     -----
     Each call decides from the shape of the batch, the dtype, the type of device and
-    whether gradients are enabled. The decision compares two estimates of time, not
-    measurements, so it is the same in every run. The costs behind them were measured on
-    a CPU. Those of GPUs are estimates from data sheets. :doc:`/speed` shows from which
-    sizes on models get faster.
+    whether it trains, in training mode or with gradients enabled. The decision compares
+    two estimates of time, not measurements, so it is the same in every run.
+    :ref:`sizes` shows from which sizes on models get faster, and :ref:`gpus` how GPUs
+    differ.
 
     If any layer gets faster, later layers do too. Convolutions over time use the FFT on
     a CPU, and dropout reuses its mask in the second pass of a SAM step. Two effects
@@ -236,7 +238,7 @@ def speed_up(
     ([12], [16])
     """
     _check_arguments(module, input_shape)
-    is_forced = _cost.is_forced(force)
+    is_forced = os.environ.get(FORCE, "0") == "1" if force is None else force
     candidates = {
         layer: name for name, layer in module.named_modules() if _can_defer(layer)
     }
@@ -390,17 +392,15 @@ def _try(
         return [(name, "not tried", None, None) for name in layers.values()]
     x = torch.zeros(1, *shape[1:], device=some.device, dtype=some.dtype)
     with watch() as watched, _evaluating(unit), _recording_pending_outputs():
-        unit(x)
+        output = unit(x)  # may hold the maps of a layer
     rows = []
     for layer, name in layers.items():
         reason = _reason_to_restore(layer, watched)
         if reason is None:
-            front, (n_chans, n_times) = watched.of(layer)[0]
+            front, sizes, _ = watched.of(layer)[0]
             batches = [
-                _cost.smallest_batch(
-                    front, n_chans, n_times, is_training, x.dtype, x.device.type
-                )
-                for is_training in (True, False)
+                _cost.smallest_batch(front, *sizes, trains, x.dtype, x.device.type)
+                for trains in (True, False)
             ]
             if layer.is_forced or any(batches):
                 pattern = "depthwise" if front.is_depthwise else "merged kernel"
@@ -409,6 +409,7 @@ def _try(
             reason = "no gain"
         _restore_class(layer, torch.nn.Conv2d)
         log.info("%s stays the original layer: %s", name, reason)
+    del output
     return rows
 
 
@@ -416,9 +417,9 @@ def _reason_to_restore(layer: torch.nn.Module, watched: Watched) -> str | None:
     outcomes = watched.of(layer)
     if not outcomes:
         return "its output is not used"
-    for front, what in outcomes:
+    for front, _, reader in outcomes:
         if front is None:
-            return f"its output is read by {getattr(what, '__name__', what)}"
+            return f"its output is read by {getattr(reader, '__name__', reader)}"
     return "the model keeps its output" if watched.is_kept(layer) else None
 
 

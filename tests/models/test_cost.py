@@ -7,7 +7,7 @@ import torch
 from braindecode.models import EEGNet, EEGNeX
 from torch import nn
 
-from braindecode_sam import FastEEGNet, FastEEGNeX, speed_up
+from braindecode_sam import FastEEGNet, FastEEGNeX, speed_up, unspeed
 from tests.models.helpers import (
     Applied,
     assert_equal,
@@ -72,6 +72,15 @@ def test_both_ways_give_the_values_of_the_stock_model():
         assert_equal(run(stock, x), run(fast, x))
 
 
+def test_force_also_concerns_later_convolutions():
+    model, x = EEGNeX(**SIZE), torch.randn(1, 8, 250)
+    numbers = []
+    for force in (True, False, True):
+        speed_up(model, force=force)
+        numbers.append(len(computed(model, x).convolutions))
+    assert numbers[0] == numbers[2] < numbers[1]
+
+
 def test_later_convolutions_use_the_fft_only_where_it_pays():
     numbers = []
     for batch in (1, 128):
@@ -104,23 +113,45 @@ def test_without_a_shape_a_layer_whose_output_is_read_does_not_wait_again():
 
 
 class KeepsMaps(nn.Module):
-    """A model with its maps as an attribute, for class activation maps."""
+    """A model that keeps its maps, for class activation maps."""
 
-    def __init__(self):
+    def __init__(self, where):
         super().__init__()
         self.time = nn.Conv2d(1, 8, (1, 25), padding="same")
         self.space = nn.Conv2d(8, 16, (20, 1), groups=8)
+        self.where, self.kept = where, []
 
     def forward(self, x):
-        self.maps = self.time(x[:, None])
-        return self.space(self.maps).relu().mean(dim=-1).flatten(1)
+        maps = self.time(x[:, None])
+        if self.where == "attribute":
+            self.maps = maps
+        elif self.where == "list":
+            self.kept.append(maps)
+        y = self.space(maps).relu().mean(dim=-1).flatten(1)
+        return (y, maps) if self.where == "returned" else y
 
 
-def test_maps_that_a_model_keeps_have_gradients():
-    torch.manual_seed(0)
-    stock = KeepsMaps()
-    fast = copy.deepcopy(stock)
-    assert speed_up(fast, input_shape=(1, 20, 200), force=True).empty
-    x = torch.randn(4, 20, 200)
-    found = [torch.autograd.grad(m(x).sum(), m.maps)[0] for m in (stock, fast)]
-    torch.testing.assert_close(*found)
+@pytest.mark.parametrize("where", ["attribute", "list", "returned"])
+def test_maps_that_a_model_keeps_have_gradients(where):
+    model = KeepsMaps(where)
+    assert speed_up(model, input_shape=(1, 20, 200), force=True).empty
+    found = model(torch.randn(4, 20, 200))
+    if where == "returned":
+        y, kept = found
+    else:
+        y, kept = found, model.maps if where == "attribute" else model.kept[-1]
+    assert torch.autograd.grad(y.sum(), kept)[0].any()
+
+
+def test_a_model_that_moves_to_another_kind_of_device_runs_its_layers():
+    model = FastEEGNet(**SIZE).to("meta")
+    assert model(torch.empty(64, 8, 250, device="meta")).shape == (64, 2)
+
+
+def test_a_value_that_outlives_unspeed_is_that_of_the_layer():
+    layer = make_front(20, n_taps=25)
+    speed_up(layer)
+    x = windows(4, 20, 200)
+    pending = layer[1](layer[0](x))
+    unspeed(layer)
+    torch.testing.assert_close(pending + 0, layer[1](layer[0](x)))

@@ -83,7 +83,7 @@ def test_patterns_that_get_faster(options, pattern):
     fast = copy.deepcopy(stock)
     found = speed_up(fast, input_shape=(1, 20, 200))
     assert set(found["pattern"]) == {pattern}
-    assert (found["train_from"] > 0).all()
+    assert found["train_from"].notna().all()
     x = torch.randn(200, 20, 4, dtype=torch.float64).permute(2, 1, 0)
     assert_equal(run(stock, x), run(fast, x))
     assert fast(x).is_contiguous()
@@ -100,7 +100,7 @@ def test_models_that_get_faster(name, training):
     (model, shape), (fast, _) = make_model(name), make_model(name)
     layers = [(type(m), set(vars(m))) for m in fast.modules()]
     found = speed_up(fast)
-    assert (found["train_from"] > 0).all()
+    assert found["train_from"].notna().all()
     assert set(unspeed(fast)) >= set(found["layer"]) != set()
     assert [(type(m), set(vars(m))) for m in fast.modules()] == layers
     speed_up(fast)

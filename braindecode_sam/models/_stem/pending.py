@@ -44,6 +44,7 @@ _KNOWN = frozenset(
 )
 
 
+UNKNOWN = "unknown"  # what follows a layer
 _HASH = Tensor.__hash__  # does not change when the value is computed
 
 
@@ -95,15 +96,16 @@ class Deferred:
     def value(self, asked_by: Any = None) -> Tensor:
         """Return the value, computed once so that in-place changes are shared."""
         if self._value is None:
-            _note(self.sources, Outcome(None, asked_by))
+            _note(self.sources, Outcome(None, (0, 0), asked_by))
             for source in self.sources:
-                source.front = None if source.front == UNKNOWN else source.front
+                if vars(source).get("front") == UNKNOWN:
+                    source.front = None
             with torch.set_grad_enabled(self.requires_grad), self._saving_as_before():
                 self._value = self.compute()
         return self._value
 
     def _saving_as_before(self) -> contextlib.AbstractContextManager[Any]:
-        """Save for backward as where the original layer would have been called.
+        """Use the hooks of saved tensors that were active when the layer was called.
 
         Activation checkpointing computes a second time what it encloses, but it would
         find the value of a deferred computation that began outside.
@@ -231,8 +233,6 @@ class _GraphNode(torch.autograd.Function):
 
 # Record of how the pending outputs of layers are used.
 
-UNKNOWN = "unknown"
-
 
 class Outcome(NamedTuple):
     """End of a deferred computation.
@@ -240,13 +240,16 @@ class Outcome(NamedTuple):
     Attributes
     ----------
     front : Front or None
-        Layers that ran in the cheaper order; None if something read the value.
-    what : object
-        ``(n_chans, n_times)`` of the windows, or the function that read the value.
+        Layers that ran in the cheaper order; None if the value was read.
+    sizes : tuple of int
+        Channels and samples of the windows.
+    reader : object
+        Function that read the value.
     """
 
     front: Any
-    what: Any
+    sizes: tuple[int, int]
+    reader: Any = None
 
 
 class Watched:
@@ -290,5 +293,6 @@ def _note(sources: Sequence[Any], outcome: Outcome) -> None:
 def note_end(deferred: Deferred, front: Front, n_chans: int, n_times: int) -> None:
     """Note that a deferred computation came to its end in the cheaper order."""
     for source in deferred.sources:
-        source.front = front
+        if "front" in vars(source):  # unless it was restored meanwhile
+            source.front = front
     _note(deferred.sources, Outcome(front, (n_chans, n_times)))
