@@ -67,7 +67,8 @@ def random_front(rng):
     front = _cost.Front((tuple(stages),), n_outputs, is_depthwise)
 
     def works(n_windows, is_training):
-        batch = _cost.Batch(n_windows, n_chans, n_times, is_training)
+        n_out = n_times + sum(stage.n_padded - stage.n_taps + 1 for stage in stages)
+        batch = _cost.Batch(n_windows, n_chans, n_out, is_training)
         return _cost.front_works(front, batch, "cpu")
 
     return Case(nn.Sequential(*layers), (1, n_chans, n_times), n_macs, works)
@@ -126,8 +127,11 @@ def make_run(model, is_training):
 
 
 def measure_random(seconds, seed):
-    """Measure random cases for some seconds: ((works), (times)) of both ways."""
-    rng, measured = random.Random(seed), []
+    """Measure random cases for some seconds: ((works), (times)) of both ways.
+
+    Every second case is in the first list, the others are in the second one.
+    """
+    rng, measured, others = random.Random(seed), [], []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         draw = rng.choice([random_front, random_front, random_convolution])
@@ -145,7 +149,8 @@ def measure_random(seconds, seed):
             ms = cpu_medians(runs, make_input).values()
             times = [value * 1e12 for value in ms]  # femtoseconds
             measured.append((case.works(n_windows, is_training), times))
-    return measured
+        measured, others = others, measured
+    return measured, others
 
 
 def fit(measured):
@@ -189,8 +194,8 @@ def main():
     parser.add_argument("--csv", help="also write the table to this file")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    measured = measure_random(args.seconds, args.seed)
-    costs = fit(measured[::2])
+    fitted, others = measure_random(args.seconds, args.seed)
+    costs = fit(fitted)
     rows = [
         {"unit": unit, "fs here": round(cost), "fs in use": _cost.COSTS["cpu"][unit]}
         for unit, cost in costs.items()
@@ -198,7 +203,7 @@ def main():
     print_with_machine(rows, args.csv)
     for name, used in (("fitted here", costs), ("in use", _cost.COSTS["cpu"])):
         print(f"\nWith the costs {name}, on cases that were not fitted here:")
-        describe(measured[1::2], used)
+        describe(others, used)
 
 
 if __name__ == "__main__":

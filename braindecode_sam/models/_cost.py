@@ -20,18 +20,18 @@ import torch
 # 2 TB/s. On such a fast GPU, the faster way pays less often than on others.
 COSTS = {
     "cpu": {
-        "layer": 57_600_000_000,  # call of an original layer
-        "layer_backward": 147_000_000_000,
-        "kernel": 17_300_000_000,  # operation of a faster implementation
-        "mac": 32_500,  # multiply-add of a convolution
-        "mac_single": 47_300,  # of a convolution with one input channel
-        "mac_depthwise": 268_000,
-        "value": 180_000,  # output of a layer
-        "value_backward": 2_340_000,
-        "product": 87_000,  # multiply-add of a projection
-        "butterfly": 392_000,  # of an FFT
-        "wave": 57_000,  # multiply-add that transforms a filter
-        "edge": 6_960_000,  # value in float64 for the ends of windows
+        "layer": 56_800_000_000,  # call of an original layer
+        "layer_backward": 152_000_000_000,
+        "kernel": 19_300_000_000,  # operation of a faster implementation
+        "mac": 34_600,  # multiply-add of a convolution
+        "mac_single": 50_000,  # of a convolution with one input channel
+        "mac_depthwise": 350_000,
+        "value": 350_000,  # output of a layer
+        "value_backward": 3_740_000,
+        "product": 147_000,  # multiply-add of a projection
+        "butterfly": 405_000,  # of an FFT
+        "wave": 65_000,  # multiply-add that transforms a filter
+        "edge": 7_850_000,  # value in float64 for the ends of windows
     },
     "cuda": {
         "layer": 16_000_000_000,
@@ -74,11 +74,11 @@ class Front(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch of windows, and whether gradients follow."""
+    """A batch of windows, the samples of the output, and whether gradients follow."""
 
     n_windows: int
     n_chans: int
-    n_times: int
+    n_out: int
     is_training: bool
 
     @property
@@ -149,7 +149,7 @@ def front_pays(
 def smallest_batch(
     front: Front,
     n_chans: int,
-    n_times: int,
+    n_out: int,
     is_training: bool,
     dtype: torch.dtype,
     device_type: str,
@@ -157,7 +157,7 @@ def smallest_batch(
     """Return the smallest batch that pays, or None if it exceeds `LARGEST`."""
 
     def pays(n_windows: int) -> bool:
-        batch = Batch(n_windows, n_chans, n_times, is_training)
+        batch = Batch(n_windows, n_chans, n_out, is_training)
         return front_pays(front, batch, dtype, device_type)
 
     # The faster way costs more to begin with and less for each window.
@@ -178,7 +178,7 @@ def _filter_then_project(front: Front, batch: Batch) -> Work:
     n_last = sum(branch[-1].n_filters for branch in front.branches)
     work: Work = Counter(layer=1, layer_backward=int(batch.is_training))
     for branch in front.branches:
-        n_inputs, n_out = 1, batch.n_times
+        n_inputs, n_out = 1, batch.n_out + _n_lost(branch)
         for stage in branch:
             n_out += stage.n_padded - stage.n_taps + 1
             n_values = n_rows * n_out * stage.n_filters
@@ -203,13 +203,13 @@ def _filter_then_project(front: Front, batch: Batch) -> Work:
 
 
 def _project_then_filter(front: Front, batch: Batch, device_type: str) -> Work:
-    n_samples = batch.n_windows * batch.n_times
     n_last = sum(branch[-1].n_filters for branch in front.branches)
     work: Work = Counter()
     for branch in front.branches:
         n_norms = sum(stage.is_normalized for stage in branch)
         n_taps = 1 + sum(stage.n_taps - 1 for stage in branch)
-        length = batch.n_times + n_taps
+        n_times = batch.n_out + _n_lost(branch)
+        n_samples, length = batch.n_windows * n_times, n_times + n_taps
         # Rounded counts of operations that are not views.
         n_first, n_each = (60, 60) if batch.is_training else (20, 15)
         work["kernel"] += n_first + n_each * (n_norms + len(branch) - 1)
@@ -262,7 +262,7 @@ def convolution_works(
     n_inputs: int, n_outputs: int, n_taps: int, dilation: int, batch: Batch
 ) -> tuple[Work, Work]:
     """Count what torch's convolution does, and what that by FFT does."""
-    n_values = batch.n_windows * batch.n_times * n_outputs
+    n_values = batch.n_windows * batch.n_out * n_outputs
     original: Work = Counter(
         layer=1,
         layer_backward=int(batch.is_training),
@@ -270,7 +270,7 @@ def convolution_works(
         value=n_values,
         value_backward=batch.is_training * n_values,
     )
-    length = batch.n_times + dilation * (n_taps - 1)
+    length = batch.n_out + dilation * (n_taps - 1)
     fast = _fft_work(
         batch.n_windows, n_inputs, n_outputs, n_taps, length, batch.n_passes
     )
@@ -290,6 +290,11 @@ def _fft_work(
         mac=n_passes * n_windows * 2 * n_pairs,
         wave=n_passes * n_pairs * n_taps,
     )
+
+
+def _n_lost(branch: tuple[Stage, ...]) -> int:
+    """Return by how many samples the output is shorter than the windows."""
+    return sum(stage.n_taps - 1 - stage.n_padded for stage in branch)
 
 
 def _butterflies(length: int) -> int:

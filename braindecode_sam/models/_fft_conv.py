@@ -157,9 +157,10 @@ class FFTConv2d(torch.nn.Conv2d):
             not torch.compiler.is_compiling()  # which does not support complex numbers
             and not torch.jit.is_tracing()
             and type(x) in (torch.Tensor, torch.nn.Parameter)
+            and x.ndim == 4
+            and self._pays(x)  # early, since small batches take little time
             and _is_replaceable(self)  # since users may change layers and weights
             and weight.shape == (self.out_channels, self.in_channels, *self.kernel_size)
-            and x.ndim == 4
             and x.shape[1:3] == (self.in_channels, 1)
             and x.numel() > 0
             and x.device.type == weight.device.type == "cpu"
@@ -168,10 +169,11 @@ class FFTConv2d(torch.nn.Conv2d):
             and not torch.is_autocast_enabled("cpu")
             and torch._C._functorch.peek_interpreter_stack() is None
             and forward_ad._current_level < 0
-            and (self.is_forced or self._pays(x))
         )
 
     def _pays(self, x: torch.Tensor) -> bool:
+        if self.is_forced:
+            return True
         batch = _cost.Batch(x.shape[0], 1, x.shape[3], _cost.trains(self))
         n_taps, dilation = self.kernel_size[1], self.dilation[1]
         n_inputs, n_outputs = self.in_channels, self.out_channels

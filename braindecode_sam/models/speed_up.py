@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -56,6 +56,9 @@ class WaitingConv2d(torch.nn.Conv2d):
     def _defer(self, x: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return torch.nn.Conv2d.forward(self, x)
+        if not self._pays(x):  # before all else, since small batches take little time
+            self._log_once("that is faster for small batches")
+            return torch.nn.Conv2d.forward(self, x)
         weight, bias = self.weight, self.bias  # once: parametrizations may have state
         reason = self._reason_not_to_defer(x, weight)
         if reason is None:
@@ -84,8 +87,6 @@ class WaitingConv2d(torch.nn.Conv2d):
         axis = 3 if kernel[2] == 1 else 2
         if self.front is None and not self.is_forced:
             return "its output was read by another layer or function"
-        if not self._pays(x, axis):
-            return "the original layers are faster for such a batch"
         if x.shape[5 - axis] == 1:
             return "it has a single channel"
         pads = pads_of(self.padding, kernel[2:])
@@ -99,13 +100,19 @@ class WaitingConv2d(torch.nn.Conv2d):
             return "it is being traced"
         return None
 
-    def _pays(self, x: torch.Tensor, time_axis: int) -> bool:
+    def _pays(self, x: torch.Tensor) -> bool:
         front: Any = self.front
-        if self.is_forced or front == UNKNOWN:
+        if self.is_forced or type(front) is not _cost.Front or type(x) not in _TENSORS:
             return True
-        shape = x.shape[0], x.shape[5 - time_axis], x.shape[time_axis]
-        batch = _cost.Batch(*shape, _cost.trains(self))
-        return _cost.front_pays(front, batch, x.dtype, x.device.type)
+        shape, device_type = x.shape, x.device.type
+        if len(shape) != 4 or device_type not in _DEVICES:
+            return True
+        n_windows, _, n_chans, n_times = shape
+        if self.kernel_size[0] > 1:
+            n_chans, n_times = n_times, n_chans
+        n_out = n_times - cast(int, self.n_lost)  # equal in all branches
+        batch = _cost.Batch(n_windows, n_chans, n_out, _cost.trains(self))
+        return _cost.front_pays(front, batch, x.dtype, device_type)
 
     def _log_once(self, reason: str) -> None:
         logged: Any = self._logged
@@ -115,7 +122,7 @@ class WaitingConv2d(torch.nn.Conv2d):
 
 
 _OWN = (
-    "front", "is_forced", "_moments_memory", "_logged", "_name_in_model",
+    "front", "n_lost", "is_forced", "_moments_memory", "_logged", "_name_in_model",
     "_pending_behind", "_drawn",
 )  # fmt: skip
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
@@ -235,7 +242,7 @@ def speed_up(
     >>> layers["layer"].tolist(), layers["pattern"].tolist()
     (['conv_temporal'], ['depthwise'])
     >>> layers["train_from"].tolist(), layers["predict_from"].tolist()
-    ([12], [16])
+    ([13], [15])
     """
     _check_arguments(module, input_shape)
     is_forced = os.environ.get(FORCE, "0") == "1" if force is None else force

@@ -12,6 +12,7 @@ from tests.models.helpers import (
     Applied,
     assert_equal,
     computed,
+    joined,
     make_front,
     maps,
     run,
@@ -70,6 +71,24 @@ def test_both_ways_give_the_values_of_the_stock_model():
         assert maps(stock, x)  # and moves the statistics of both
         assert is_deferred(fast, x) == (batch == smallest)
         assert_equal(run(stock, x), run(fast, x))
+
+
+def test_branches_with_filters_of_other_lengths_decide_together():
+    """Unlike in TCFormer, the windows that they read may differ by their padding."""
+    torch.manual_seed(0)
+    branches = [
+        nn.Sequential(nn.ConstantPad2d((n // 2, (n - 1) // 2, 0, 0), 0.0), conv)
+        for n in (9, 60)
+        for conv in [nn.Conv2d(1, 8, (1, n))]
+    ]
+    spatial = nn.Conv2d(16, 32, (8, 1), groups=16)
+    model = nn.Sequential(nn.Unflatten(1, (1, 8)), Applied(joined, *branches), spatial)
+    found = speed_up(model, input_shape=(1, 8, 100))
+    smallest = set(found["train_from"])
+    assert len(smallest) == 1
+    for n_windows in range(1, max(smallest) + 1):
+        n_maps = len(maps(model, torch.randn(n_windows, 8, 100)))
+        assert n_maps == (0 if n_windows in smallest else 2)
 
 
 def test_force_also_concerns_later_convolutions():

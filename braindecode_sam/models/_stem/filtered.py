@@ -373,7 +373,9 @@ def project(
         if convolution.bias is not None:
             y = y + convolution.bias[:, None].to(dtype)
     front = Front(tuple(part.stages for part in parts), len(weight), is_depthwise)
-    note_end(deferred, front, windows.n_chans, windows.n_times)
+    for part in parts:
+        n_out = part.filters.n_out
+        note_end(part, front, (windows.n_chans, n_out), part.windows.n_times - n_out)
     y = y.unsqueeze(2 if windows.time_axis == 3 else 3)
     return y.to(deferred.dtype).contiguous()  # as the original layer does
 

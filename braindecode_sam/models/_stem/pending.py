@@ -242,7 +242,7 @@ class Outcome(NamedTuple):
     front : Front or None
         Layers that ran in the cheaper order; None if the value was read.
     sizes : tuple of int
-        Channels and samples of the windows.
+        Channels, and samples of the output.
     reader : object
         Function that read the value.
     """
@@ -290,9 +290,23 @@ def _note(sources: Sequence[Any], outcome: Outcome) -> None:
         watched.outcomes += [(source, outcome) for source in sources]
 
 
-def note_end(deferred: Deferred, front: Front, n_chans: int, n_times: int) -> None:
-    """Note that a deferred computation came to its end in the cheaper order."""
+def note_end(
+    deferred: Deferred, front: Front, sizes: tuple[int, int], n_lost: int
+) -> None:
+    """Note that a deferred computation came to its end in the cheaper order.
+
+    Parameters
+    ----------
+    deferred : Deferred
+        Output of one branch.
+    front : Front
+        Layers of all branches.
+    sizes : tuple of int
+        Channels, and samples of the output.
+    n_lost : int
+        Samples by which the output is shorter than the windows.
+    """
     for source in deferred.sources:
         if "front" in vars(source):  # unless it was restored meanwhile
-            source.front = front
-    _note(deferred.sources, Outcome(front, (n_chans, n_times)))
+            source.front, source.n_lost = front, n_lost
+    _note(deferred.sources, Outcome(front, sizes))
