@@ -41,9 +41,8 @@ def share_cores() -> str:
     until the process ends.
 
     - Forked processes inherit the effect.
-    - ``BRAINDECODE_SAM_SHARE_CORES=0`` in the environment prevents it, for instance
-      where the number of threads is limited. So does ``GOMP_SPINCOUNT`` or
-      ``OMP_WAIT_POLICY``, which control the same.
+    - ``BRAINDECODE_SAM_SHARE_CORES=0`` in the environment prevents it. So does
+      ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY``, which control the same.
     - The runtimes of LLVM and Intel, which torch uses on macOS and Windows, stay as
       they are. Set ``KMP_BLOCKTIME=0`` before Python starts.
 
@@ -75,11 +74,12 @@ def share_cores() -> str:
     if libgomp is None:
         return "no effect: torch's OpenMP runtime is not libgomp"
     _is_in_effect = True  # first, since other threads may call at the same time
-    size, n_started = _start_sleeping_team(libgomp)
-    if n_started == size:
-        return "in effect"
-    _is_in_effect = False
-    return f"no effect: OpenMP allows {n_started} threads, {size} are needed"
+    reason: str | None = "it was interrupted"
+    try:
+        reason = _start_sleeping_team(libgomp)
+    finally:
+        _is_in_effect = reason is None
+    return "in effect" if reason is None else f"no effect: {reason}"
 
 
 def _libgomp() -> ctypes.CDLL | None:
@@ -95,22 +95,51 @@ def _libgomp() -> ctypes.CDLL | None:
     return None
 
 
-def _start_sleeping_team(libgomp: ctypes.CDLL) -> tuple[int, int]:
-    """Return how many threads the team needs, and how many it has."""
-    result: Future[tuple[int, int]] = Future()
+def _start_sleeping_team(libgomp: ctypes.CDLL) -> str | None:
+    """Start the team and return None, or return why it cannot start."""
+    result: Future[str | None] = Future()
 
     def lead() -> None:
         # libgomp counts the CPUs when it is loaded, and some may have been taken away
         # since. By default, a new thread's team has as many threads as it counted.
         size = 1 + max(libgomp.omp_get_num_procs(), libgomp.omp_get_max_threads())
+        # Without room for this team and torch's own, libgomp would end the process.
+        if not _has_room_for(2 * size):
+            result.set_result(_LIMITED)
+            return
         arrived: list[int] = []
         libgomp.GOMP_parallel(_Region(arrived.append), 0, size, 0)
-        result.set_result((size, len(arrived)))
-        if len(arrived) == size:
-            threading.Event().wait()  # libgomp ends the team if its first thread ends
+        if len(arrived) < size:
+            found = len(arrived)
+            result.set_result(f"OpenMP allows {found} threads, {size} are needed")
+            return
+        result.set_result(None)
+        threading.Event().wait()  # libgomp ends the team if its first thread ends
 
-    threading.Thread(target=lead, name="share_cores", daemon=True).start()
+    try:
+        threading.Thread(target=lead, name="share_cores", daemon=True).start()
+    except RuntimeError:  # can't start new thread
+        return _LIMITED
     return result.result()
 
 
+_LIMITED = "the number of threads is limited"
 _Region = ctypes.CFUNCTYPE(None, ctypes.c_size_t)
+
+
+def _has_room_for(n_threads: int) -> bool:
+    """Return whether the process may start so many more threads."""
+    is_over = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(n_threads):
+            thread = threading.Thread(target=is_over.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:  # can't start new thread
+        return False
+    finally:
+        is_over.set()
+        for thread in started:
+            thread.join()
+    return True

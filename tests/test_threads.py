@@ -124,6 +124,26 @@ if __name__ == "__main__":
 
 
 @pytest.mark.full
+def test_a_limit_of_threads_is_not_exceeded():
+    script = """
+import threading
+start, n_left = threading.Thread.start, 3
+def limited(thread):
+    global n_left
+    n_left -= 1
+    if n_left < 0:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = limited
+states = [share_cores(), share_cores()]
+threading.Thread.start = start
+print(json.dumps([*states, share_cores()]))
+"""
+    limited = "no effect: the number of threads is limited"
+    assert run(script) == [limited, limited, "in effect"]
+
+
+@pytest.mark.full
 def test_a_fitted_net_has_it():
     script = """
 import numpy as np

@@ -356,7 +356,7 @@ def _can_defer(layer: torch.nn.Module) -> bool:
     cls: Any = type(layer)
     if parametrize.is_parametrized(layer):
         cls = cls.__base__  # torch made a class for this layer
-    is_known = cls in (torch.nn.Conv2d, WaitingConv2d)
+    is_known = cls in (torch.nn.Conv2d, WaitingConv2d, FFTConv2d)
     return is_known and isinstance(layer, torch.nn.Conv2d) and _is_temporal(layer)
 
 

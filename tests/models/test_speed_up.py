@@ -263,6 +263,11 @@ CHANGES = {
         SPATIAL,
         lambda layer, seen: Applied(recomputed_with_activation, layer),
     ),
+    "recomputed norm and activation": (
+        NORM,
+        lambda layer, seen: recomputed(False)(nn.Sequential(layer, nn.ELU()), seen),
+    ),
+    "recomputed norm, not reentrant": (NORM, recomputed(use_reentrant=False)),
     "recomputed, reentrant": (SPATIAL, recomputed(use_reentrant=True)),
     "recomputed norm": (NORM, recomputed(use_reentrant=True)),
     "second reader": (

@@ -100,19 +100,23 @@ class Deferred:
             for source in self.sources:
                 if vars(source).get("front") == UNKNOWN:
                     source.front = None
-            with torch.set_grad_enabled(self.requires_grad), self._saving_as_before():
+            with (
+                torch.set_grad_enabled(self.requires_grad),
+                contextlib.ExitStack() as s,
+            ):
+                if not self.saves_as_before():
+                    hooks = self._hooks or (_as_it_is, _as_it_is)
+                    s.enter_context(saved_tensors_hooks(*hooks))
                 self._value = self.compute()
         return self._value
 
-    def _saving_as_before(self) -> contextlib.AbstractContextManager[Any]:
-        """Use the hooks of saved tensors that were active when the layer was called.
+    def saves_as_before(self) -> bool:
+        """Return whether saved tensors have the hooks of when the layer was called.
 
-        Activation checkpointing computes a second time what it encloses, but it would
-        find the value of a deferred computation that began outside.
+        If not, activation checkpointing may have begun in between. It computes a second
+        time what it encloses, and must not enclose what began outside.
         """
-        if self._hooks == _hooks_of_saved_tensors():
-            return contextlib.nullcontext()
-        return saved_tensors_hooks(*(self._hooks or (_as_it_is, _as_it_is)))
+        return self._hooks == _hooks_of_saved_tensors()
 
     def pending(self) -> Tensor:
         """Return a tensor that represents the value."""
@@ -193,7 +197,8 @@ def _can_continue(tensor: Any) -> bool:
     # its forward, gradients are off, and continuing would bypass its node.
     is_own = node is None or getattr(node, "deferred", None) is tensor.deferred
     is_recorded = node is None or torch.is_grad_enabled()
-    return tensor.deferred.is_pending and is_own and is_recorded
+    deferred = tensor.deferred
+    return deferred.is_pending and is_own and is_recorded and deferred.saves_as_before()
 
 
 def _values(tree: Any, func: Any) -> Any:
