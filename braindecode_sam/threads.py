@@ -17,11 +17,11 @@ _is_in_effect = False  # a forked child inherits the effect, and with it this fl
 def share_cores() -> str:
     """Let torch's threads sleep instead of spin while they wait for each other.
 
-    Training is several times faster where other programs use the same cores, and up to
-    some tens of percent slower where none does. Every model of torch gains, also one
-    that :func:`speed_up` does not change. The number of threads and all results stay
-    the same. :func:`speed_up` and the nets of :func:`make_regressor` and
-    :func:`make_classifier` call it.
+    Training gets up to several times faster if other programs use the same cores, and
+    up to a third slower if none does, because a sleeping thread resumes later. This
+    holds for every model of torch, not only for those of :func:`speed_up`. The number
+    of threads and all results stay the same. :func:`speed_up` and the nets of
+    :func:`make_regressor` and :func:`make_classifier` call this function.
 
     Returns
     -------
