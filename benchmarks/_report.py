@@ -41,6 +41,23 @@ def make_model_and_data(model, shape, device="cpu"):
     return module.to(device), itertools.cycle(batches)
 
 
+def make_step(run, optimizer, draw, loss):
+    """Build a function that makes one training step on what `draw` returns."""
+
+    def step():
+        x, y = draw()
+
+        def closure():
+            optimizer.zero_grad()
+            value = loss(run(x), y)
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+
+    return step
+
+
 def interleaved_medians(functions, repeats, device="cpu"):
     """Call each function in turn, and again; median milliseconds of each."""
     milliseconds = {name: [] for name in functions}

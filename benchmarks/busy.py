@@ -19,7 +19,7 @@ from pathlib import Path
 
 import braindecode.models
 import torch
-from _report import print_with_machine
+from _report import make_step, print_with_machine
 
 import braindecode_sam
 
@@ -39,7 +39,7 @@ SITUATIONS = {  # trainings, programs that only keep a core busy
 LOOP = "while True: pass"
 
 
-def make_step(name):
+def build(name):
     """Build a function that makes a training step on new windows."""
     batch, n_chans, n_times, n_outputs = SHAPE
     package = braindecode_sam if name.startswith("Fast") else braindecode.models
@@ -50,25 +50,17 @@ def make_step(name):
     optimizer = optimizers[MODELS[name]](model.parameters(), lr=1e-3)
     y = torch.randint(n_outputs, (batch,))
 
-    def step():
-        x = torch.randn(batch, n_chans, n_times)
+    def draw():
+        return torch.randn(batch, n_chans, n_times), y
 
-        def closure():
-            optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(model(x), y)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-
-    return step
+    return make_step(model, optimizer, draw, torch.nn.functional.cross_entropy)
 
 
 def run_steps(model, threads, seconds):
     """Make steps for some seconds; print the mean milliseconds per step."""
     torch.set_num_threads(threads)
     state = braindecode_sam.share_cores()  # also for models that are not sped up
-    step = make_step(model)
+    step = build(model)
     step()
     print("ready", flush=True)
     sys.stdin.readline()  # all processes begin together

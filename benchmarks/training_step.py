@@ -7,6 +7,7 @@ AdamW, and over its compiled version.
 
 import argparse
 
+import _report
 import torch
 from _report import (
     SHAPES,
@@ -34,19 +35,9 @@ def make_step(variant, shape, device):
     module, batches = make_model_and_data(model, shape, device)
     optimizer = optimizer_class(module.parameters(), lr=1e-3)
     run = torch.compile(module) if compiled else module
-
-    def step():
-        x, y = next(batches)
-
-        def closure():
-            optimizer.zero_grad()
-            loss = torch.nn.functional.mse_loss(run(x), y)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-
-    return step
+    return _report.make_step(
+        run, optimizer, lambda: next(batches), torch.nn.functional.mse_loss
+    )
 
 
 def add_variant_arguments(parser):
