@@ -67,7 +67,7 @@ def random_front(rng):
     front = _cost.Front((tuple(stages),), n_outputs, is_depthwise)
 
     def works(n_windows, is_training):
-        n_out = n_times + sum(stage.n_padded - stage.n_taps + 1 for stage in stages)
+        n_out = n_times - _cost.n_lost(stages)
         batch = _cost.Batch(n_windows, n_chans, n_out, is_training)
         return _cost.front_works(front, batch, "cpu")
 

@@ -178,7 +178,7 @@ def _filter_then_project(front: Front, batch: Batch) -> Work:
     n_last = sum(branch[-1].n_filters for branch in front.branches)
     work: Work = Counter(layer=1, layer_backward=int(batch.is_training))
     for branch in front.branches:
-        n_inputs, n_out = 1, batch.n_out + _n_lost(branch)
+        n_inputs, n_out = 1, batch.n_out + n_lost(branch)
         for stage in branch:
             n_out += stage.n_padded - stage.n_taps + 1
             n_values = n_rows * n_out * stage.n_filters
@@ -208,7 +208,7 @@ def _project_then_filter(front: Front, batch: Batch, device_type: str) -> Work:
     for branch in front.branches:
         n_norms = sum(stage.is_normalized for stage in branch)
         n_taps = 1 + sum(stage.n_taps - 1 for stage in branch)
-        n_times = batch.n_out + _n_lost(branch)
+        n_times = batch.n_out + n_lost(branch)
         n_samples, length = batch.n_windows * n_times, n_times + n_taps
         # Rounded counts of operations that are not views.
         n_first, n_each = (60, 60) if batch.is_training else (20, 15)
@@ -292,7 +292,7 @@ def _fft_work(
     )
 
 
-def _n_lost(branch: tuple[Stage, ...]) -> int:
+def n_lost(branch: tuple[Stage, ...]) -> int:
     """Return by how many samples the output is shorter than the windows."""
     return sum(stage.n_taps - 1 - stage.n_padded for stage in branch)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from braindecode_sam.models._cost import Front, Stage
+from braindecode_sam.models._cost import Front, Stage, n_lost
 from braindecode_sam.models._stem.linear import (
     Filters,
     Pad,
@@ -373,9 +373,9 @@ def project(
         if convolution.bias is not None:
             y = y + convolution.bias[:, None].to(dtype)
     front = Front(tuple(part.stages for part in parts), len(weight), is_depthwise)
+    n_out = parts[0].filters.n_out  # equal in all branches
     for part in parts:
-        n_out = part.filters.n_out
-        note_end(part, front, (windows.n_chans, n_out), part.windows.n_times - n_out)
+        note_end(part, front, (windows.n_chans, n_out), n_lost(part.stages))
     y = y.unsqueeze(2 if windows.time_axis == 3 else 3)
     return y.to(deferred.dtype).contiguous()  # as the original layer does
 
