@@ -127,6 +127,7 @@ for ax, optimizer in zip(axes, OPTIMIZERS, strict=True):
         bars = ax.barh(rows + shift, widths, 0.4, color=color, label=kind)
         ax.bar_label(bars, fmt="%.0f", padding=2)
     ax.set(xscale="log", title=optimizer, xlabel="Step (ms)")
+    ax.xaxis.set_minor_formatter(plt.NullFormatter())  # they overlap
     ax.margins(x=0.2)
 axes[0].set_yticks(rows, MODELS)
 axes[0].invert_yaxis()
