@@ -7,7 +7,7 @@ from typing import Any
 from skorch.callbacks import Callback
 
 from braindecode_sam.models import speed_up
-from braindecode_sam.models.speed_up import WaitingConv2d
+from braindecode_sam.models.speed_up import is_sped_up
 
 
 class SpeedUp(Callback):
@@ -19,6 +19,8 @@ class SpeedUp(Callback):
 
     Parameters
     ----------
+    exact_masks : bool, default=True
+        Draw the dropout masks of torch, as :func:`braindecode_sam.speed_up` says.
     verbose : bool, default=False
         Print which layers run faster, as :func:`braindecode_sam.speed_up` does.
 
@@ -41,7 +43,8 @@ class SpeedUp(Callback):
     'WaitingConv2d'
     """
 
-    def __init__(self, verbose: bool = False) -> None:
+    def __init__(self, exact_masks: bool = True, verbose: bool = False) -> None:
+        self.exact_masks = exact_masks
         self.verbose = verbose
 
     def on_train_begin(
@@ -50,5 +53,5 @@ class SpeedUp(Callback):
         """Speed up the modules of the net, unless they already are."""
         for name in net._modules:
             module = getattr(net, name + "_")
-            if not any(isinstance(layer, WaitingConv2d) for layer in module.modules()):
-                speed_up(module, verbose=self.verbose)
+            if not is_sped_up(module):
+                speed_up(module, exact_masks=self.exact_masks, verbose=self.verbose)

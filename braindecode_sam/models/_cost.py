@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import math
 from collections import Counter
 from typing import NamedTuple
 
@@ -30,8 +31,12 @@ COSTS = {
         "value_backward": 3_740_000,
         "product": 147_000,  # multiply-add of a projection
         "butterfly": 405_000,  # of an FFT
-        "wave": 65_000,  # multiply-add that transforms a filter
+        "matrix": 147_000,  # multiply-add of complex numbers
         "edge": 7_850_000,  # value in float64 for the ends of windows
+        "expm1": 8_700_000,  # value of torch's ELU, with AVX512
+        "exp": 1_500_000,  # value of an ELU by exp
+        "bernoulli": 12_500_000,  # value of torch's dropout mask
+        "bits": 2_500_000,  # value of a mask from random bits
     },
     "cuda": {
         "layer": 16_000_000_000,
@@ -44,7 +49,6 @@ COSTS = {
         "value_backward": 8_000,
         "product": 100,
         "butterfly": 1_000,
-        "wave": 100,
         "edge": 10_000,
     },
 }
@@ -54,6 +58,9 @@ MARGIN = 5, 4
 LARGEST = 1024  # windows in a batch
 
 Work = Counter[str]  # units of each kind
+
+
+Shape = tuple[int, ...]
 
 
 class Stage(NamedTuple):
@@ -66,11 +73,92 @@ class Stage(NamedTuple):
 
 
 class Front(NamedTuple):
-    """Branches of convolutions over time, and the one over channels that reads them."""
+    """Branches of convolutions over time, and the one over channels that reads them.
+
+    Its shape is that of the windows without padding of its own: their number, channels,
+    and the samples of the output.
+    """
 
     branches: tuple[tuple[Stage, ...], ...]
     n_outputs: int
     is_depthwise: bool
+
+    def works(
+        self, shape: Shape, is_training: bool, device_type: str
+    ) -> tuple[Work, Work]:
+        """Count what the original layers do, and what the deferred computation does."""
+        n_windows, n_chans, n_out = shape
+        batch = Batch(n_windows, n_chans, n_out, is_training)
+        original = _filter_then_project(self, batch)
+        return original, _project_then_filter(self, batch, device_type)
+
+
+class Convolution(NamedTuple):
+    """A convolution over time; its shape is (batch, rows, samples of the input)."""
+
+    n_inputs: int
+    n_outputs: int
+    n_taps: int
+    dilation: int
+    n_padded: int
+    is_depthwise: bool
+
+    def works(
+        self, shape: Shape, is_training: bool, device_type: str
+    ) -> tuple[Work, Work]:
+        """Count what torch's convolution does, and what that by FFT does."""
+        n_windows, n_rows, n_times = shape
+        n_signals, n_out = n_windows * n_rows, n_times + self.n_padded - self.span
+        n_values = n_signals * n_out * self.n_outputs
+        if self.is_depthwise:
+            kind, n_macs = "mac_depthwise", n_values * self.n_taps
+        else:
+            kind = "mac_single" if self.n_inputs == 1 else "mac"
+            n_macs = n_values * self.n_inputs * self.n_taps
+        original: Work = Counter(
+            layer=1,
+            layer_backward=int(is_training),
+            value=n_values,
+            value_backward=is_training * n_values,
+        )
+        original[kind] = (3 if is_training else 1) * n_macs
+        return original, self.by_fft(n_signals, n_times, is_training)
+
+    def by_fft(self, n_signals: int, n_times: int, is_training: bool) -> Work:
+        """Count what a convolution by FFT does."""
+        length = n_times + self.n_padded // 2
+        n_filters = self.n_outputs * (1 if self.is_depthwise else self.n_inputs)
+        n_transformed = n_signals * (self.n_inputs + self.n_outputs) + n_filters
+        n_passes = 2 if is_training else 1  # the spectra are kept
+        n_products = n_signals * n_filters * length // 2
+        return Counter(
+            kernel=10 * n_passes,
+            butterfly=n_passes * n_transformed * _butterflies(length),
+            matrix=(3 if is_training else 1) * n_products,
+        )
+
+    @property
+    def span(self) -> int:
+        """Samples between the first and the last tap."""
+        return self.dilation * (self.n_taps - 1)
+
+
+class Values(NamedTuple):
+    """A function of single values, of which torch's implementation is slow."""
+
+    slow: str
+    fast: str
+
+    def works(
+        self, shape: Shape, is_training: bool, device_type: str
+    ) -> tuple[Work, Work]:
+        """Count what torch's implementation does, and what the faster one does."""
+        n_values = math.prod(shape)
+        original = Counter({"kernel": 1, self.slow: n_values})
+        return original, Counter({"kernel": 3, self.fast: n_values})
+
+
+Kind = Front | Convolution | Values
 
 
 class Batch(NamedTuple):
@@ -97,10 +185,58 @@ def trains(layer: torch.nn.Module) -> bool:
     return layer.training or torch.is_grad_enabled()
 
 
-def _pays(original: Work, fast: Work, dtype: torch.dtype, device_type: str) -> bool:
+@functools.lru_cache(maxsize=4096)
+def pays(
+    what: Kind,
+    shape: Shape,
+    is_training: bool,
+    dtype: torch.dtype,
+    device_type: str,
+) -> bool:
+    """Return whether the faster implementation is faster for inputs of a shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> eegnet = Front(((Stage(8, 64, 63, True),),), n_outputs=16, is_depthwise=True)
+    >>> [
+    ...     pays(eegnet, (16, 22, 500), True, torch.float32, device_type)
+    ...     for device_type in ("cpu", "cuda")]
+    [True, False]
+    >>> [
+    ...     pays(Convolution(64, 64, n_taps, 1, n_taps - 1, is_depthwise=False),
+    ...          (32, 1, 500), True, torch.float32, "cpu")
+    ...     for n_taps in (3, 64)]
+    [False, True]
+    """
+    is_known = device_type == "cpu" or isinstance(what, Front)
+    if device_type not in COSTS or not is_known:
+        return False
+    works = what.works(shape, is_training, device_type)
     costs = COSTS[device_type]
-    before, after = (estimate(work, costs, dtype) for work in (original, fast))
+    before, after = (estimate(work, costs, dtype) for work in works)
     return MARGIN[0] * after < MARGIN[1] * before
+
+
+def smallest_batch(
+    what: Kind,
+    shape: Shape,
+    is_training: bool,
+    dtype: torch.dtype,
+    device_type: str,
+) -> int | None:
+    """Return the smallest batch that pays, or None if it exceeds `LARGEST`.
+
+    `shape` is that for one window.
+    """
+
+    def suffices(n_windows: int) -> bool:
+        of_all = (n_windows * shape[0], *shape[1:])
+        return pays(what, of_all, is_training, dtype, device_type)
+
+    # The faster way costs more to begin with and less for each window.
+    found = 1 + bisect.bisect_left(range(1, LARGEST + 1), True, key=suffices)
+    return found if found <= LARGEST else None
 
 
 def estimate(work: Work, costs: dict[str, int], dtype: torch.dtype) -> int:
@@ -124,52 +260,6 @@ def estimate(work: Work, costs: dict[str, int], dtype: torch.dtype) -> int:
     return sum(
         n * costs[unit] * (1 if unit in _LAUNCHES else factor)
         for unit, n in work.items()
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def front_pays(
-    front: Front, batch: Batch, dtype: torch.dtype, device_type: str
-) -> bool:
-    """Return whether projecting the channels before filtering is faster.
-
-    Examples
-    --------
-    >>> import torch
-    >>> eegnet = Front(((Stage(8, 64, 63, True),),), n_outputs=16, is_depthwise=True)
-    >>> [
-    ...     front_pays(eegnet, Batch(16, 22, 500, True), torch.float32, device_type)
-    ...     for device_type in ("cpu", "cuda")]
-    [True, False]
-    """
-    works = front_works(front, batch, device_type)
-    return _pays(*works, dtype, device_type)
-
-
-def smallest_batch(
-    front: Front,
-    n_chans: int,
-    n_out: int,
-    is_training: bool,
-    dtype: torch.dtype,
-    device_type: str,
-) -> int | None:
-    """Return the smallest batch that pays, or None if it exceeds `LARGEST`."""
-
-    def pays(n_windows: int) -> bool:
-        batch = Batch(n_windows, n_chans, n_out, is_training)
-        return front_pays(front, batch, dtype, device_type)
-
-    # The faster way costs more to begin with and less for each window.
-    found = 1 + bisect.bisect_left(range(1, LARGEST + 1), True, key=pays)
-    return found if found <= LARGEST else None
-
-
-def front_works(front: Front, batch: Batch, device_type: str) -> tuple[Work, Work]:
-    """Count what the original layers do, and what the deferred computation does."""
-    return (
-        _filter_then_project(front, batch),
-        _project_then_filter(front, batch, device_type),
     )
 
 
@@ -219,11 +309,12 @@ def _project_then_filter(front: Front, batch: Batch, device_type: str) -> Work:
             n_butterflies = batch.n_windows * n_projections * _butterflies(length)
             work["product"] += batch.n_passes_of_first * n_macs
             work["butterfly"] += batch.n_passes * n_butterflies
-        elif device_type == "cpu" and not any(stage.n_padded for stage in branch):
-            work += _fft_work(
-                batch.n_windows, batch.n_chans, front.n_outputs, n_taps, length,
-                batch.n_passes_of_first,
-            )  # fmt: skip
+        elif device_type == "cpu":
+            n_padded = sum(stage.n_padded for stage in branch)
+            merged = Convolution(
+                batch.n_chans, front.n_outputs, n_taps, 1, n_padded, is_depthwise=False
+            )
+            work += merged.by_fft(batch.n_windows, n_times, batch.is_training)
         else:
             n_macs = n_samples * batch.n_chans * front.n_outputs * n_taps
             work["mac"] += batch.n_passes_of_first * n_macs
@@ -233,63 +324,6 @@ def _project_then_filter(front: Front, batch: Batch, device_type: str) -> Work:
         if batch.is_training and n_norms:  # covariance of the windows
             work["mac"] += n_samples * batch.n_chans * (n_taps + 32)
     return work
-
-
-@functools.lru_cache(maxsize=4096)
-def fft_pays(
-    n_inputs: int,
-    n_outputs: int,
-    n_taps: int,
-    dilation: int,
-    batch: Batch,
-    dtype: torch.dtype,
-) -> bool:
-    """Return whether a convolution over one row of samples is faster by FFT on a CPU.
-
-    Examples
-    --------
-    >>> import torch
-    >>> [
-    ...     fft_pays(64, 64, n_taps, 1, Batch(32, 1, 500, True), torch.float32)
-    ...     for n_taps in (3, 64)]
-    [False, True]
-    """
-    works = convolution_works(n_inputs, n_outputs, n_taps, dilation, batch)
-    return _pays(*works, dtype, "cpu")
-
-
-def convolution_works(
-    n_inputs: int, n_outputs: int, n_taps: int, dilation: int, batch: Batch
-) -> tuple[Work, Work]:
-    """Count what torch's convolution does, and what that by FFT does."""
-    n_values = batch.n_windows * batch.n_out * n_outputs
-    original: Work = Counter(
-        layer=1,
-        layer_backward=int(batch.is_training),
-        mac=batch.n_passes * n_values * n_inputs * n_taps,
-        value=n_values,
-        value_backward=batch.is_training * n_values,
-    )
-    length = batch.n_out + dilation * (n_taps - 1)
-    fast = _fft_work(
-        batch.n_windows, n_inputs, n_outputs, n_taps, length, batch.n_passes
-    )
-    fast["kernel"] = 10 * batch.n_passes
-    return original, fast
-
-
-def _fft_work(
-    n_windows: int, n_inputs: int, n_outputs: int, n_taps: int, length: int,
-    n_passes: int,
-) -> Work:  # fmt: skip
-    n_signals = n_windows * (n_inputs + n_outputs)
-    n_pairs = n_inputs * n_outputs * length
-    return Counter(
-        butterfly=n_passes * n_signals * _butterflies(length),
-        # Four for each complex product, at half as many frequencies as samples.
-        mac=n_passes * n_windows * 2 * n_pairs,
-        wave=n_passes * n_pairs * n_taps,
-    )
 
 
 def n_lost(branch: tuple[Stage, ...]) -> int:

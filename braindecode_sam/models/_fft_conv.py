@@ -1,203 +1,229 @@
-r"""FFT convolution over channels and time.
+r"""Convolution over time by FFT.
 
 A convolution with C input channels, O output channels and K taps costs C O K
-multiplications per sample. In the frequency domain it is one C x O matrix for each
+multiplications for each sample. In the frequency domain it is one O x C matrix for each
 frequency, and its cost does not depend on K. X and W are the spectra of the input and
 of the filters, zero-padded so that circular convolution wraps around to zeros only:
 
-.. math:: Y_f = W_f X_f, \qquad
-          W_f = \sum_k w_k \exp(2 \pi i f (k d - p) / L)
+.. math:: Y_f = W_f X_f, \qquad \bar X_f = W_f^H \bar Y_f,
+          \qquad \bar W_f = \bar Y_f X_f^H
 
-for a dilation d, p samples of padding at the left and transforms of length L. The
-gradients are W_f^H G_f and, by Parseval's theorem, the projection of G_f X_f^H on the K
-waves above.
+where the bar marks gradients. With one input channel for each output, the matrices are
+numbers.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from scipy.fft import next_fast_len
-from torch.autograd import forward_ad
+from torch import Tensor
 
-from braindecode_sam.models import _cost
-from braindecode_sam.models._cache import cached_by_size
+from braindecode_sam.models._cost import Convolution
+from braindecode_sam.models._eager import cached_by_size, reason_not_eager
+from braindecode_sam.models._faster import Described, Faster
 
 
 class FFTConvolution(torch.autograd.Function):
-    """FFT convolution.
+    """Filter signals that are zero outside of their samples.
 
-    ``apply(x, weight, dilation, left, n_samples)`` takes x of shape
-    (batch, n_in, n_times), weight of shape (n_out, n_in, n_taps), the number of samples
-    padded at the left, and the number of output samples, at most n_times. Like
-    ``torch.nn.functional.conv1d``, it returns a tensor of shape
-    (batch, n_out, n_samples). It saves inputs only and can be differentiated twice.
+    ``apply(x, weight, first, n_out, dilation)`` takes x of shape
+    (batch, n_inputs, n_rows, n_times). The weight has the shape
+    (n_outputs, n_inputs, n_taps), or (n_outputs, 1, n_taps) for one filter for each
+    channel or several for one channel. The result is
+    ``y[..., t] = sum_k weight[..., k] x[..., first + t + k * dilation]`` for ``n_out``
+    samples.
+
+    The backward pass is explicit because torch's backward of a real FFT is a complex
+    one of full length. It can be differentiated twice.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        dilation: int,
-        left: int,
-        n_samples: int,
-    ) -> torch.Tensor:
-        """Convolve."""
-        ctx.save_for_backward(x, weight)
-        ctx.dilation, ctx.left = dilation, left
-        length = _fft_length(x, weight, dilation)
-        waves, _ = _waves_of(weight, dilation, left, length)
-        matrices = _matrices(weight, waves)
-        return _signals(matrices @ _spectra(x, length), length, n_samples)
+        ctx: Any, x: Tensor, weight: Tensor, first: int, n_out: int, dilation: int
+    ) -> Tensor:
+        """Filter."""
+        n_times, last = x.shape[3], first + dilation * (weight.shape[2] - 1)
+        needed = max(n_times - min(first, 0), n_out + max(last, 0))
+        ctx.length = next_fast_len(max(needed, n_out), real=True)
+        ctx.first, ctx.dilation = first, dilation
+        spectrum, response = _spectrum(ctx, x, weight), _response(ctx, weight)
+        ctx.save_for_backward(x, weight, spectrum, response)
+        if weight.shape[1] > 1:
+            return _signals(ctx, response @ spectrum, n_out, x)
+        return _signals(ctx, response * spectrum, n_out, None)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Compute the gradients by correlation."""
-        x, weight = ctx.saved_tensors
-        length = _fft_length(x, weight, ctx.dilation)
-        waves, counted = _waves_of(weight, ctx.dilation, ctx.left, length)
-        spectra = _spectra(grad, length)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Correlate."""
+        x, weight, spectrum, response = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to differentiate again
+            spectrum, response = _spectrum(ctx, x, weight), _response(ctx, weight)
+        of_output, n_times = _spectrum(ctx, grad, weight), x.shape[3]
         grad_x = None
-        if ctx.needs_input_grad[0]:
-            back = _matrices(weight, waves).mH @ spectra
-            grad_x = _signals(back, length, x.shape[-1])
-        products = spectra @ _spectra(x, length).mH
-        # flatten does not support is_grads_batched of autograd.grad.
-        n_pairs = weight.shape[0] * weight.shape[1]
-        parts = torch.view_as_real(products.reshape(-1, n_pairs)).mT
-        grad_weight = parts.reshape(-1, n_pairs).mT @ counted
-        return grad_x, grad_weight.reshape(weight.shape), None, None, None
-
-
-def _fft_length(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> int:
-    return next_fast_len(x.shape[-1] + dilation * (weight.shape[-1] - 1), real=True)
+        if weight.shape[1] > 1:
+            if ctx.needs_input_grad[0]:
+                grad_x = _signals(ctx, response.mH @ of_output, n_times, x)
+            product = (of_output @ spectrum.mH).permute(1, 2, 0)
+        else:
+            if ctx.needs_input_grad[0]:
+                of_input = (response.conj() * of_output).sum_to_size(spectrum.shape)
+                grad_x = _signals(ctx, of_input, n_times, None)
+            product = of_output * spectrum.conj()
+            product = product.sum(dim=0).sum(dim=1, keepdim=True)  # jointly far slower
+        index = _index(
+            weight.shape[2], ctx.first, ctx.dilation, ctx.length, weight.device
+        )
+        grad_weight = torch.fft.irfft(product, ctx.length)[..., index]
+        return grad_x, grad_weight, None, None, None
 
 
 @cached_by_size
-def _waves(
-    n_taps: int, dilation: int, left: int, length: int,
-    dtype: torch.dtype, device: torch.device,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Return real and imaginary parts of the K waves, interleaved by frequency.
+def _index(
+    n_taps: int, first: int, dilation: int, length: int, device: torch.device
+) -> Tensor:
+    return (-first - dilation * torch.arange(n_taps, device=device)) % length
 
-    The second tensor, of shape (2 * n_frequencies, n_taps), counts each frequency
-    twice, for its negative too, except 0 and length / 2.
+
+def _response(ctx: Any, weight: Tensor) -> Tensor:
+    """Return the spectra of the filters, as (n_frequencies, n_outputs, n_inputs)."""
+    n_outputs, n_inputs, n_taps = weight.shape
+    index = _index(n_taps, ctx.first, ctx.dilation, ctx.length, weight.device)
+    filters = weight.new_zeros(n_outputs, n_inputs, ctx.length)
+    response = torch.fft.rfft(filters.index_copy(2, index, weight))
+    return response.permute(2, 0, 1).contiguous() if n_inputs > 1 else response
+
+
+def _spectrum(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """Return the spectra of signals, as (n_frequencies, channels, batch * rows)."""
+    spectrum = torch.fft.rfft(x, ctx.length)
+    if weight.shape[1] > 1:
+        n_channels, n_frequencies = spectrum.shape[1], spectrum.shape[3]
+        spectrum = spectrum.permute(3, 1, 0, 2)
+        spectrum = spectrum.reshape(n_frequencies, n_channels, -1)
+    return spectrum
+
+
+def _signals(ctx: Any, spectrum: Tensor, n_times: int, x: Tensor | None) -> Tensor:
+    """Return the signals of spectra, with the batch and rows of x if those are one."""
+    if x is not None:
+        spectrum = spectrum.reshape(*spectrum.shape[:2], x.shape[0], x.shape[2])
+        spectrum = spectrum.permute(2, 1, 3, 0)
+    return torch.fft.irfft(spectrum, ctx.length)[..., :n_times]
+
+
+class _Geometry(NamedTuple):
+    """What a layer does, the axis that it filters, and the samples padded before."""
+
+    convolution: Convolution
+    axis: int
+    left: int
+
+
+def _geometry(layer: Any) -> _Geometry | None:
+    """Read the attributes of a layer; None if it does anything else."""
+    filtered = [i for i, n_taps in enumerate(layer.kernel_size) if n_taps > 1]
+    is_depthwise = layer.groups == layer.in_channels == layer.out_channels != 1
+    if (
+        len(filtered) != 1
+        or not (layer.groups == 1 or is_depthwise)
+        or set(layer.stride) != {1}
+        or layer.padding_mode != "zeros"
+        or {"forward", "_conv_forward"} & vars(layer).keys()
+    ):
+        return None
+    (i,) = filtered
+    n_taps, dilation = layer.kernel_size[i], layer.dilation[i]
+    if layer.padding == "same":
+        n_padded = dilation * (n_taps - 1)
+    else:
+        pads = [0, 0] if layer.padding == "valid" else list(layer.padding)
+        n_padded = 2 * pads.pop(i)
+        if any(pads[: len(layer.kernel_size) - 1]):
+            return None
+    channels = layer.in_channels, layer.out_channels
+    convolution = Convolution(*channels, n_taps, dilation, n_padded, is_depthwise)
+    return _Geometry(convolution, i + 2, n_padded // 2)
+
+
+class _FFTConv(Faster):
+    """Convolution over time, of all channels or of each, by FFT where that is faster.
+
+    This is on a CPU, and not in half precision, for which CPUs have no FFT.
     """
-    options: dict[str, Any] = {"dtype": torch.float64, "device": device}
-    frequencies = torch.arange(length // 2 + 1, **options)
-    times = dilation * torch.arange(n_taps, **options) - left
-    angles = 2 * math.pi / length * torch.outer(frequencies, times)
-    waves = torch.stack([angles.cos(), angles.sin()], dim=1)
-    is_alone = (2 * frequencies) % length == 0
-    counted = (2 - is_alone.double())[:, None, None] / length * waves
-    return waves.flatten(0, 1).to(dtype), counted.flatten(0, 1).to(dtype)
+
+    @classmethod
+    def can_replace(cls, layer: Any) -> bool:
+        """Return whether the layer has a stride of 1 and zero padding."""
+        return _geometry(layer) is not None
+
+    def describe(self, shape: Sequence[int]) -> Described | None:
+        """Describe the convolution and its signals, for the estimate of the cost."""
+        geometry = _geometry(self)
+        if geometry is None or len(shape) != len(cast(Any, self).kernel_size) + 2:
+            return None
+        n_times = shape[geometry.axis]
+        n_rows = math.prod(shape[2:]) // max(n_times, 1)
+        return geometry.convolution, (shape[0], n_rows, n_times)
+
+    def _convolve(self: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        geometry = None if reason_not_eager(x) else _geometry(self)
+        if geometry is None or not self._applies(x, weight):
+            y: Tensor = self._conv_forward(x, weight, bias)
+            return y
+        convolution, axis, left = geometry
+        signals = x[:, :, None] if x.ndim == 3 else x.movedim(axis, 3)
+        n_out = signals.shape[3] + convolution.n_padded - convolution.span
+        filters = weight.reshape(*weight.shape[:2], -1)
+        y = FFTConvolution.apply(signals, filters, -left, n_out, convolution.dilation)
+        if bias is not None:
+            y = y + bias[:, None, None]
+        y = y.squeeze(2) if x.ndim == 3 else y.movedim(3, axis)
+        return y.contiguous()
+
+    def _applies(self: Any, x: Tensor, weight: Tensor) -> bool:
+        described: Any = _FFTConv.describe(self, x.shape)
+        if described is None or not self.pays(x, *described):
+            return False
+        convolution, (_, _, n_times) = described
+        n_inputs = self.in_channels // self.groups
+        return (
+            weight.shape == (self.out_channels, n_inputs, *self.kernel_size)
+            and x.shape[1] == self.in_channels
+            and x.numel() > 0
+            and n_times + convolution.n_padded > convolution.span
+            and x.device.type == weight.device.type == "cpu"
+            and x.dtype == weight.dtype
+            and not torch.is_autocast_enabled("cpu")
+        )
 
 
-def _waves_of(
-    weight: torch.Tensor, dilation: int, left: int, length: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return _waves(weight.shape[-1], dilation, left, length, weight.dtype, weight.device)
+class FFTConv1d(_FFTConv, torch.nn.Conv1d):
+    """A convolution of signals of shape (batch, channels, time)."""
 
+    original = torch.nn.Conv1d
 
-def _matrices(weight: torch.Tensor, waves: torch.Tensor) -> torch.Tensor:
-    """Return the weights in the frequency domain: (n_frequencies, n_out, n_in)."""
-    parts = (weight.flatten(0, 1) @ waves.mT).unflatten(1, (-1, 2))
-    matrices = torch.view_as_complex(parts).unflatten(0, weight.shape[:2])
-    return matrices.permute(2, 0, 1).contiguous()
-
-
-def _spectra(x: torch.Tensor, length: int) -> torch.Tensor:
-    return torch.fft.rfft(x, length).permute(2, 1, 0).contiguous()
-
-
-def _signals(spectra: torch.Tensor, length: int, n_times: int) -> torch.Tensor:
-    return torch.fft.irfft(spectra.permute(2, 1, 0), length)[..., :n_times]
-
-
-class FFTConv2d(torch.nn.Conv2d):
-    """A convolution over time that uses the FFT on a CPU.
-
-    :func:`~braindecode_sam.speed_up` assigns this class to layers of class
-    :class:`torch.nn.Conv2d`; see :meth:`can_replace`. It runs torch's convolution on
-    accelerators, where that is fast, in half precision, for which CPUs have no FFT, for
-    inputs that are not of shape (batch, channels, 1, time), and where an FFT does not
-    pay.
-    """
-
-    is_forced = False
-
-    @staticmethod
-    def can_replace(layer: torch.nn.Module) -> bool:
-        """Return whether this class can replace a layer."""
-        return type(layer) is torch.nn.Conv2d and _is_replaceable(layer)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve.
-
-        Parameters
-        ----------
-        x : torch.Tensor of shape (batch, n_in, 1, n_times)
-            Signals.
-
-        Returns
-        -------
-        y : torch.Tensor of shape (batch, n_out, 1, n_times)
-            Convolved signals.
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
         if torch.jit.is_scripting():
             return self._conv_forward(x, self.weight, self.bias)
         else:  # not scripted
-            return self._convolve(x)
-
-    def _applies(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
-        return (
-            not torch.compiler.is_compiling()  # which does not support complex numbers
-            and not torch.jit.is_tracing()
-            and type(x) in (torch.Tensor, torch.nn.Parameter)
-            and x.ndim == 4
-            and self._pays(x)  # early, since small batches take little time
-            and _is_replaceable(self)  # since users may change layers and weights
-            and weight.shape == (self.out_channels, self.in_channels, *self.kernel_size)
-            and x.shape[1:3] == (self.in_channels, 1)
-            and x.numel() > 0
-            and x.device.type == weight.device.type == "cpu"
-            and x.dtype == weight.dtype
-            and x.dtype in (torch.float32, torch.float64)
-            and not torch.is_autocast_enabled("cpu")
-            and torch._C._functorch.peek_interpreter_stack() is None
-            and forward_ad._current_level < 0
-        )
-
-    def _pays(self, x: torch.Tensor) -> bool:
-        if self.is_forced:
-            return True
-        batch = _cost.Batch(x.shape[0], 1, x.shape[3], _cost.trains(self))
-        n_taps, dilation = self.kernel_size[1], self.dilation[1]
-        n_inputs, n_outputs = self.in_channels, self.out_channels
-        return _cost.fft_pays(n_inputs, n_outputs, n_taps, dilation, batch, x.dtype)
-
-    def _convolve(self, x: torch.Tensor) -> torch.Tensor:
-        weight, bias = self.weight, self.bias  # once: parametrizations may have state
-        if not self._applies(x, weight):
-            return self._conv_forward(x, weight, bias)
-        dilation = self.dilation[1]
-        left = dilation * (self.kernel_size[1] - 1) // 2
-        y = FFTConvolution.apply(
-            x.squeeze(2), weight.squeeze(2), dilation, left, x.shape[-1]
-        )
-        if bias is not None:
-            y = y + bias[:, None]
-        return y.unsqueeze(2).contiguous()
+            # Read once, since parametrizations may have state.
+            return self._convolve(x, self.weight, self.bias)
 
 
-def _is_replaceable(layer: torch.nn.Conv2d) -> bool:
-    return (
-        layer.kernel_size[0] == layer.groups == 1
-        and layer.stride == (1, 1)
-        and layer.padding == "same"
-        and layer.padding_mode == "zeros"
-        and not {"forward", "_conv_forward"} & vars(layer).keys()
-    )
+class FFTConv2d(_FFTConv, torch.nn.Conv2d):
+    """A convolution of images of which one axis is time."""
+
+    original = torch.nn.Conv2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        if torch.jit.is_scripting():
+            return self._conv_forward(x, self.weight, self.bias)
+        else:  # not scripted
+            # Read once, since parametrizations may have state.
+            return self._convolve(x, self.weight, self.bias)

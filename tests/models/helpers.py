@@ -165,6 +165,20 @@ def pair(model):
     return model, fast
 
 
+def kinds(model):
+    """What could be seen of layers that have changed."""
+    # torch makes a class for each layer with a parametrization.
+    return [
+        (type(m).__name__, type(m).__bases__, m.training, set(vars(m)))
+        for m in model.modules()
+    ]
+
+
+def fronts(found):
+    """The rows of a table of speed_up that tell of deferred layers."""
+    return found[found["pattern"].isin(["depthwise", "merged kernel"])]
+
+
 def run(model, x):
     """Outputs, gradients, and buffers after the step."""
     model.zero_grad()

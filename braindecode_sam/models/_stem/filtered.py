@@ -21,7 +21,7 @@ from braindecode_sam.models._stem.linear import (
 )
 from braindecode_sam.models._stem.moments import MomentsMemory
 from braindecode_sam.models._stem.normalization import normalize, normalize_by
-from braindecode_sam.models._stem.pending import Deferred, Pending, note_end
+from braindecode_sam.models._stem.pending import Deferred, Pending, Source, note_end
 
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 
@@ -386,19 +386,14 @@ def stage_of(weight: Tensor, pad: Pad) -> Stage:
 
 
 def defer_convolution(
-    source: Any,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    padding: Any,
-    memory: MomentsMemory,
+    source: Source, x: Tensor, weight: Tensor, bias: Tensor | None, padding: Any
 ) -> Tensor:
     """Defer a convolution over time.
 
     Parameters
     ----------
-    source : object
-        Layer, for :func:`~braindecode_sam.models._stem.pending.watch`.
+    source : Source
+        State of the layer.
     x : torch.Tensor of shape (batch, 1, n_chans, n_times)
         Windows, or the same with the last two axes swapped.
     weight : torch.Tensor of shape (n_filters, 1, 1, n_taps)
@@ -407,15 +402,13 @@ def defer_convolution(
         Bias.
     padding : str, int or tuple of int
         As for ``conv2d``. The channels have no padding.
-    memory : MomentsMemory
-        Cache of the moments of the windows.
 
     Returns
     -------
     y : Pending
         Deferred output.
     """
-    windows = Windows(x, 3 if weight.shape[2] == 1 else 2, memory)
+    windows = Windows(x, 3 if weight.shape[2] == 1 else 2, source.memory)
     pad = pads_of(padding, weight.shape[2:])[windows.time_axis - 2]
     own_weight, own_bias = snapshot(weight), snapshot(bias)
     filters = temporal_filters(own_weight.flatten(1), own_bias, pad, windows.n_times)

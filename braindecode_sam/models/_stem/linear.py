@@ -32,10 +32,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from braindecode_sam.models._cache import cached_by_size
+from braindecode_sam.models._eager import cached_by_size
 from braindecode_sam.models._fft_conv import FFTConvolution
-from braindecode_sam.models._stem.fft_filter import FFTFilter, Place
-from braindecode_sam.models._stem.moments import Edge, windows_of
+from braindecode_sam.models._stem.moments import Edge
 
 Pad = tuple[int, int]  # samples at the left and at the right
 
@@ -307,31 +306,8 @@ def compose(
         constant = added @ taps.inside
     if bias is not None:
         constant = bias[:, None] + (0 if constant is None else constant)
-    used = tuple(edge for edge in edges if edge.rows.numel())
+    used = tuple(edges) if any(pad) else ()
     return Filters(interior, start, filters.n_times, taps.n_out, constant, used)
-
-
-def response_to_one(filters: Filters) -> torch.Tensor:
-    """Filter a window of ones.
-
-    Parameters
-    ----------
-    filters : Filters
-        Filters, without their edges and constants.
-
-    Returns
-    -------
-    response : torch.Tensor of shape (n_filters, n_out), float64
-        Filtered signal that is 1 inside of the window and 0 outside.
-    """
-    interior, n_taps = filters.interior, filters.interior.shape[1]
-    one = _one(filters.n_times, interior.device)
-    return interior @ windows_of(one, n_taps, filters.first, filters.n_out)
-
-
-@cached_by_size
-def _one(n_times: int, device: torch.device) -> torch.Tensor:
-    return torch.ones(n_times, dtype=torch.float64, device=device)
 
 
 def filter_projections(
@@ -354,22 +330,25 @@ def filter_projections(
         Filtered projections.
     """
     shape = (len(filters.interior), len(spatial) // len(filters.interior))
-    signals = spatial.expand(len(x), *spatial.shape) @ x
-    if filters.constant is None:
-        constant = x.new_zeros(*shape, 1)
-    else:
-        total = spatial.sum(dim=1).unflatten(0, shape)
-        constant = total[..., None] * filters.constant[:, None].to(x.dtype)
-    y = FFTFilter.apply(
-        signals.unflatten(1, shape),
-        filters.interior.to(x.dtype),
-        response_to_one(filters).to(x.dtype),
-        constant,
-        filters.first,
-        tuple(Place(edge.samples, edge.columns) for edge in filters.edges),
-        *(edge.rows.to(x.dtype) for edge in filters.edges),
-    )
+    signals = (spatial.expand(len(x), *spatial.shape) @ x).unflatten(1, shape)
+    interior = filters.interior[:, None].to(x.dtype)
+    y = FFTConvolution.apply(signals, interior, filters.first, filters.n_out, 1)
+    if filters.constant is not None:
+        total = spatial.sum(dim=1).view(*shape, 1)
+        y = y + total * filters.constant[:, None].to(x.dtype)
+    if filters.edges:
+        head, tail = (_weigh(signals, edge) for edge in filters.edges)
+        n_between = filters.n_out - head.shape[3] - tail.shape[3]
+        between = head.new_zeros(1).expand(*head.shape[:3], n_between)
+        y = y + torch.cat([head, between, tail], dim=3)
     return y.flatten(1, 2)
+
+
+def _weigh(signals: torch.Tensor, edge: Edge) -> torch.Tensor:
+    read = signals[..., edge.columns.start : edge.columns.stop].transpose(0, 1)
+    # One product for each filter; broadcasting would make one for each window too.
+    weighed = read.flatten(1, 2) @ edge.rows.mT.to(signals.dtype)
+    return weighed.unflatten(1, read.shape[1:3]).transpose(0, 1)
 
 
 def filter_channels(
@@ -392,16 +371,13 @@ def filter_channels(
         Filtered windows.
     """
     kernel = torch.einsum("ofc,fk->ock", spatial, filters.interior.to(x.dtype))
-    n_taps, left = kernel.shape[2], -filters.first
-    right = filters.n_out + n_taps - 1 - filters.n_times - left
-    if x.device.type == "cpu" and left == right == 0:
-        # Means apart: the rounding error of an FFT scales with its largest frequency.
-        means = x.mean(dim=-1)
-        centered = x - means[..., None]
-        y = FFTConvolution.apply(centered, kernel, 1, 0, filters.n_out)
-        y = y + (means @ kernel.sum(dim=2).T)[..., None]
+    if x.device.type == "cpu":
+        signals = x[:, :, None]
+        y = FFTConvolution.apply(signals, kernel, filters.first, filters.n_out, 1)
+        y = y.squeeze(2)
     else:
-        y = F.conv1d(F.pad(x, (left, right)), kernel)
+        right = filters.n_out + kernel.shape[2] - 1 - filters.n_times + filters.first
+        y = F.conv1d(F.pad(x, (-filters.first, right)), kernel)
     if filters.constant is not None:
         y = y + spatial.sum(dim=2) @ filters.constant.to(x.dtype)
     return y

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from braindecode_sam.models._cache import cached_by_size
+from braindecode_sam.models._eager import cached_by_size
 
 
 class Moments:
@@ -274,13 +274,13 @@ class MomentsMemory:
         Number of different windows to cache.
     """
 
-    def __init__(self, capacity: int = 1) -> None:
-        self._capacity = capacity
+    def __init__(self, capacity: int = 0) -> None:
+        self.capacity = capacity
         self._n_lags = 0
         self._known: list[tuple[torch.Tensor, Moments]] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MomentsMemory, (self._capacity,)
+        return MomentsMemory, (self.capacity,)
 
     def moments_of(self, x: torch.Tensor, n_lags: int) -> Moments:
         """Compute the moments, or take them from the cache.
@@ -308,7 +308,7 @@ class MomentsMemory:
         moments = window_moments(x, wanted)
         # A copy: the windows themselves may be inference tensors.
         known = (x.clone(), moments)
-        self._known = [known, *self._known[: self._capacity - 1]]
+        self._known = [known, *self._known[: self.capacity - 1]]
         return moments
 
 

@@ -17,7 +17,7 @@ import contextlib
 import contextvars
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from braindecode_sam.models._cost import Front
+from braindecode_sam.models._stem.moments import MomentsMemory
 
 _plain = torch._C.DisableTorchFunctionSubclass
 
@@ -44,7 +45,33 @@ _KNOWN = frozenset(
 )
 
 
-UNKNOWN = "unknown"  # what follows a layer
+UNKNOWN = "unknown"
+
+
+class Source:
+    """A layer whose outputs are deferred, and what is known about its surroundings.
+
+    Attributes
+    ----------
+    memory : MomentsMemory
+        Moments of the windows, shared by the layers of a model.
+    front : Front or None or str
+        What followed: the layers that ran in the cheaper order, None if the output was
+        read, or `UNKNOWN`.
+    n_lost : int
+        Samples by which the output of the front is shorter than the windows.
+    behind : tuple of torch.nn.Module
+        Later modules whose outputs are pending too.
+    logged : set of str
+        Reasons not to defer that were logged.
+    """
+
+    def __init__(self, memory: MomentsMemory) -> None:
+        self.memory, self.front, self.n_lost = memory, cast(Any, UNKNOWN), 0
+        self.behind: tuple[torch.nn.Module, ...] = ()
+        self.logged: set[str] = set()
+
+
 _HASH = Tensor.__hash__  # does not change when the value is computed
 
 
@@ -59,9 +86,8 @@ class Deferred:
         Data type and device of the value.
     inputs : sequence of torch.Tensor
         Tensors to which gradients flow. Other code must not change them.
-    sources : sequence of object
-        Layers whose outputs are deferred. Their attribute ``front`` becomes what
-        followed: a :class:`Front`, or None if it is `UNKNOWN` and the value is read.
+    sources : sequence of Source
+        Layers whose outputs are deferred.
     """
 
     def __init__(
@@ -70,7 +96,7 @@ class Deferred:
         dtype: torch.dtype,
         device: torch.device,
         inputs: Sequence[Tensor],
-        sources: Sequence[Any],
+        sources: Sequence[Source],
     ) -> None:
         self.shape, self.dtype, self.device = torch.Size(shape), dtype, device
         self.inputs, self.sources = tuple(inputs), tuple(sources)
@@ -98,7 +124,7 @@ class Deferred:
         if self._value is None:
             _note(self.sources, Outcome(None, (0, 0), asked_by))
             for source in self.sources:
-                if vars(source).get("front") == UNKNOWN:
+                if source.front == UNKNOWN:
                     source.front = None
             with (
                 torch.set_grad_enabled(self.requires_grad),
@@ -261,16 +287,16 @@ class Watched:
     """What :func:`watch` records."""
 
     def __init__(self) -> None:
-        self.outcomes: list[tuple[Any, Outcome]] = []
-        self.made: list[tuple[Any, weakref.ref[Tensor]]] = []
+        self.outcomes: list[tuple[Source, Outcome]] = []
+        self.made: list[tuple[Source, weakref.ref[Tensor]]] = []
 
-    def of(self, layer: Any) -> list[Outcome]:
+    def of(self, source: Source) -> list[Outcome]:
         """Return the ends of the computations that a layer deferred."""
-        return [outcome for source, outcome in self.outcomes if source is layer]
+        return [outcome for other, outcome in self.outcomes if other is source]
 
-    def is_kept(self, layer: Any) -> bool:
+    def is_kept(self, source: Source) -> bool:
         """Return whether something still refers to a pending output of the layer."""
-        return any(source is layer and ref() is not None for source, ref in self.made)
+        return any(other is source and ref() is not None for other, ref in self.made)
 
 
 _watched: contextvars.ContextVar[Watched | None] = contextvars.ContextVar(
@@ -289,7 +315,7 @@ def watch() -> Iterator[Watched]:
         _watched.reset(token)
 
 
-def _note(sources: Sequence[Any], outcome: Outcome) -> None:
+def _note(sources: Sequence[Source], outcome: Outcome) -> None:
     watched = _watched.get()
     if watched is not None:
         watched.outcomes += [(source, outcome) for source in sources]
@@ -312,6 +338,5 @@ def note_end(
         Samples by which the output is shorter than the windows.
     """
     for source in deferred.sources:
-        if "front" in vars(source):  # unless it was restored meanwhile
-            source.front, source.n_lost = front, n_lost
+        source.front, source.n_lost = front, n_lost
     _note(deferred.sources, Outcome(front, sizes))

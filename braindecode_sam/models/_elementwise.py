@@ -1,0 +1,173 @@
+"""ELU and dropout, of which torch computes exponentials and random numbers slowly."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor
+
+from braindecode_sam.models._cost import Values
+from braindecode_sam.models._eager import reason_not_eager
+from braindecode_sam.models._faster import Described, Faster
+
+_ELU = Values("expm1", "exp")
+_MASK, _MASK_AGAIN = Values("bernoulli", "bits"), Values("bernoulli", "value")
+
+
+@functools.cache
+def expm1_is_slow() -> bool:
+    """Return whether torch computes ELU with its slow expm1."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+class _ELUByExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.clamp_max(0).exp_().sub_(1)
+        # exp(x) - 1 is at least x.
+        y = torch.maximum(x, y, out=y)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        of_x: Tensor = torch.ops.aten.elu_backward(grad, 1.0, 1.0, 1.0, True, y)
+        return of_x
+
+
+class ELUByExp(Faster, torch.nn.ELU):
+    """ELU that computes exp(x) - 1, in float32 on a CPU.
+
+    torch computes expm1(x). That is more precise near 0, where both are small, and ten
+    times slower on processors with AVX512.
+    """
+
+    original = torch.nn.ELU
+
+    @classmethod
+    def can_replace(cls, layer: Any) -> bool:
+        """Return whether this computer gains, and the layer has no options."""
+        return expm1_is_slow() and layer.alpha == 1 and not layer.inplace
+
+    def describe(self, shape: Sequence[int]) -> Described:
+        """Describe the function and the number of values."""
+        return _ELU, tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply ELU."""
+        if torch.jit.is_scripting():
+            return F.elu(x, self.alpha, self.inplace)
+        else:  # not scripted
+            return self._elu(x)
+
+    def _elu(self, x: Tensor) -> Tensor:
+        if (
+            reason_not_eager(x)
+            or x.dtype != torch.float32
+            or x.device.type != "cpu"
+            or not self.pays(x, *self.describe(x.shape))
+            or not self.can_replace(self)
+        ):
+            return F.elu(x, self.alpha, self.inplace)
+        y: Tensor = _ELUByExp.apply(x)
+        return y
+
+
+class _Drawn(NamedTuple):
+    before: Tensor  # state of the generator before drawing
+    after: Tensor
+    how: tuple[Any, ...]
+    mask: Tensor
+
+
+class DropoutReplay(Faster, torch.nn.Dropout):
+    """Dropout that remembers its mask, or draws it faster.
+
+    Both passes of a SAM step begin from the same state of the generator. The layer
+    stores its last mask, and reuses it if the generator is again in the state in which
+    the mask was drawn. The generator then advances as if the numbers had been drawn.
+
+    Masks and random numbers are those of torch. On request, the masks are others: an
+    element is dropped if 16 random bits are below a threshold, so the probability is a
+    multiple of 1/65536, by which the others are scaled.
+
+    On accelerators, for few elements, and where tensors cannot be stored
+    (``torch.compile``, ``torch.func``, inference mode), it is torch's dropout.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from braindecode_sam import speed_up
+    >>> model = nn.Sequential(nn.Dropout())
+    >>> layers, x = speed_up(model), torch.ones(40, 1000)
+    >>> state = torch.get_rng_state()
+    >>> first = model(x)
+    >>> _ = torch.set_rng_state(state)
+    >>> torch.equal(model(x), first)
+    True
+    """
+
+    original = torch.nn.Dropout
+    drawn = cast(Any, None)
+
+    def describe(self, shape: Sequence[int]) -> Described:
+        """Describe the mask."""
+        exact = self.settings.has_exact_masks
+        return _MASK_AGAIN if exact else _MASK, tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply dropout."""
+        if torch.jit.is_scripting():
+            return F.dropout(x, self.p, self.training, self.inplace)
+        else:  # not scripted
+            return self._drop(x)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        if (
+            not self.training
+            or self.inplace
+            or reason_not_eager(x)
+            or x.device.type != "cpu"
+            or torch.is_inference_mode_enabled()
+            or not self.pays(x, *self.describe(x.shape))
+        ):
+            return F.dropout(x, self.p, self.training, self.inplace)
+        return x * self._mask(x)
+
+    def _mask(self, x: Tensor) -> Tensor:
+        before, drawn = torch.get_rng_state(), self.drawn
+        is_exact = self.settings.has_exact_masks
+        how = x.shape, x.dtype, x.stride(), self.p, is_exact
+        if drawn and drawn.how == how and torch.equal(drawn.before, before):
+            torch.set_rng_state(drawn.after)
+            remembered: Tensor = drawn.mask
+            return remembered
+        mask = F.dropout(torch.ones_like(x), self.p) if is_exact else draw(x, self.p)
+        self.drawn = _Drawn(before, torch.get_rng_state(), how, mask)
+        return mask
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "drawn"}
+
+
+def draw(x: Tensor, p: float) -> Tensor:
+    """Draw a mask for x from 16 random bits for each element.
+
+    Examples
+    --------
+    >>> import torch
+    >>> mask = draw(torch.ones(1000, 1000), p=0.25)
+    >>> round((mask == 0).double().mean().item(), 2), round(mask.max().item(), 2)
+    (0.25, 1.33)
+    """
+    n_dropped = round(65536 * p)
+    scale = 65536 / (65536 - n_dropped) if n_dropped < 65536 else 0.0
+    bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    is_kept = bits.view(torch.int16)[: x.numel()] >= n_dropped - 32768
+    return is_kept.view(x.shape).to(x.dtype).mul_(scale)

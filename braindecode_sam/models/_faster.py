@@ -1,0 +1,87 @@
+"""Layers that do what torch's do, faster, and can become those again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch.nn.utils import parametrize
+
+from braindecode_sam.models import _cost
+
+Described = tuple[_cost.Kind, _cost.Shape]
+
+
+class Settings(NamedTuple):
+    """What :func:`~braindecode_sam.speed_up` was told about a layer."""
+
+    name: str
+    is_forced: bool = False
+    has_exact_masks: bool = True
+
+
+class Faster:
+    """Mixin of a layer that has another class than the one it was made with.
+
+    Attributes
+    ----------
+    original : type
+        The class of torch.
+    settings : Settings
+        What is not in the original layer.
+    """
+
+    # Not annotated, since TorchScript knows few types.
+    original = cast(Any, None)
+    settings = cast(Any, None)
+
+    @classmethod
+    def can_replace(cls, layer: Any) -> bool:
+        """Return whether the class suits a layer of the original one."""
+        return True
+
+    def describe(self, shape: Sequence[int]) -> Described | None:
+        """Describe what the layer does to an input, for the estimate of its cost."""
+        raise NotImplementedError
+
+    def pays(self, x: torch.Tensor, what: _cost.Kind, shape: _cost.Shape) -> bool:
+        """Return whether the faster implementation is estimated to be faster."""
+        if self.settings.is_forced:
+            return True
+        is_training = _cost.trains(cast(torch.nn.Module, self))
+        return _cost.pays(what, shape, is_training, x.dtype, x.device.type)
+
+
+def class_of(layer: torch.nn.Module) -> Any:
+    """Return the class of a layer, that before its parametrization if it has one."""
+    cls = type(layer)
+    return cls.__base__ if parametrize.is_parametrized(layer) else cls
+
+
+def replace(layer: Any, cls: Any, settings: Settings) -> None:
+    """Give a layer another class; parameters, hooks and buffers stay."""
+    restore(layer)
+    _set_class(layer, cls)
+    layer.settings = settings
+
+
+def restore(layer: Any) -> None:
+    """Give a layer its original class, unless it has that."""
+    cls = class_of(layer)
+    if issubclass(cls, Faster):
+        _set_class(layer, cls.original)
+        for name in ("settings", "source", "drawn"):
+            vars(layer).pop(name, None)
+
+
+def _set_class(layer: Any, cls: Any) -> None:
+    if parametrize.is_parametrized(layer):
+        # torch made a class for the layer, which its copies share.
+        made = type(layer)
+        own = {k: v for k, v in vars(made).items() if k not in _OF_ANY_CLASS}
+        cls = type(made.__name__, (cls,), own)
+    layer.__class__ = cls
+
+
+_OF_ANY_CLASS = "__dict__", "__weakref__"

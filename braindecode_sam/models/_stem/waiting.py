@@ -1,0 +1,106 @@
+"""A convolution over time whose computation may wait for what follows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.modules import module as torch_module
+
+from braindecode_sam.models import _cost
+from braindecode_sam.models._eager import reason_not_eager
+from braindecode_sam.models._faster import Described
+from braindecode_sam.models._fft_conv import FFTConv2d
+from braindecode_sam.models._stem.filtered import defer_convolution, pads_of
+
+log = logging.getLogger(__name__)
+DEVICES = ("cpu", "cuda")
+
+
+class WaitingConv2d(FFTConv2d):
+    """A convolution of windows over time whose computation is deferred.
+
+    Where it is not, the layer is an :class:`FFTConv2d`. Its attribute `source` is a
+    :class:`~braindecode_sam.models._stem.pending.Source`.
+    """
+
+    source = cast(Any, None)
+
+    @classmethod
+    def can_replace(cls, layer: Any) -> bool:
+        """Return whether it applies the same filters to all channels."""
+        return (
+            FFTConv2d.can_replace(layer)
+            and layer.in_channels == 1
+            and layer.dilation == (1, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve, or defer the convolution of (batch, 1, n_chans, n_times).
+
+        The last two axes may be swapped.
+        """
+        if torch.jit.is_scripting():
+            return self._conv_forward(x, self.weight, self.bias)
+        else:  # not scripted
+            return self._defer(x)
+
+    def describe(self, shape: Any) -> Described | None:
+        """Describe the front of the model, or the convolution by FFT without one."""
+        front = self.source.front
+        if type(front) is not _cost.Front or len(shape) != 4:
+            return FFTConv2d.describe(self, shape)
+        n_windows, _, n_chans, n_times = shape
+        if self.kernel_size[0] > 1:
+            n_chans, n_times = n_times, n_chans
+        return front, (n_windows, n_chans, n_times - self.source.n_lost)
+
+    def _defer(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias  # once: parametrizations may have state
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self._conv_forward(x, weight, bias)
+        reason = reason_not_eager(x) or self._reason_not_to_defer(x, weight)
+        if reason is None:
+            return defer_convolution(self.source, x, weight, bias, self.padding)
+        if reason not in self.source.logged:
+            self.source.logged.add(reason)
+            log.info("%s is not deferred: %s", self.settings.name, reason)
+        return self._convolve(x, weight, bias)
+
+    def _reason_not_to_defer(self, x: Tensor, weight: Tensor) -> str | None:
+        if not self.can_replace(self) or weight.shape[1:] != (1, *self.kernel_size):
+            return "it is not a temporal convolution with stride and dilation 1"
+        if x.ndim != 4 or x.shape[1] != 1 or 0 in x.shape:
+            return f"its input has the shape {tuple(x.shape)}"
+        if x.requires_grad:
+            return "its input requires gradients"
+        if x.dtype != weight.dtype:
+            return f"its input is {x.dtype}, its weight {weight.dtype}"
+        if x.device.type not in DEVICES or x.device != weight.device:
+            return f"its input is on {x.device}, its weight on {weight.device}"
+        front, is_forced = self.source.front, self.settings.is_forced
+        if front is None and not is_forced:
+            return "its output was read by another layer or function"
+        described: Any = self.describe(x.shape)
+        if type(front) is _cost.Front and not self.pays(x, *described):
+            return "that is faster for small batches"
+        axis = 3 if self.kernel_size[0] == 1 else 2
+        if x.shape[5 - axis] == 1:
+            return "it has a single channel"
+        pads = pads_of(self.padding, self.kernel_size)
+        if x.shape[axis] + sum(pads[axis - 2]) < max(self.kernel_size):
+            return "its kernel is longer than its input"
+        if _has_hooks((self, *self.source.behind)):
+            return "a forward hook may read its output"
+        return None
+
+
+def _has_hooks(layers: Iterable[torch.nn.Module]) -> bool:
+    """Return whether a hook receives the output of one of the layers."""
+    every = torch_module._global_forward_hooks.values()
+    if not all(getattr(hook, "ignores_output", False) for hook in every):
+        return True
+    return any(layer._forward_hooks for layer in layers)
