@@ -1,14 +1,15 @@
 """Measure what units of work cost on this CPU, for ``models/_cost.py``.
 
-Fronts of models and convolutions of random sizes run in the original and in the faster
-way, interleaved, on one thread. The costs minimize the relative errors of the estimated
-times. The table shows the costs in femtoseconds. Below it is shown how well the
-estimates fit, and how often they choose the slower way.
+Fronts of models, convolutions, ELU and dropout of random sizes run in the original and
+in the faster way, interleaved, on one thread. The costs minimize the errors of the
+logarithms of the estimated times. The table shows the costs in femtoseconds. Below it is shown how
+well the estimates fit, and how often they choose the slower way.
 """
 
 import argparse
 import copy
 import functools
+import math
 import random
 import time
 from collections.abc import Callable
@@ -17,14 +18,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from _report import cpu_medians, print_with_machine
-from scipy.optimize import nnls
+from scipy.optimize import least_squares
 from torch import nn
 
 from braindecode_sam import speed_up
 from braindecode_sam.models import _cost
-from braindecode_sam.models._fft_conv import FFTConv2d
 
-MOST = 1.5e9  # multiply-adds of a case, so that it takes less than a second
+# Multiply-adds and values of a case, so that it takes less than a second.
+MOST = 1.5e9, 1e7
 
 FRONTS = [  # filters, taps, normalized; second convolution; outputs; depthwise; padded
     (8, 64, True, None, 16, True, True),  # EEGNet
@@ -36,11 +37,12 @@ FRONTS = [  # filters, taps, normalized; second convolution; outputs; depthwise;
 
 
 class Case(NamedTuple):
-    """Layers, and the multiply-adds and works of the original and the faster way."""
+    """Layers, the size of one window, and the works of the original and faster way."""
 
     layers: nn.Sequential
     shape: tuple
     n_macs: int
+    n_values: int
     works: Callable
 
 
@@ -67,11 +69,11 @@ def random_front(rng):
     front = _cost.Front((tuple(stages),), n_outputs, is_depthwise)
 
     def works(n_windows, is_training):
-        n_out = n_times - _cost.n_lost(stages)
-        batch = _cost.Batch(n_windows, n_chans, n_out, is_training)
-        return _cost.front_works(front, batch, "cpu")
+        shape = n_windows, n_chans, n_times - _cost.n_lost(stages)
+        return front.works(shape, is_training, "cpu")
 
-    return Case(nn.Sequential(*layers), (1, n_chans, n_times), n_macs, works)
+    size = n_macs, n_chans * n_times
+    return Case(nn.Sequential(*layers), (1, n_chans, n_times), *size, works)
 
 
 def random_layers(rng):
@@ -88,29 +90,52 @@ def random_layers(rng):
 
 
 def random_convolution(rng):
-    """Draw a convolution over one row of samples, as in later layers."""
-    n_inputs, n_outputs = rng.choice([8, 16, 32, 64]), rng.choice([8, 16, 32, 64])
-    n_taps, dilation = rng.choice([3, 5, 8, 16, 32, 64]), rng.choice([1, 1, 2, 4])
-    n_times = rng.choice([8, 16, 32, 64, 125, 250, 500])
-    options = {"padding": "same", "dilation": (1, dilation)}
-    layers = nn.Sequential(nn.Conv2d(n_inputs, n_outputs, (1, n_taps), **options))
+    """Draw a convolution over time, of all channels or of each."""
+    n_inputs = rng.choice([1, 1, 2, 8, 16, 32, 64])
+    is_depthwise = n_inputs > 2 and rng.random() < 0.25
+    n_outputs = n_inputs if is_depthwise else rng.choice([8, 16, 32, 64])
+    n_taps = rng.choice([3, 5, 8, 16, 32, 64, 125, 225])
+    dilation, n_rows = rng.choice([1, 1, 2, 4]), rng.choice([1, 1, 4, 22])
+    n_times = rng.choice([16, 32, 64, 125, 250, 500, 1000])
+    is_padded = rng.random() < 0.7
+    if not is_padded and dilation * (n_taps - 1) > n_times / 2:
+        return random_convolution(rng)
+    padding = "same" if is_padded else "valid"
+    layer = nn.Conv2d(
+        n_inputs, n_outputs, (1, n_taps), padding=padding, dilation=(1, dilation),
+        groups=n_inputs if is_depthwise else 1,
+    )  # fmt: skip
+    what = _cost.Convolution(
+        n_inputs, n_outputs, n_taps, dilation,
+        dilation * (n_taps - 1) if is_padded else 0, is_depthwise,
+    )  # fmt: skip
 
     def works(n_windows, is_training):
-        batch = _cost.Batch(n_windows, 1, n_times, is_training)
-        return _cost.convolution_works(n_inputs, n_outputs, n_taps, dilation, batch)
+        return what.works((n_windows, n_rows, n_times), is_training, "cpu")
 
-    n_macs = n_inputs * n_outputs * n_taps * n_times
-    return Case(layers, (n_inputs, 1, n_times), n_macs, works)
+    n_macs = n_inputs * n_outputs * n_taps * n_times * n_rows
+    n_macs = n_macs // n_inputs if is_depthwise else n_macs
+    size = n_macs, n_outputs * n_rows * n_times
+    return Case(nn.Sequential(layer), (n_inputs, n_rows, n_times), *size, works)
 
 
-def sped_up(layers):
-    """Return a copy that always takes the faster way."""
-    fast = copy.deepcopy(layers)
-    if fast[0].in_channels == 1:
-        speed_up(fast, force=True)
-    else:
-        fast[0].__class__ = FFTConv2d
-        fast[0].is_forced = True
+def random_values(rng):
+    """Draw a number of values for ELU or dropout."""
+    shape = rng.choice([8, 16, 32, 64]), rng.choice([8, 32, 125, 500, 2000])
+    is_elu = rng.random() < 0.5
+    what = _cost.Values("expm1", "exp") if is_elu else _cost.Values("bernoulli", "bits")
+
+    def works(n_windows, is_training):
+        return what.works((n_windows, *shape), is_training, "cpu")
+
+    layer = nn.ELU() if is_elu else nn.Dropout()
+    return Case(nn.Sequential(layer), shape, 0, math.prod(shape), works)
+
+
+def sped_up(case):
+    """Return a copy of the layers that always takes the faster way."""
+    fast = copy.deepcopy(case.layers)
+    speed_up(fast, input_shape=(1, *case.shape), force=True, exact_masks=False)
     return fast
 
 
@@ -134,19 +159,21 @@ def measure_random(seconds, seed):
     rng, measured, others = random.Random(seed), [], []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        draw = rng.choice([random_front, random_front, random_convolution])
+        draws = [random_front, random_front, random_convolution, random_convolution]
+        draw = rng.choice([*draws, random_values])
         case, n_windows = draw(rng), rng.choice([1, 2, 4, 8, 16, 32, 64])
-        if n_windows * case.n_macs > MOST:
+        sizes = n_windows * case.n_macs, n_windows * case.n_values
+        if any(size > most for size, most in zip(sizes, MOST, strict=True)):
             continue
-        models = case.layers, sped_up(case.layers)
-        for is_training in (False, True):
+        models = case.layers, sped_up(case)
+        for is_training in (True,) if draw is random_values else (False, True):
             runs = {m: make_run(m.train(is_training), is_training) for m in models}
             # The windows need no gradient, inputs of later layers do.
             make_input = functools.partial(
                 torch.randn, n_windows, *case.shape,
-                requires_grad=is_training and draw is random_convolution,
+                requires_grad=is_training and draw is not random_front,
             )  # fmt: skip
-            ms = cpu_medians(runs, make_input).values()
+            ms = cpu_medians(runs, make_input, seconds=0.1).values()
             times = [value * 1e12 for value in ms]  # femtoseconds
             measured.append((case.works(n_windows, is_training), times))
         measured, others = others, measured
@@ -154,12 +181,17 @@ def measure_random(seconds, seed):
 
 
 def fit(measured):
-    """Return the cost of each unit that minimizes the relative errors of the times."""
+    """Return the cost of each unit that minimizes the errors of log times."""
     works = [work for pair, _ in measured for work in pair]
     times = np.array([time for _, pair in measured for time in pair])
     units = list(_cost.COSTS["cpu"])
     counts = np.array([[work[unit] for unit in units] for work in works], float)
-    costs, _ = nnls(counts / times[:, None], np.ones(len(times)))
+    in_use = np.log(list(_cost.COSTS["cpu"].values()))
+
+    def errors(logarithms):
+        return np.log(counts @ np.exp(logarithms) / times)
+
+    costs = np.exp(least_squares(errors, in_use, loss="soft_l1").x)
     return dict(zip(units, costs, strict=True))
 
 

@@ -21,18 +21,18 @@ import torch
 # 2 TB/s. On such a fast GPU, the faster way pays less often than on others.
 COSTS = {
     "cpu": {
-        "layer": 56_800_000_000,  # call of an original layer
-        "layer_backward": 152_000_000_000,
-        "kernel": 19_300_000_000,  # operation of a faster implementation
-        "mac": 34_600,  # multiply-add of a convolution
-        "mac_single": 50_000,  # of a convolution with one input channel
-        "mac_depthwise": 350_000,
-        "value": 350_000,  # output of a layer
-        "value_backward": 3_740_000,
-        "product": 147_000,  # multiply-add of a projection
-        "butterfly": 405_000,  # of an FFT
-        "matrix": 147_000,  # multiply-add of complex numbers
-        "edge": 7_850_000,  # value in float64 for the ends of windows
+        "layer": 76_000_000_000,  # call of an original layer
+        "layer_backward": 215_000_000_000,
+        "kernel": 20_000_000_000,  # operation of a faster implementation
+        "mac": 38_400,  # multiply-add of a convolution
+        "mac_single": 43_900,  # of a convolution with one input channel
+        "mac_depthwise": 434_000,
+        "value": 378_000,  # output of a layer
+        "value_backward": 3_520_000,
+        "product": 153_000,  # multiply-add of a projection
+        "butterfly": 362_000,  # of an FFT
+        "matrix": 426_000,  # multiply-add of complex numbers
+        "edge": 6_410_000,  # value in float64 for the ends of windows
         "expm1": 8_700_000,  # value of torch's ELU, with AVX512
         "exp": 1_500_000,  # value of an ELU by exp
         "bernoulli": 12_500_000,  # value of torch's dropout mask
@@ -130,7 +130,8 @@ class Convolution(NamedTuple):
         n_filters = self.n_outputs * (1 if self.is_depthwise else self.n_inputs)
         n_transformed = n_signals * (self.n_inputs + self.n_outputs) + n_filters
         n_passes = 2 if is_training else 1  # the spectra are kept
-        n_products = n_signals * n_filters * length // 2
+        is_pointwise = self.is_depthwise or self.n_inputs == 1  # takes little time
+        n_products = 0 if is_pointwise else n_signals * n_filters * length // 2
         return Counter(
             kernel=10 * n_passes,
             butterfly=n_passes * n_transformed * _butterflies(length),

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.parametrizations import weight_norm
 from torch.overrides import TorchFunctionMode
 
-from braindecode_sam import SAM, speed_up
+from braindecode_sam import SAM, FastEEGNet, speed_up
 from tests.models.helpers import Computed, computed
 
 
@@ -161,6 +161,89 @@ def test_where_the_fft_is_not_exact_or_not_there_torch_convolves():
         torch.testing.assert_close(expected, found, atol=0, rtol=0)
 
 
+# ELU
+
+VALUES = torch.cat([torch.linspace(-100, 100, 20001), -torch.logspace(-12, 2, 20001)])
+VALUES = torch.cat([VALUES, torch.tensor([0.0, -0.0])])
+needs_avx512 = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512",
+    reason="torch computes ELU as fast as it should",
+)
+
+
+@needs_avx512
+def test_elu_is_that_of_torch_up_to_rounding():
+    layer, stock = sped_up(nn.ELU()), nn.ELU()
+    assert type(layer) is not nn.ELU
+    results = []
+    for elu, dtype in ((stock, torch.float64), (layer, torch.float32)):
+        x = VALUES.to(dtype).requires_grad_()
+        y = elu(x)
+        first = torch.autograd.grad(y.square().sum(), x, create_graph=True)[0]
+        second = torch.autograd.grad(first.sum(), x)[0]
+        results.append([t.detach().double() for t in (y, first, second)])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=3e-7, rtol=3e-7)
+    errors = (results[1][0] - results[0][0])[VALUES.abs() < 1].abs()
+    assert errors.max() < torch.finfo(torch.float32).eps / 2
+    special = torch.tensor([torch.nan, torch.inf, -torch.inf]).repeat(5000)
+    torch.testing.assert_close(layer(special), stock(special), equal_nan=True)
+
+
+def half(layer, x):
+    return layer(x.bfloat16())
+
+
+def autocast(layer, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return layer(x)
+
+
+def with_a_hook(layer, x):
+    layer.register_forward_hook(lambda m, args, y: y + args[0])
+    return layer(x)
+
+
+def with_alpha(layer, x):
+    layer.alpha = 0.5
+    return layer(x)
+
+
+def in_place(layer, x):
+    layer.inplace = True
+    x = x.clone()
+    assert layer(x) is x
+    return x
+
+
+def tangent(layer, x):
+    return torch.stack(torch.func.jvp(layer, (x,), (x.cos(),)))
+
+
+def gradients(layer, x):
+    return torch.vmap(torch.func.grad(lambda x: layer(x).sum()))(x[:, None])
+
+
+def exported(layer, x):
+    return torch.export.export(layer, (x,)).module()(x)
+
+
+WAYS = [half, autocast, with_a_hook, with_alpha, in_place, tangent, gradients]
+WAYS += [exported, lambda layer, x: torch.compile(layer, backend="eager")(x)]
+WAYS += [lambda layer, x: torch.jit.script(layer)(x)]
+WAYS += [lambda layer, x: layer(x.double()), lambda layer, x: layer(x[:0])]
+
+
+@needs_avx512
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # by dynamo
+@pytest.mark.parametrize("way", WAYS)
+def test_elu_in_other_ways_is_that_of_torch(way):
+    stock, fast = (way(f, VALUES[::9]) for f in (nn.ELU(), sped_up(nn.ELU())))
+    assert stock.dtype == fast.dtype
+    torch.testing.assert_close(fast, stock, equal_nan=True)
+
+
 # Dropout
 
 X = torch.linspace(-1, 1, 6000).reshape(20, 3, 100)
@@ -264,3 +347,52 @@ def test_masks_of_other_modes_are_not_kept(mode):
     layer, state = sped_up(nn.Dropout()), torch.get_rng_state()
     MODES[mode](layer)
     assert_drops_like_torch(layer, X, state)
+
+
+# Masks on request
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-6, 0.1, 0.5, 0.9, 1.0])
+def test_fast_masks_have_the_distribution_of_dropout(p):
+    layer, n = sped_up(nn.Dropout(p), exact_masks=False), 1_000_003
+    torch.manual_seed(0)
+    with Draws() as draws:
+        y = layer(torch.ones(n, dtype=torch.float64))
+    assert draws.number == 0
+    is_kept = (y > 0).double()
+    kept = 1 - round(65536 * p) / 65536
+    assert abs(is_kept.mean() - kept) <= 5 * (kept * (1 - kept) / n) ** 0.5
+    if kept:
+        torch.testing.assert_close(y.max().item(), 1 / kept)
+    for distance in range(1, 9):  # some of which share random numbers
+        together = (is_kept[distance:] * is_kept[:-distance]).mean()
+        assert abs(together - kept**2) <= 5 * (kept * (1 - kept) / n) ** 0.5
+
+
+@pytest.mark.parametrize("x", [X, X.mT, X.double(), X.bfloat16(), X[:1, 0, :3]])
+def test_fast_masks_are_reproducible_and_have_the_right_gradient(x):
+    layer, state = sped_up(nn.Dropout(0.3), exact_masks=False), torch.get_rng_state()
+    first, again = drop(layer, x, state), drop(layer, x, state)
+    assert all(map(torch.equal, first, again))
+    other = sped_up(nn.Dropout(0.3), exact_masks=False)
+    assert all(map(torch.equal, first, drop(other, x, state)))  # not only remembered
+    y, gradient, after = first
+    assert not torch.equal(after, state)
+    assert y.stride() == drop(nn.Dropout(0.3), x, state)[0].stride()
+    torch.testing.assert_close(gradient * x, 2 * y**2)
+    assert not torch.equal(drop(layer, x, after)[0], y) or x.numel() < 10
+
+
+def test_a_model_drops_by_the_masks_that_were_asked_for():
+    size = {"n_chans": 22, "n_times": 200, "n_outputs": 2}
+    x = torch.randn(64, 22, 200)
+    numbers = []
+    for options in ({}, {"exact_masks": False}):
+        model = FastEEGNet(**size, **options)
+        for _ in range(2):
+            with Draws() as draws:
+                copy.deepcopy(model)(x)
+            numbers.append(draws.number)
+            pickle.loads(pickle.dumps(model))
+            speed_up(model, **options)
+    assert numbers == [2, 2, 0, 0]

@@ -95,8 +95,10 @@ def test_patterns_that_get_faster(options, pattern):
 
 # braindecode's models
 
-# REVE downloads the positions of electrodes.
-ALL = {entry[0] for entry in models_mandatory_parameters} & {*models_dict} - {"REVE"}
+# REVE downloads the positions of electrodes, DANCE needs over 20 GB in float64, and
+# CodeBrain does not run in it.
+ALL = {entry[0] for entry in models_mandatory_parameters} & {*models_dict}
+ALL -= {"REVE", "DANCE", "CodeBrain"}
 # Of different kinds: each pattern of a front, an activation or a sum behind the first
 # layer, long filters later or of several channels, recurrent layers, transformers.
 SOME = [
@@ -126,7 +128,8 @@ def test_every_model_computes_the_same_and_comes_back_as_it_was(name, training):
     assert torch.equal(torch.get_rng_state(), random)
     for key, value in fast.state_dict().items():
         assert torch.equal(value, state[key]), key
-    x = torch.randn(4, *shape[1:], dtype=torch.float64)
+    n_windows = 4 if shape[2] < 5000 else 2  # which take much memory
+    x = torch.randn(n_windows, *shape[1:], dtype=torch.float64)
     assert_equal(run(model.train(training), x), run(fast.train(training), x))
     if name in SPED_UP:
         assert len(maps(model, x)) > len(maps(fast, x)) == 0
