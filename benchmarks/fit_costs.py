@@ -2,8 +2,8 @@
 
 Fronts of models, convolutions, ELU and dropout of random sizes run in the original and
 in the faster way, interleaved, on one thread. The costs minimize the errors of the
-logarithms of the estimated times. The table shows the costs in femtoseconds. Below it is shown how
-well the estimates fit, and how often they choose the slower way.
+logarithms of the estimated times. The table shows the costs in femtoseconds. Below it
+is shown how well the estimates fit, and how often they choose the slower way.
 """
 
 import argparse

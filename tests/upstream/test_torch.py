@@ -1,7 +1,10 @@
 """What we would offer to torch: each marked test fails until it is fixed."""
 
 import pickle
+import time
+import timeit
 
+import pytest
 import torch
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -85,9 +88,24 @@ def test_a_real_transform_gives_the_gradient_of_rfft():
         torch.testing.assert_close(gradient_of_rfft(grad, n), expected)
 
 
-@until_fixed("torch", "let autograd differentiate FFTFilter and FFTConvolution")
+@until_fixed("torch", "let autograd differentiate FFTConvolution")
 def test_the_gradient_of_rfft_needs_no_complex_transform():
     spectrum = torch.fft.rfft(torch.randn(2, 100, requires_grad=True))
     with Recorder() as recorder:
         spectrum.backward(torch.ones_like(spectrum))
     assert "_fft_c2c" not in recorder.names
+
+
+# The fault is the time, so this test measures it, on one thread and with a wide margin.
+@pytest.mark.full
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="no AVX512"
+)
+@until_fixed("torch", "remove ELUByExp from models/_elementwise.py")
+def test_expm1_takes_no_longer_than_a_few_exp():
+    x = -torch.rand(100_000)
+    exp, expm1 = (
+        min(timeit.repeat(lambda f=f: f(x), number=10, timer=time.process_time))
+        for f in (torch.exp, torch.expm1)
+    )
+    assert expm1 < 2.5 * exp

@@ -29,14 +29,8 @@ _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 class Windows:
     """EEG windows in the layout of a temporal convolution.
 
-    Parameters
-    ----------
-    x : torch.Tensor
-        Windows of shape (batch, 1, n_chans, n_times) or (batch, 1, n_times, n_chans).
-    time_axis : int
-        Axis of the samples, 3 or 2.
-    memory : MomentsMemory
-        Cache of their moments.
+    x has the shape (batch, 1, n_chans, n_times) or (batch, 1, n_times, n_chans), as
+    `time_axis` tells.
     """
 
     def __init__(self, x: Tensor, time_axis: int, memory: MomentsMemory) -> None:
@@ -133,20 +127,10 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 class Filtered(Deferred):
-    """Deferred output of one set of temporal filters.
+    """Deferred output of one set of temporal filters, for :class:`Deferred`.
 
-    Parameters
-    ----------
-    windows : Windows
-        Windows.
-    filters : Filters
-        Filters, including the scale and shift of their outputs.
-    compute : callable
-        Computes the output of the original layers.
-    stages : tuple of Stage
-        Original layers.
-    **deferred
-        Arguments of :class:`Deferred`.
+    The filters include the scale and shift of their outputs. `compute` computes the
+    output of the original layers, which `stages` describes.
     """
 
     def __init__(
@@ -286,10 +270,7 @@ class Filtered(Deferred):
 class Joined(Deferred):
     """Deferred concatenation of the outputs of several sets of filters.
 
-    Parameters
-    ----------
-    parts : sequence of Filtered
-        Outputs with the same shape except for the number of filters.
+    They have the same shape except for the number of filters.
     """
 
     def __init__(self, parts: Sequence[Filtered]) -> None:
@@ -390,23 +371,9 @@ def defer_convolution(
 ) -> Tensor:
     """Defer a convolution over time.
 
-    Parameters
-    ----------
-    source : Source
-        State of the layer.
-    x : torch.Tensor of shape (batch, 1, n_chans, n_times)
-        Windows, or the same with the last two axes swapped.
-    weight : torch.Tensor of shape (n_filters, 1, 1, n_taps)
-        Filters, or the same with the last two axes swapped.
-    bias : torch.Tensor of shape (n_filters,) or None
-        Bias.
-    padding : str, int or tuple of int
-        As for ``conv2d``. The channels have no padding.
-
-    Returns
-    -------
-    y : Pending
-        Deferred output.
+    x has the shape (batch, 1, n_chans, n_times) and the weight (n_filters, 1, 1,
+    n_taps), or both have the last two axes swapped. `padding` is that of ``conv2d``;
+    the channels have none.
     """
     windows = Windows(x, 3 if weight.shape[2] == 1 else 2, source.memory)
     pad = pads_of(padding, weight.shape[2:])[windows.time_axis - 2]

@@ -69,21 +69,8 @@ def temporal_filters(
 ) -> Filters:
     """Make the filters of a convolution over time.
 
-    Parameters
-    ----------
-    weight : torch.Tensor of shape (n_filters, n_taps), float64
-        Weights of the convolution.
-    bias : torch.Tensor of shape (n_filters,) or None
-        Bias of the convolution, float64.
-    pad : tuple of int
-        Samples of padding at the left and at the right.
-    n_times : int
-        Samples of the input.
-
-    Returns
-    -------
-    filters : Filters
-        Filters without edges.
+    The weight has the shape (n_filters, n_taps), the bias (n_filters,), both float64.
+    `pad` counts the samples of padding.
     """
     n_out = n_times + sum(pad) - weight.shape[1] + 1
     constant = None if bias is None else bias[:, None]
@@ -91,20 +78,11 @@ def temporal_filters(
 
 
 def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
-    """Compose two temporal convolutions, one tap of the second at a time.
+    """Compose two convolutions over time, one tap of the second at a time.
 
-    Parameters
-    ----------
-    w1 : torch.Tensor of shape (n_first, n_taps_1)
-        First filters, scaled by a.
-    w2 : torch.Tensor of shape (n_second, n_first, n_taps_2)
-        Second filters.
-
-    Returns
-    -------
-    parts : torch.Tensor of shape (n_second, n_taps_2, n_taps_1 + n_taps_2 - 1)
-        Contribution of tap k of the second filters. The sum over k gives the composed
-        filters h.
+    w1 of shape (n_first, n_taps_1) and w2 of shape (n_second, n_first, n_taps_2) give
+    the contributions of each tap of w2, of shape (n_second, n_taps_2, n_taps_1 +
+    n_taps_2 - 1). Their sum over the taps gives the composed filters h.
 
     Examples
     --------
@@ -126,21 +104,8 @@ def taps_inside(
 ) -> torch.Tensor:
     """Return which taps of the second convolution read samples, not padding.
 
-    Parameters
-    ----------
-    n_between : int
-        Samples between the two convolutions.
-    n_taps_2 : int
-        Taps of the second one.
-    pad_2 : tuple of int
-        Padding of the second one, left and right, in samples.
-    device : torch.device, optional
-        Device of the result.
-
-    Returns
-    -------
-    inside : torch.Tensor of shape (n_out, n_taps_2), bool
-        True for each output sample and tap that reads a sample.
+    The result has the shape (n_out, n_taps_2), for `n_between` samples between the two
+    convolutions.
 
     Examples
     --------
@@ -163,10 +128,10 @@ class _Taps(NamedTuple):
     n_out : int
         Output samples.
     head, tail : range
-        Output samples at the beginning and at the end where some taps read padding.
+        Output samples at both ends where some taps read padding.
     sums : torch.Tensor of shape (1 + n_head + n_tail, n_taps_2), float64
-        A row of ones, then a row for each sample in `head` and `tail`, -1 for the taps
-        that drop out.
+        Ones, then a row for each sample in `head` and `tail`, -1 for taps that drop
+        out.
     inside : torch.Tensor of shape (n_taps_2, n_out), float64
         1 where a tap reads a sample, 0 where it reads padding.
     """
@@ -195,20 +160,9 @@ def _taps(n_between: int, n_taps_2: int, pad_2: Pad, device: torch.device) -> _T
 def spread_rows(taps: torch.Tensor, first: int, columns: range) -> torch.Tensor:
     """Return the weights of input samples in consecutive output samples.
 
-    Parameters
-    ----------
-    taps : torch.Tensor of shape (n_filters, n_rows, n_taps)
-        Filter of each output sample.
-    first : int
-        Input sample that tap 0 of the first row reads; may be negative.
-    columns : range
-        Input samples.
-
-    Returns
-    -------
-    rows : torch.Tensor of shape (n_filters, n_rows, n_columns)
-        Row r is ``taps[:, r, s - first - r]`` for each s in `columns`, or 0 where that
-        tap does not exist.
+    `taps` has the shape (n_filters, n_rows, n_taps), the filter of each output sample.
+    Row r of the result is ``taps[:, r, s - first - r]`` for each s in `columns`, or 0
+    where that tap does not exist.
 
     Examples
     --------
@@ -232,28 +186,11 @@ def spread_rows(taps: torch.Tensor, first: int, columns: range) -> torch.Tensor:
 def find_edges(
     parts: torch.Tensor, taps: _Taps, start: int, n_times: int, reach: tuple[int, int]
 ) -> tuple[torch.Tensor, Edge, Edge]:
-    """Find where composed filters differ because of padding between the two.
+    """Return composed filters, and where they differ because of the padding in between.
 
-    Parameters
-    ----------
-    parts : torch.Tensor of shape (n_second, n_taps_2, n_taps)
-        Result of :func:`compose_taps`.
-    taps : _Taps
-        Taps of the second convolution.
-    start : int
-        Input sample that tap 0 reads in output sample 0.
-    n_times : int
-        Samples of the input.
-    reach : tuple of int
-        First input sample that no dropped tap of the first output samples reads, and
-        first one that a dropped tap of the last output samples reads.
-
-    Returns
-    -------
-    interior : torch.Tensor of shape (n_second, n_taps)
-        Composed filters.
-    head, tail : Edge
-        Differences at the beginning and at the end.
+    `parts` is the result of :func:`compose_taps`. Tap 0 reads input sample `start` in
+    output sample 0. `reach` has the first input sample that no dropped tap of the first
+    output samples reads, and the first one that a dropped tap of the last ones reads.
     """
     places = (taps.head, taps.tail)
     interior, *rows = (taps.sums @ parts).split([1, *map(len, places)], dim=1)
@@ -273,22 +210,9 @@ def compose(
 ) -> Filters:
     """Compose filters with a second convolution over time.
 
-    Parameters
-    ----------
-    filters : Filters
-        Filters of the first, normalized. They have no edges, and their constant does
-        not depend on time.
-    weight : torch.Tensor of shape (n_second, n_first, n_taps_2), float64
-        Weight of the second convolution.
-    bias : torch.Tensor of shape (n_second,) or None
-        Bias of the second convolution, float64.
-    pad : tuple of int
-        Padding of the second convolution, left and right, in samples.
-
-    Returns
-    -------
-    composed : Filters
-        Filters of both convolutions.
+    The filters are normalized, have no edges, and a constant that does not depend on
+    time. The weight of the second convolution has the shape (n_second, n_first,
+    n_taps_2), its bias (n_second,), both float64.
     """
     n_between, n_taps_2 = filters.n_out, weight.shape[2]
     parts = compose_taps(filters.interior, weight)
@@ -315,19 +239,8 @@ def filter_projections(
 ) -> torch.Tensor:
     """Project the channels, then filter: y_o = L_g s_o + S_o constant_g.
 
-    Parameters
-    ----------
-    x : torch.Tensor of shape (batch, n_chans, n_times)
-        Windows.
-    filters : Filters
-        Temporal filters.
-    spatial : torch.Tensor of shape (n_filters * depth, n_chans)
-        Spatial filters, `depth` for each temporal one.
-
-    Returns
-    -------
-    y : torch.Tensor of shape (batch, n_filters * depth, n_out)
-        Filtered projections.
+    x has the shape (batch, n_chans, n_times), `spatial` (n_filters * depth, n_chans),
+    and the result (batch, n_filters * depth, n_out).
     """
     shape = (len(filters.interior), len(spatial) // len(filters.interior))
     signals = (spatial.expand(len(x), *spatial.shape) @ x).unflatten(1, shape)
@@ -356,19 +269,8 @@ def filter_channels(
 ) -> torch.Tensor:
     """Filter with one kernel over channels and time, the product of both.
 
-    Parameters
-    ----------
-    x : torch.Tensor of shape (batch, n_chans, n_times)
-        Windows.
-    filters : Filters
-        Temporal filters, without edges.
-    spatial : torch.Tensor of shape (n_out_filters, n_filters, n_chans)
-        Spatial filters over all temporal ones.
-
-    Returns
-    -------
-    y : torch.Tensor of shape (batch, n_out_filters, n_out)
-        Filtered windows.
+    x has the shape (batch, n_chans, n_times), `spatial` (n_outputs, n_filters,
+    n_chans), and the result (batch, n_outputs, n_out). The filters have no edges.
     """
     kernel = torch.einsum("ofc,fk->ock", spatial, filters.interior.to(x.dtype))
     if x.device.type == "cpu":

@@ -21,13 +21,13 @@ class Moments:
     Values derived from them are cached too. The values of filters change between
     passes, but the samples that they read do not.
 
-    Parameters
+    Attributes
     ----------
     mean : torch.Tensor of shape (n_times,)
         Mean window m.
     band : torch.Tensor of shape (n_rows, n_lags)
-        Covariance R[t, t + lag], 0 where t + lag is past the end. At least one row
-        more than there are samples.
+        Covariance R[t, t + lag], 0 where t + lag is past the end. At least one row more
+        than there are samples.
     """
 
     def __init__(self, mean: torch.Tensor, band: torch.Tensor) -> None:
@@ -43,22 +43,11 @@ class Moments:
 
 
 def window_moments(x: torch.Tensor, n_lags: int) -> Moments:
-    """Compute central moments of windows for all lags below `n_lags`.
+    """Compute central moments of windows for `n_lags` lags, at most n_times.
 
-    Parameters
-    ----------
-    x : torch.Tensor of shape (batch, n_chans, n_times)
-        Windows. No gradient flows to them.
-    n_lags : int
-        Number of lags, at most `n_times`.
+    x has the shape (batch, n_chans, n_times). No gradient flows to it. The moments are
+    those of all batch * n_chans signals.
 
-    Returns
-    -------
-    moments : Moments
-        Moments over all batch * n_chans signals.
-
-    Notes
-    -----
     Each signal's mean over time is subtracted before the large product and added back
     in float64. Otherwise an offset of 10,000 standard deviations would cancel all
     digits.
@@ -115,22 +104,10 @@ def diagonal_sums(
 ) -> torch.Tensor:
     """Sum the covariances of the samples that a sliding filter reads.
 
-    Parameters
-    ----------
-    moments : Moments
-        With at least `n_taps` lags, or `n_times`.
-    n_taps : int
-        Taps of the filter.
-    first : int
-        Input sample that tap 0 reads in the first row; may be negative.
-    n_rows : int
-        Number of output samples.
-
-    Returns
-    -------
-    M : torch.Tensor of shape (n_taps, n_taps)
-        ``M[j, k]`` is the sum of R[first + r + j, first + r + k] over the rows r. R is
-        0 outside of the window.
+    Tap 0 reads the input sample `first` in the first of `n_rows` output samples. The
+    result M of shape (n_taps, n_taps) has the sums of R[first + r + j, first + r + k]
+    over the rows r. R is 0 outside of the window. The moments have `n_taps` lags, or
+    n_times.
     """
     n_lags = moments.band.shape[1]
     n_lags_needed = max(n_lags, n_taps)
@@ -160,17 +137,7 @@ def unfolded_mean(
 ) -> torch.Tensor:
     """Return the samples of the mean window that each tap of a filter reads.
 
-    Parameters
-    ----------
-    moments : Moments
-        Moments of the windows.
-    n_taps, first, n_rows : int
-        As for :func:`diagonal_sums`.
-
-    Returns
-    -------
-    unfolded : torch.Tensor of shape (n_taps, n_rows)
-        ``unfolded[j, r]`` is m[first + r + j], and 0 outside of the window.
+    The arguments are those of :func:`diagonal_sums`, the shape is (n_taps, n_rows).
     """
     return windows_of(moments.mean, n_taps, first, n_rows).contiguous()
 
@@ -201,21 +168,9 @@ def cross_covariance(
 ) -> torch.Tensor:
     """Return the covariance of some samples with the samples that a filter reads.
 
-    Parameters
-    ----------
-    moments : Moments
-        Moments of the windows.
-    columns : range
-        Samples s of the windows.
-    n_taps, first : int
-        As for :func:`diagonal_sums`.
-    samples : range
-        Output samples t.
-
-    Returns
-    -------
-    covariance : torch.Tensor of shape (n_taps, n_samples * n_columns)
-        R[s, first + t + j] for tap j. The second index runs over s, then over t.
+    That is R[s, first + t + j] for the samples s in `columns`, the output samples t in
+    `samples` and tap j. The shape is (n_taps, n_samples * n_columns), and the second
+    index runs over s, then over t.
     """
     reads = range(first + samples.start, first + samples.stop + n_taps - 1)
     block = _covariance(moments, columns, reads)
@@ -261,17 +216,12 @@ class Edge(NamedTuple):
 
 
 class MomentsMemory:
-    """Cache of the moments of the most recent windows.
+    """Cache of the moments of the `capacity` most recent windows.
 
     Both passes of a SAM step, and all branches of a model, filter the same windows. The
     cache compares values, since NumPy and ``.data`` change windows without a trace. On
     an accelerator the comparison would force a synchronization, so the moments are
     computed again.
-
-    Parameters
-    ----------
-    capacity : int
-        Number of different windows to cache.
     """
 
     def __init__(self, capacity: int = 0) -> None:
@@ -285,17 +235,8 @@ class MomentsMemory:
     def moments_of(self, x: torch.Tensor, n_lags: int) -> Moments:
         """Compute the moments, or take them from the cache.
 
-        Parameters
-        ----------
-        x : torch.Tensor of shape (batch, n_chans, n_times)
-            Windows.
-        n_lags : int
-            As for :func:`window_moments`. Larger values of earlier calls prevail.
-
-        Returns
-        -------
-        moments : Moments
-            With at least `n_lags` lags.
+        The arguments are those of :func:`window_moments`. Larger numbers of lags of
+        earlier calls prevail.
         """
         x = x.detach()
         self._n_lags = max(self._n_lags, n_lags)

@@ -38,24 +38,9 @@ def normalize(
 ) -> tuple[Filters, Tensor, Tensor]:
     """Normalize the outputs of filters over batch, channels and time.
 
-    Parameters
-    ----------
-    filters : Filters
-        Filters.
-    moments : Moments
-        Of the windows.
-    weight, bias : torch.Tensor of shape (n_filters,) or None
-        Scale and shift of the normalized outputs, float64.
-    eps : float
-        Added to the variance.
-
-    Returns
-    -------
-    normalized : Filters
-        Filters of the normalized outputs.
-    mean, variance : torch.Tensor of shape (n_filters,)
-        Statistics of the outputs, without gradients. The variance is that of the
-        population.
+    Weight and bias have the shape (n_filters,), float64, and scale and shift the
+    normalized outputs. The statistics of the outputs are also returned, without
+    gradients. The variance is that of the population.
     """
     mean, variance = _statistics(filters, moments)
     normalized = normalize_by(filters, mean, variance, weight, bias, eps)
@@ -70,22 +55,7 @@ def normalize_by(
     bias: Tensor | None,
     eps: float,
 ) -> Filters:
-    """Normalize the outputs of filters by given statistics.
-
-    Parameters
-    ----------
-    filters : Filters
-        Filters.
-    mean, variance : torch.Tensor of shape (n_filters,), float64
-        Statistics of the outputs.
-    weight, bias, eps
-        As for :func:`normalize`.
-
-    Returns
-    -------
-    normalized : Filters
-        Filters of the normalized outputs.
-    """
+    """Normalize the outputs of filters by given statistics, float64."""
     gain = (variance + eps).rsqrt()
     gain = (gain if weight is None else gain * weight)[:, None]
     constant = -mean[:, None]

@@ -268,14 +268,8 @@ class _GraphNode(torch.autograd.Function):
 class Outcome(NamedTuple):
     """End of a deferred computation.
 
-    Attributes
-    ----------
-    front : Front or None
-        Layers that ran in the cheaper order; None if the value was read.
-    sizes : tuple of int
-        Channels, and samples of the output.
-    reader : object
-        Function that read the value.
+    It has the layers that ran in the cheaper order, or None and the function that read
+    the value, and the channels and samples of the output.
     """
 
     front: Any
@@ -326,16 +320,8 @@ def note_end(
 ) -> None:
     """Note that a deferred computation came to its end in the cheaper order.
 
-    Parameters
-    ----------
-    deferred : Deferred
-        Output of one branch.
-    front : Front
-        Layers of all branches.
-    sizes : tuple of int
-        Channels, and samples of the output.
-    n_lost : int
-        Samples by which the output is shorter than the windows.
+    `front` has the layers of all branches, `sizes` the channels and the samples of the
+    output, which has `n_lost` samples less than the windows.
     """
     for source in deferred.sources:
         source.front, source.n_lost = front, n_lost
