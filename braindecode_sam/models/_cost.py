@@ -21,22 +21,22 @@ import torch
 # 2 TB/s. On such a fast GPU, the faster way pays less often than on others.
 COSTS = {
     "cpu": {
-        "layer": 76_000_000_000,  # call of an original layer
-        "layer_backward": 215_000_000_000,
-        "kernel": 20_000_000_000,  # operation of a faster implementation
+        "layer": 71_400_000_000,  # call of an original layer
+        "layer_backward": 173_000_000_000,
+        "kernel": 20_800_000_000,  # operation of a faster implementation
         "mac": 38_400,  # multiply-add of a convolution
-        "mac_single": 43_900,  # of a convolution with one input channel
-        "mac_depthwise": 434_000,
-        "value": 378_000,  # output of a layer
-        "value_backward": 3_520_000,
-        "product": 153_000,  # multiply-add of a projection
-        "butterfly": 362_000,  # of an FFT
-        "matrix": 426_000,  # multiply-add of complex numbers
-        "edge": 6_410_000,  # value in float64 for the ends of windows
-        "expm1": 8_700_000,  # value of torch's ELU, with AVX512
-        "exp": 1_500_000,  # value of an ELU by exp
-        "bernoulli": 12_500_000,  # value of torch's dropout mask
-        "bits": 2_500_000,  # value of a mask from random bits
+        "mac_single": 45_600,  # of a convolution with one input channel
+        "mac_depthwise": 410_000,
+        "value": 197_000,  # output of a layer
+        "value_backward": 3_460_000,
+        "product": 104_000,  # multiply-add of a projection
+        "butterfly": 342_000,  # of an FFT
+        "matrix": 302_000,  # multiply-add of complex numbers
+        "edge": 6_020_000,  # value in float64 for the ends of windows
+        "expm1": 11_400_000,  # value of torch's ELU, with AVX512
+        "exp": 2_380_000,  # value of an ELU by exp
+        "bernoulli": 17_100_000,  # value of torch's dropout mask
+        "bits": 4_410_000,  # value of a mask from random bits
     },
     "cuda": {
         "layer": 16_000_000_000,
