@@ -26,6 +26,8 @@ from braindecode_sam.models._cost import Convolution
 from braindecode_sam.models._eager import cached_by_size, reason_not_eager
 from braindecode_sam.models._faster import Described, Faster
 
+LARGE = 2**23  # bytes
+
 
 class FFTConvolution(torch.autograd.Function):
     """Filter signals that are zero outside of their samples.
@@ -50,35 +52,63 @@ class FFTConvolution(torch.autograd.Function):
         needed = max(n_times - min(first, 0), n_out + max(last, 0))
         ctx.length = next_fast_len(max(needed, n_out), real=True)
         ctx.first, ctx.dilation = first, dilation
-        spectrum, response = _spectrum(ctx, x, weight), _response(ctx, weight)
-        ctx.save_for_backward(x, weight, spectrum, response)
-        if weight.shape[1] > 1:
-            return _signals(ctx, response @ spectrum, n_out, x)
-        return _signals(ctx, response * spectrum, n_out, None)
+        response = _response(ctx, weight)
+        parts, spectrum = [], None
+        for x_part in x.split(_n_at_once(ctx, x)):
+            spectrum = _spectrum(ctx, x_part, weight)
+            if weight.shape[1] > 1:
+                parts.append(_signals(ctx, response @ spectrum, n_out, x_part))
+            else:
+                parts.append(_signals(ctx, response * spectrum, n_out, None))
+        if len(parts) > 1:
+            spectrum = None
+        ctx.save_for_backward(x, weight, response, spectrum)
+        return _joined(parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Correlate."""
-        x, weight, spectrum, response = ctx.saved_tensors
+        x, weight, response, spectrum = ctx.saved_tensors
         if torch.is_grad_enabled():  # to differentiate again
-            spectrum, response = _spectrum(ctx, x, weight), _response(ctx, weight)
-        of_output, n_times = _spectrum(ctx, grad, weight), x.shape[3]
-        grad_x = None
+            spectrum, response = None, _response(ctx, weight)
+        n_times, n_at_once = x.shape[3], _n_at_once(ctx, x)
+        parts: list[Tensor] = []
+        product: Any = 0
+        for x_part, part in zip(x.split(n_at_once), grad.split(n_at_once), strict=True):
+            read = _spectrum(ctx, x_part, weight) if spectrum is None else spectrum
+            of_output = _spectrum(ctx, part, weight)
+            if weight.shape[1] > 1:
+                product = product + of_output @ read.mH
+                if ctx.needs_input_grad[0]:
+                    of_input = response.mH @ of_output
+                    parts.append(_signals(ctx, of_input, n_times, x_part))
+            else:
+                # A joint sum is far slower.
+                summed = (of_output * read.conj()).sum(dim=0).sum(dim=1, keepdim=True)
+                product = product + summed
+                if ctx.needs_input_grad[0]:
+                    of_input = (response.conj() * of_output).sum_to_size(read.shape)
+                    parts.append(_signals(ctx, of_input, n_times, None))
         if weight.shape[1] > 1:
-            if ctx.needs_input_grad[0]:
-                grad_x = _signals(ctx, response.mH @ of_output, n_times, x)
-            product = (of_output @ spectrum.mH).permute(1, 2, 0)
-        else:
-            if ctx.needs_input_grad[0]:
-                of_input = (response.conj() * of_output).sum_to_size(spectrum.shape)
-                grad_x = _signals(ctx, of_input, n_times, None)
-            product = of_output * spectrum.conj()
-            product = product.sum(dim=0).sum(dim=1, keepdim=True)  # jointly far slower
+            product = product.permute(1, 2, 0)
         index = _index(
             weight.shape[2], ctx.first, ctx.dilation, ctx.length, weight.device
         )
         grad_weight = torch.fft.irfft(product, ctx.length)[..., index]
-        return grad_x, grad_weight, None, None, None
+        return _joined(parts) if parts else None, grad_weight, None, None, None
+
+
+def _n_at_once(ctx: Any, x: Tensor) -> int:
+    """Return how many windows to transform at once.
+
+    Larger tensors leave the cache, and the C library returns them to the system.
+    """
+    n_bytes = x.shape[1] * x.shape[2] * ctx.length * x.element_size()
+    return len(x) if len(x) * n_bytes <= 2 * LARGE else max(LARGE // n_bytes, 1)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @cached_by_size
