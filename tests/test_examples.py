@@ -137,10 +137,10 @@ EXAMPLES = {
     ),
     "plot_speed_up": (
         "--n-chans 8 --n-times 250 --batch-size 4 --n-steps 1",
-        [r"as it was: \['0'\]"]
+        [r"as it was: \['0'"]
         + [
             f"{model}, +{optimizer}: "
-            for model in ("ShallowFBCSPNet", "EEGNet", "ATCNet")
+            for model in ("EEGInceptionERP", "EEGNet", "ATCNet")
             for optimizer in ("AdamW", "SAM")
         ],
     ),

@@ -19,10 +19,10 @@ class SpeedUp(Callback):
 
     Parameters
     ----------
-    exact_masks : bool, default=True
-        Draw the dropout masks of torch, as :func:`braindecode_sam.speed_up` says.
     verbose : bool, default=False
         Print which layers run faster, as :func:`braindecode_sam.speed_up` does.
+    exact_masks : bool, default=True
+        Draw the dropout masks of torch, as :func:`braindecode_sam.speed_up` says.
 
     See Also
     --------
@@ -43,9 +43,9 @@ class SpeedUp(Callback):
     'WaitingConv2d'
     """
 
-    def __init__(self, exact_masks: bool = True, verbose: bool = False) -> None:
-        self.exact_masks = exact_masks
+    def __init__(self, verbose: bool = False, exact_masks: bool = True) -> None:
         self.verbose = verbose
+        self.exact_masks = exact_masks
 
     def on_train_begin(
         self, net: Any, X: Any = None, y: Any = None, **kwargs: Any

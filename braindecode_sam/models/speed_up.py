@@ -88,9 +88,10 @@ def speed_up(
         ``train_from`` and ``predict_from``, the smallest batches for which that is
         estimated to be faster, missing if there is none or the layer was not tried. The
         pattern of a front is the operation that follows, "depthwise" or "merged
-        kernel". Other patterns are "FFT", "exp" of ELU, "mask" of dropout, and
-        "not tried" without a shape. If no layer gets faster, the table is empty and the
-        module is unchanged.
+        kernel". Other patterns are "FFT", "exp" of ELU, "mask" of dropout (in the
+        second pass of a SAM step, unless ``exact_masks`` is False), and "not tried"
+        without a shape. If no layer gets faster, the table is empty and the module is
+        unchanged.
 
     See Also
     --------

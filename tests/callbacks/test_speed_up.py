@@ -49,7 +49,25 @@ def test_a_net_trains_the_same_and_faster_and_is_copied_and_cloned():
     assert types_of(again) == types_of(fast)
 
 
+class Linear(torch.nn.Sequential):
+    def __init__(self, n_chans, n_times, n_outputs, drop_prob):
+        flat = torch.nn.Flatten(), torch.nn.Linear(n_chans * n_times, n_outputs)
+        super().__init__(*flat)
+
+
 def test_a_module_that_cannot_profit_stays_unchanged(capsys):
-    net = fitted(SpeedUp(verbose=True), module="ShallowFBCSPNet")
-    assert types_of(net) == types_of(fitted(module="ShallowFBCSPNet"))
+    net = fitted(SpeedUp(verbose=True), module=Linear)
+    assert types_of(net) == types_of(fitted(module=Linear))
     assert "No layer gets faster." in capsys.readouterr().out
+
+
+def test_masks_are_those_that_were_asked_for():
+    layers = fitted(SpeedUp(exact_masks=False)).module_.modules()
+    dropouts = [layer for layer in layers if isinstance(layer, torch.nn.Dropout)]
+    x = torch.ones(64, 6, 250)
+    for layer in dropouts:
+        layer.p = 0.5
+        torch.manual_seed(0)
+        found = layer.train()(x)
+        torch.manual_seed(0)
+        assert not torch.equal(found, torch.nn.functional.dropout(x))

@@ -95,6 +95,20 @@ def test_float32_errs_no_more_than_twice_as_much_as_torch(offset):
     assert errors[1] <= 2 * errors[0]
 
 
+@pytest.mark.parametrize("groups", [1, 8])
+def test_many_signals_do_not_fit_the_cache_at_once(groups):
+    layer = make_layer(
+        in_channels=8, out_channels=8, kernel_size=(1, 31), groups=groups
+    )
+    x = torch.randn(20, 8, 30, 1000, requires_grad=True)
+    results = []
+    for convolution in (layer, sped_up(layer)):
+        y = convolution(x)
+        gradients = torch.autograd.grad(y.square().mean(), [x, convolution.weight])
+        results.append([y, *(g / g.abs().max() for g in gradients)])
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+
+
 def test_derivatives_of_the_fft_convolution():
     layer = sped_up(make_layer(kernel_size=(1, 4), dilation=(1, 2), bias=False))
 
