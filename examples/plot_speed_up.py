@@ -2,11 +2,11 @@
 Speeding up any model
 =====================
 
-``speed_up`` makes layers of a model faster on a CPU, in place: with the same
-parameters, outputs and gradients, up to rounding. Models gain most if they
-begin with a convolution over time and one over channels, which it computes
-in the cheaper order. It takes braindecode models, trained or not, and models
-of your own.
+``speed_up`` makes layers of a model faster on a CPU, in place: with the
+same parameters, outputs and gradients, up to rounding. Models gain most if
+they begin with a convolution over time and one over channels, which it
+computes in the cheaper order. It takes braindecode models, trained or not,
+and models of your own.
 """
 
 import time
