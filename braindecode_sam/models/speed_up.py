@@ -136,8 +136,9 @@ def speed_up(
     >>> model = EEGNet(
     ...     n_chans=8, n_outputs=2, n_times=250, final_layer_with_constraint=True)
     >>> layers = speed_up(model).set_index("layer")
-    >>> layers.loc["conv_temporal"].tolist()
-    ['depthwise', 13, 15]
+    >>> pattern, train_from, predict_from = layers.loc["conv_temporal"]
+    >>> pattern, int(train_from), int(predict_from)
+    ('depthwise', 14, 17)
     """
     _check_arguments(module, input_shape)
     is_forced = os.environ.get(FORCE, "0") == "1" if force is None else force
