@@ -28,15 +28,13 @@ class _ELUByExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         y = x.clamp_max(0).exp_().sub_(1)
-        # exp(x) - 1 is at least x.
-        y = torch.maximum(x, y, out=y)
-        ctx.save_for_backward(y)
-        return y
+        ctx.save_for_backward(x)
+        return torch.maximum(x, y, out=y)  # exp(x) - 1 is at least x
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        of_x: Tensor = torch.ops.aten.elu_backward(grad, 1.0, 1.0, 1.0, True, y)
+        (x,) = ctx.saved_tensors
+        of_x: Tensor = torch.ops.aten.elu_backward(grad, 1.0, 1.0, 1.0, False, x)
         return of_x
 
 
@@ -47,7 +45,7 @@ class ELUByExp(Faster, torch.nn.ELU):
     times slower on processors with AVX512.
     """
 
-    original = torch.nn.ELU
+    original, pattern = torch.nn.ELU, "exp"
 
     @classmethod
     def can_replace(cls, layer: Any) -> bool:
@@ -58,24 +56,21 @@ class ELUByExp(Faster, torch.nn.ELU):
         """Describe the function and the number of values."""
         return _ELU, tuple(shape)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply ELU."""
-        if torch.jit.is_scripting():
-            return F.elu(x, self.alpha, self.inplace)
-        else:  # not scripted
-            return self._elu(x)
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript needs two
+            if self._applies(input):
+                return _ELUByExp.apply(input)
+        return F.elu(input, self.alpha, self.inplace)
 
-    def _elu(self, x: Tensor) -> Tensor:
-        if (
-            reason_not_eager(x)
-            or x.dtype != torch.float32
-            or x.device.type != "cpu"
-            or not self.pays(x, *self.describe(x.shape))
-            or not self.can_replace(self)
-        ):
-            return F.elu(x, self.alpha, self.inplace)
-        y: Tensor = _ELUByExp.apply(x)
-        return y
+    def _applies(self, x: Tensor) -> bool:
+        return (
+            reason_not_eager(x) is None
+            and x.dtype == torch.float32
+            and x.device.type == "cpu"
+            and self.pays(x, self.describe(x.shape))
+            and self.can_replace(self)
+        )
 
 
 class _Drawn(NamedTuple):
@@ -93,8 +88,9 @@ class DropoutReplay(Faster, torch.nn.Dropout):
     the mask was drawn. The generator then advances as if the numbers had been drawn.
 
     Masks and random numbers are those of torch. On request, the masks are others: an
-    element is dropped if 16 random bits are below a threshold, so the probability is a
-    multiple of 1/65536, by which the others are scaled.
+    element is dropped if 16 random bits are below a threshold. Its probability is a
+    multiple of 1/65536, and the other elements are divided by their probability. A
+    layer that is called several times in a pass draws each mask anew.
 
     On accelerators, for few elements, and where tensors cannot be stored
     (``torch.compile``, ``torch.func``, inference mode), it is torch's dropout.
@@ -113,7 +109,7 @@ class DropoutReplay(Faster, torch.nn.Dropout):
     True
     """
 
-    original = torch.nn.Dropout
+    original, pattern = torch.nn.Dropout, "mask"
     drawn = cast(Any, None)
 
     def describe(self, shape: Sequence[int]) -> Described:
@@ -121,24 +117,22 @@ class DropoutReplay(Faster, torch.nn.Dropout):
         exact = self.settings.has_exact_masks
         return _MASK_AGAIN if exact else _MASK, tuple(shape)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply dropout."""
-        if torch.jit.is_scripting():
-            return F.dropout(x, self.p, self.training, self.inplace)
-        else:  # not scripted
-            return self._drop(x)
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript needs two
+            if self._applies(input):
+                return input * self._mask(input)
+        return F.dropout(input, self.p, self.training, self.inplace)
 
-    def _drop(self, x: Tensor) -> Tensor:
-        if (
-            not self.training
-            or self.inplace
-            or reason_not_eager(x)
-            or x.device.type != "cpu"
-            or torch.is_inference_mode_enabled()
-            or not self.pays(x, *self.describe(x.shape))
-        ):
-            return F.dropout(x, self.p, self.training, self.inplace)
-        return x * self._mask(x)
+    def _applies(self, x: Tensor) -> bool:
+        return (
+            self.training
+            and not self.inplace
+            and reason_not_eager(x) is None
+            and x.device.type == "cpu"
+            and not torch.is_inference_mode_enabled()
+            and self.pays(x, self.describe(x.shape))
+        )
 
     def _mask(self, x: Tensor) -> Tensor:
         before, drawn = torch.get_rng_state(), self.drawn
@@ -168,6 +162,8 @@ def draw(x: Tensor, p: float) -> Tensor:
     """
     n_dropped = round(65536 * p)
     scale = 65536 / (65536 - n_dropped) if n_dropped < 65536 else 0.0
-    bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    n_draws = (x.numel() + 3) // 4
+    bits = torch.empty(n_draws, dtype=torch.int64, device=x.device)
+    bits.random_(-(2**63), None)
     is_kept = bits.view(torch.int16)[: x.numel()] >= n_dropped - 32768
     return is_kept.view(x.shape).to(x.dtype).mul_(scale)

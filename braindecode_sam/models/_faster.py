@@ -22,19 +22,22 @@ class Settings(NamedTuple):
 
 
 class Faster:
-    """Mixin of a layer that has another class than the one it was made with.
+    """Mixin of a layer whose class :func:`~braindecode_sam.speed_up` changed.
 
     Attributes
     ----------
     original : type
         The class of torch.
+    pattern : str
+        How the layer gets faster.
     settings : Settings
         What is not in the original layer.
     """
 
     # Not annotated, since TorchScript knows few types.
     original = cast(Any, None)
-    settings = cast(Any, None)
+    pattern = ""
+    settings = Settings("")
 
     @classmethod
     def can_replace(cls, layer: Any) -> bool:
@@ -45,12 +48,12 @@ class Faster:
         """Describe what the layer does to an input, for the estimate of its cost."""
         raise NotImplementedError
 
-    def pays(self, x: torch.Tensor, what: _cost.Kind, shape: _cost.Shape) -> bool:
+    def pays(self, x: torch.Tensor, described: Described | None) -> bool:
         """Return whether the faster implementation is estimated to be faster."""
-        if self.settings.is_forced:
-            return True
+        if described is None or self.settings.is_forced:
+            return described is not None
         is_training = _cost.trains(cast(torch.nn.Module, self))
-        return _cost.pays(what, shape, is_training, x.dtype, x.device.type)
+        return _cost.pays(*described, is_training, x.dtype, x.device.type)
 
 
 def class_of(layer: torch.nn.Module) -> Any:

@@ -26,7 +26,7 @@ from braindecode_sam.models._cost import Convolution
 from braindecode_sam.models._eager import cached_by_size, reason_not_eager
 from braindecode_sam.models._faster import Described, Faster
 
-LARGE = 2**23  # bytes
+CACHE = 2**23  # bytes
 
 
 class FFTConvolution(torch.autograd.Function):
@@ -54,16 +54,18 @@ class FFTConvolution(torch.autograd.Function):
         ctx.first, ctx.dilation = first, dilation
         response = _response(ctx, weight)
         parts, spectrum = [], None
-        for x_part in x.split(_n_at_once(ctx, x)):
+        for x_part in x.split(_n_at_once(ctx, x, weight)):
             spectrum = _spectrum(ctx, x_part, weight)
             if weight.shape[1] > 1:
                 parts.append(_signals(ctx, response @ spectrum, n_out, x_part))
             else:
                 parts.append(_signals(ctx, response * spectrum, n_out, None))
-        if len(parts) > 1:
+        if len(parts) > 1 or not ctx.needs_input_grad[1]:
             spectrum = None
         ctx.save_for_backward(x, weight, response, spectrum)
-        return _joined(parts)
+        # Not a view, which could not be modified in place.
+        is_view = len(parts) == 1 and not parts[0].is_contiguous()
+        return parts[0] if is_view else torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -71,44 +73,46 @@ class FFTConvolution(torch.autograd.Function):
         x, weight, response, spectrum = ctx.saved_tensors
         if torch.is_grad_enabled():  # to differentiate again
             spectrum, response = None, _response(ctx, weight)
-        n_times, n_at_once = x.shape[3], _n_at_once(ctx, x)
+        n_times, n_at_once = x.shape[3], _n_at_once(ctx, x, weight)
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        is_full = weight.shape[1] > 1
         parts: list[Tensor] = []
         product: Any = 0
         for x_part, part in zip(x.split(n_at_once), grad.split(n_at_once), strict=True):
-            read = _spectrum(ctx, x_part, weight) if spectrum is None else spectrum
             of_output = _spectrum(ctx, part, weight)
-            if weight.shape[1] > 1:
-                product = product + of_output @ read.mH
-                if ctx.needs_input_grad[0]:
-                    of_input = response.mH @ of_output
-                    parts.append(_signals(ctx, of_input, n_times, x_part))
-            else:
-                # A joint sum is far slower.
-                summed = (of_output * read.conj()).sum(dim=0).sum(dim=1, keepdim=True)
-                product = product + summed
-                if ctx.needs_input_grad[0]:
-                    of_input = (response.conj() * of_output).sum_to_size(read.shape)
-                    parts.append(_signals(ctx, of_input, n_times, None))
-        if weight.shape[1] > 1:
-            product = product.permute(1, 2, 0)
-        index = _index(
-            weight.shape[2], ctx.first, ctx.dilation, ctx.length, weight.device
-        )
-        grad_weight = torch.fft.irfft(product, ctx.length)[..., index]
-        return _joined(parts) if parts else None, grad_weight, None, None, None
+            if needs_x and is_full:
+                of_input = response.mH @ of_output
+                parts.append(_signals(ctx, of_input, n_times, x_part))
+            elif needs_x:
+                of_input = response.conj() * of_output
+                if x.shape[1] == 1:
+                    of_input = of_input.sum(dim=1, keepdim=True)
+                parts.append(_signals(ctx, of_input, n_times, None))
+            if needs_weight:
+                read = _spectrum(ctx, x_part, weight) if spectrum is None else spectrum
+                if is_full:
+                    product = product + of_output @ read.mH
+                else:  # a joint sum is far slower
+                    each = of_output * read.conj()
+                    product = product + each.sum(dim=0).sum(dim=1, keepdim=True)
+        grad_x = torch.cat(parts) if needs_x else None
+        grad_weight = None
+        if needs_weight:
+            product = product.permute(1, 2, 0) if is_full else product
+            n_taps, device = weight.shape[2], weight.device
+            index = _index(n_taps, ctx.first, ctx.dilation, ctx.length, device)
+            grad_weight = torch.fft.irfft(product, ctx.length)[..., index]
+        return grad_x, grad_weight, None, None, None
 
 
-def _n_at_once(ctx: Any, x: Tensor) -> int:
+def _n_at_once(ctx: Any, x: Tensor, weight: Tensor) -> int:
     """Return how many windows to transform at once.
 
     Larger tensors leave the cache, and the C library returns them to the system.
     """
-    n_bytes = x.shape[1] * x.shape[2] * ctx.length * x.element_size()
-    return len(x) if len(x) * n_bytes <= 2 * LARGE else max(LARGE // n_bytes, 1)
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    n_signals = x.shape[2] * max(x.shape[1], weight.shape[0])
+    n_bytes = n_signals * ctx.length * x.element_size()
+    return len(x) if len(x) * n_bytes <= 2 * CACHE else max(CACHE // n_bytes, 1)
 
 
 @cached_by_size
@@ -145,7 +149,7 @@ def _signals(ctx: Any, spectrum: Tensor, n_times: int, x: Tensor | None) -> Tens
     return torch.fft.irfft(spectrum, ctx.length)[..., :n_times]
 
 
-class _Geometry(NamedTuple):
+class Geometry(NamedTuple):
     """What a layer does, the axis that it filters, and the samples padded before."""
 
     convolution: Convolution
@@ -153,9 +157,14 @@ class _Geometry(NamedTuple):
     left: int
 
 
-def _geometry(layer: Any) -> _Geometry | None:
+def geometry_of(layer: Any) -> Geometry | None:
     """Read the attributes of a layer; None if it does anything else."""
-    filtered = [i for i, n_taps in enumerate(layer.kernel_size) if n_taps > 1]
+    kernel_size = layer.kernel_size
+    is_text = isinstance(layer.padding, str)
+    sizes = (layer.stride, layer.dilation, () if is_text else layer.padding)
+    if not all(isinstance(size, tuple) for size in (kernel_size, *sizes)):
+        return None  # changed by hand, which torch accepts
+    filtered = [i for i, n_taps in enumerate(kernel_size) if n_taps > 1]
     is_depthwise = layer.groups == layer.in_channels == layer.out_channels != 1
     if (
         len(filtered) != 1
@@ -166,33 +175,42 @@ def _geometry(layer: Any) -> _Geometry | None:
     ):
         return None
     (i,) = filtered
-    n_taps, dilation = layer.kernel_size[i], layer.dilation[i]
+    n_taps, dilation = kernel_size[i], layer.dilation[i]
     if layer.padding == "same":
         n_padded = dilation * (n_taps - 1)
     else:
-        pads = [0, 0] if layer.padding == "valid" else list(layer.padding)
+        pads = [0] * len(kernel_size) if is_text else list(layer.padding)
         n_padded = 2 * pads.pop(i)
-        if any(pads[: len(layer.kernel_size) - 1]):
+        if any(pads):
             return None
     channels = layer.in_channels, layer.out_channels
     convolution = Convolution(*channels, n_taps, dilation, n_padded, is_depthwise)
-    return _Geometry(convolution, i + 2, n_padded // 2)
+    return Geometry(convolution, i + 2, n_padded // 2)
 
 
 class _FFTConv(Faster):
-    """Convolution over time, of all channels or of each, by FFT where that is faster.
+    """Convolution over time by FFT, where that is faster on a CPU.
 
-    This is on a CPU, and not in half precision, for which CPUs have no FFT.
+    It mixes all channels or filters each alone. CPUs have no FFT in half precision.
     """
+
+    pattern = "FFT"
 
     @classmethod
     def can_replace(cls, layer: Any) -> bool:
         """Return whether the layer has a stride of 1 and zero padding."""
-        return _geometry(layer) is not None
+        return geometry_of(layer) is not None
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        """Convolve."""
+        if not torch.jit.is_scripting():
+            # Read once, since parametrizations may have state.
+            return self._convolve(input, self.weight, self.bias)
+        return self._conv_forward(input, self.weight, self.bias)
 
     def describe(self, shape: Sequence[int]) -> Described | None:
         """Describe the convolution and its signals, for the estimate of the cost."""
-        geometry = _geometry(self)
+        geometry = geometry_of(self)
         if geometry is None or len(shape) != len(cast(Any, self).kernel_size) + 2:
             return None
         n_times = shape[geometry.axis]
@@ -200,8 +218,8 @@ class _FFTConv(Faster):
         return geometry.convolution, (shape[0], n_rows, n_times)
 
     def _convolve(self: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        geometry = None if reason_not_eager(x) else _geometry(self)
-        if geometry is None or not self._applies(x, weight):
+        geometry = None if reason_not_eager(x) else geometry_of(self)
+        if geometry is None or not self._applies(x, weight, geometry.convolution):
             y: Tensor = self._conv_forward(x, weight, bias)
             return y
         convolution, axis, left = geometry
@@ -214,17 +232,15 @@ class _FFTConv(Faster):
         y = y.squeeze(2) if x.ndim == 3 else y.movedim(3, axis)
         return y.contiguous()
 
-    def _applies(self: Any, x: Tensor, weight: Tensor) -> bool:
+    def _applies(self: Any, x: Tensor, weight: Tensor, convolution: Any) -> bool:
         described: Any = _FFTConv.describe(self, x.shape)
-        if described is None or not self.pays(x, *described):
-            return False
-        convolution, (_, _, n_times) = described
-        n_inputs = self.in_channels // self.groups
         return (
-            weight.shape == (self.out_channels, n_inputs, *self.kernel_size)
+            self.pays(x, described)
+            and weight.shape[0] == self.out_channels
+            and weight.shape[1:] == (self.in_channels // self.groups, *self.kernel_size)
             and x.shape[1] == self.in_channels
             and x.numel() > 0
-            and n_times + convolution.n_padded > convolution.span
+            and described[1][2] + convolution.n_padded > convolution.span
             and x.device.type == weight.device.type == "cpu"
             and x.dtype == weight.dtype
             and not torch.is_autocast_enabled("cpu")
@@ -236,24 +252,8 @@ class FFTConv1d(_FFTConv, torch.nn.Conv1d):
 
     original = torch.nn.Conv1d
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve."""
-        if torch.jit.is_scripting():
-            return self._conv_forward(x, self.weight, self.bias)
-        else:  # not scripted
-            # Read once, since parametrizations may have state.
-            return self._convolve(x, self.weight, self.bias)
-
 
 class FFTConv2d(_FFTConv, torch.nn.Conv2d):
     """A convolution of images of which one axis is time."""
 
     original = torch.nn.Conv2d
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve."""
-        if torch.jit.is_scripting():
-            return self._conv_forward(x, self.weight, self.bias)
-        else:  # not scripted
-            # Read once, since parametrizations may have state.
-            return self._convolve(x, self.weight, self.bias)

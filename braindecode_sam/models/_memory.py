@@ -19,4 +19,6 @@ def keep_freed_memory() -> None:
     default.
     """
     if os.environ.get("BRAINDECODE_SAM_KEEP_MEMORY", "1") != "0":
-        torch.empty(LIMIT - 2**16, dtype=torch.uint8)  # never written, freed at once
+        torch.empty(
+            LIMIT - 2**16, dtype=torch.uint8, device="cpu"
+        )  # never written, freed at once

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -263,12 +263,12 @@ def _units(
         yield module, input_shape
         return
     try:
-        shape: Any = module.input_shape
-    except (AttributeError, ValueError):
+        shape = tuple(cast(Any, module.input_shape))
+    except (AttributeError, TypeError, ValueError):  # others may mean anything by it
         for child in module.children():
             yield from _units(child, None)
     else:
-        yield module, tuple(shape)
+        yield module, shape
 
 
 def _try(
@@ -280,7 +280,7 @@ def _try(
     if is_lazy or some.dtype not in DTYPES or some.device.type not in DEVICES:
         return [(name, "not tried", None, None) for name in layers.values()]
     x = torch.zeros(1, *shape[1:], device=some.device, dtype=some.dtype)
-    with watch() as watched, _evaluating(unit), _recording() as shapes:
+    with watch() as watched, _evaluating(unit, x.device), _recording() as shapes:
         output = unit(x)  # may hold the maps of a layer
     rows = []
     for layer, name in layers.items():
@@ -293,7 +293,11 @@ def _try(
         if layer in shapes:
             batches = _smallest_batches(layer, shapes[layer], x)
         if layer in shapes and (layer.settings.is_forced or any(batches)):
-            rows.append((name, _pattern(layer), *batches))
+            pattern = layer.pattern
+            if isinstance(layer, WaitingConv2d):
+                is_depthwise = layer.source.front.is_depthwise
+                pattern = "depthwise" if is_depthwise else "merged kernel"
+            rows.append((name, pattern, *batches))
         else:
             restore(layer)
             log.info("%s stays the original layer", name)
@@ -315,18 +319,10 @@ def _smallest_batches(
     return [train_from, None if isinstance(layer, DropoutReplay) else predict_from]
 
 
-def _pattern(layer: Any) -> str:
-    if isinstance(layer, WaitingConv2d):
-        return "depthwise" if layer.source.front.is_depthwise else "merged kernel"
-    if isinstance(layer, DropoutReplay):
-        return "mask"
-    return "exp" if isinstance(layer, ELUByExp) else "FFT"
-
-
 def _reason_not_to_wait(layer: WaitingConv2d, watched: Watched) -> str | None:
     outcomes = watched.of(layer.source)
     if not outcomes:
-        return "its output is not used"
+        return " and ".join(layer.source.logged) or "its output is not used"
     for front, _, reader in outcomes:
         if front is None:
             return f"its output is read by {getattr(reader, '__name__', reader)}"
@@ -358,7 +354,7 @@ def _recording() -> Iterator[dict[Any, torch.Size]]:
 
 
 @contextlib.contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+def _evaluating(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
     """Run a module in evaluation mode, and restore its state afterwards."""
     training = {m: m.training for m in module.modules()}
     # A forward may also change weights, such as those that have a largest norm.
@@ -366,7 +362,8 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
     for m in training:
         m.training = False
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        gpus = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(gpus), torch.no_grad():
             yield
     finally:
         for m, mode in training.items():

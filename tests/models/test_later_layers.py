@@ -175,6 +175,72 @@ def test_where_the_fft_is_not_exact_or_not_there_torch_convolves():
         torch.testing.assert_close(expected, found, atol=0, rtol=0)
 
 
+# What code does with layers of any kind
+
+LAYERS = {
+    "ELU": (nn.ELU(), (5000,)),
+    "dropout": (nn.Dropout(), (5000,)),
+    "one window": (nn.Conv1d(8, 1, 9, padding=4, bias=False), (1, 8, 64)),
+    "each channel": (nn.Conv1d(4, 4, 3, padding=2, groups=4, bias=False), (3, 4, 62)),
+    "rows": (nn.Conv2d(3, 4, (1, 5)), (2, 3, 6, 20)),
+}
+
+
+def changed_in_place(layer, x):
+    y = layer(x)
+    y += x.sum()
+    return y
+
+
+def by_keyword(layer, x):
+    return layer(input=x)
+
+
+def made_again(layer, x):
+    if not isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+        return type(layer)()(x)
+    again = type(layer)(
+        layer.in_channels, layer.out_channels, layer.kernel_size, groups=layer.groups,
+        padding=layer.padding, bias=layer.bias is not None,
+    )  # fmt: skip
+    again.load_state_dict(layer.state_dict())
+    return again(x)
+
+
+def with_numbers(layer, x):
+    layer.stride = layer.dilation = 1
+    return layer(x)
+
+
+def frozen(layer, x):
+    return layer.requires_grad_(False)(x)
+
+
+@pytest.mark.parametrize(
+    "way", [changed_in_place, by_keyword, made_again, with_numbers, frozen]
+)
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_are_used_as_those_of_torch(name, way):
+    stock, shape = LAYERS[name]
+    results = []
+    for layer in (copy.deepcopy(stock), sped_up(stock)):
+        torch.manual_seed(0)
+        x = torch.randn(shape, requires_grad=True)
+        torch.manual_seed(1)
+        y = way(layer, x)
+        y.square().sum().backward()
+        gradients = [p.grad for p in layer.parameters() if p.grad is not None]
+        results.append([y, x.grad, *gradients])
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+
+
+def test_masks_are_drawn_on_the_cpu_whatever_the_default_is():
+    layer = sped_up(nn.Dropout(), exact_masks=False)
+    with torch.device("meta"):
+        y = layer(X)
+    assert 0.4 < (y == 0).double().mean() < 0.6
+
+
 # ELU
 
 VALUES = torch.cat([torch.linspace(-100, 100, 20001), -torch.logspace(-12, 2, 20001)])

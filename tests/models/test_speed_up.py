@@ -405,6 +405,8 @@ def test_a_module_that_cannot_run_is_left_as_it_is(caplog):
         assert len(speed_up(model)) == 0
     assert "Sequential is unchanged" in caplog.text
     assert type(model[1][0]) is nn.Conv2d
+    model.input_shape = None  # of another meaning
+    assert set(speed_up(model)["pattern"]) == {"not tried"}
 
 
 def test_models_inside_of_others_keep_parameters_hooks_and_buffers():

@@ -13,8 +13,8 @@ from torch.nn.modules import module as torch_module
 from braindecode_sam.models import _cost
 from braindecode_sam.models._eager import reason_not_eager
 from braindecode_sam.models._faster import Described
-from braindecode_sam.models._fft_conv import FFTConv2d
-from braindecode_sam.models._stem.filtered import defer_convolution, pads_of
+from braindecode_sam.models._fft_conv import FFTConv2d, geometry_of
+from braindecode_sam.models._stem.filtered import defer_convolution
 
 log = logging.getLogger(__name__)
 DEVICES = ("cpu", "cuda")
@@ -32,46 +32,39 @@ class WaitingConv2d(FFTConv2d):
     @classmethod
     def can_replace(cls, layer: Any) -> bool:
         """Return whether it applies the same filters to all channels."""
+        geometry = geometry_of(layer)
         return (
-            FFTConv2d.can_replace(layer)
-            and layer.in_channels == 1
-            and layer.dilation == (1, 1)
+            geometry is not None
+            and layer.in_channels == geometry.convolution.dilation == 1
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve, or defer the convolution of (batch, 1, n_chans, n_times).
-
-        The last two axes may be swapped.
-        """
-        if torch.jit.is_scripting():
-            return self._conv_forward(x, self.weight, self.bias)
-        else:  # not scripted
-            return self._defer(x)
 
     def describe(self, shape: Any) -> Described | None:
         """Describe the front of the model, or the convolution by FFT without one."""
-        front = self.source.front
-        if type(front) is not _cost.Front or len(shape) != 4:
+        front, geometry = self.source.front, geometry_of(self)
+        if type(front) is not _cost.Front or len(shape) != 4 or geometry is None:
             return FFTConv2d.describe(self, shape)
-        n_windows, _, n_chans, n_times = shape
-        if self.kernel_size[0] > 1:
-            n_chans, n_times = n_times, n_chans
-        return front, (n_windows, n_chans, n_times - self.source.n_lost)
+        n_out = shape[geometry.axis] - self.source.n_lost
+        return front, (shape[0], shape[5 - geometry.axis], n_out)
 
-    def _defer(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias  # once: parametrizations may have state
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self._conv_forward(x, weight, bias)
         reason = reason_not_eager(x) or self._reason_not_to_defer(x, weight)
         if reason is None:
             return defer_convolution(self.source, x, weight, bias, self.padding)
-        if reason not in self.source.logged:
+        if self.source and reason not in self.source.logged:
             self.source.logged.add(reason)
             log.info("%s is not deferred: %s", self.settings.name, reason)
-        return self._convolve(x, weight, bias)
+        return FFTConv2d._convolve(self, x, weight, bias)
 
     def _reason_not_to_defer(self, x: Tensor, weight: Tensor) -> str | None:
-        if not self.can_replace(self) or weight.shape[1:] != (1, *self.kernel_size):
+        geometry = geometry_of(self)
+        if (
+            geometry is None
+            or not self.source
+            or not self.can_replace(self)
+            or weight.shape[1:] != (1, *self.kernel_size)
+        ):
             return "it is not a temporal convolution with stride and dilation 1"
         if x.ndim != 4 or x.shape[1] != 1 or 0 in x.shape:
             return f"its input has the shape {tuple(x.shape)}"
@@ -84,14 +77,13 @@ class WaitingConv2d(FFTConv2d):
         front, is_forced = self.source.front, self.settings.is_forced
         if front is None and not is_forced:
             return "its output was read by another layer or function"
-        described: Any = self.describe(x.shape)
-        if type(front) is _cost.Front and not self.pays(x, *described):
+        is_known = type(front) is _cost.Front
+        if is_known and not self.pays(x, self.describe(x.shape)):
             return "that is faster for small batches"
-        axis = 3 if self.kernel_size[0] == 1 else 2
-        if x.shape[5 - axis] == 1:
+        if x.shape[5 - geometry.axis] == 1:
             return "it has a single channel"
-        pads = pads_of(self.padding, self.kernel_size)
-        if x.shape[axis] + sum(pads[axis - 2]) < max(self.kernel_size):
+        convolution = geometry.convolution
+        if x.shape[geometry.axis] + convolution.n_padded <= convolution.span:
             return "its kernel is longer than its input"
         if _has_hooks((self, *self.source.behind)):
             return "a forward hook may read its output"
