@@ -21,7 +21,7 @@ from braindecode_sam.models._fft_conv import FFTConv1d, FFTConv2d
 from braindecode_sam.models._memory import keep_freed_memory
 from braindecode_sam.models._pickling import allow_pickling
 from braindecode_sam.models._stem.moments import MomentsMemory
-from braindecode_sam.models._stem.pending import Pending, Source, Watched, watch
+from braindecode_sam.models._stem.pending import UNKNOWN, Pending, Source
 from braindecode_sam.models._stem.waiting import DEVICES, WaitingConv2d
 from braindecode_sam.threads import share_cores
 
@@ -280,12 +280,12 @@ def _try(
     if is_lazy or some.dtype not in DTYPES or some.device.type not in DEVICES:
         return [(name, "not tried", None, None) for name in layers.values()]
     x = torch.zeros(1, *shape[1:], device=some.device, dtype=some.dtype)
-    with watch() as watched, _evaluating(unit, x.device), _recording() as shapes:
+    with _evaluating(unit, x.device), _recording() as shapes:
         output = unit(x)  # may hold the maps of a layer
     rows = []
     for layer, name in layers.items():
         if isinstance(layer, WaitingConv2d):
-            reason = _reason_not_to_wait(layer, watched)
+            reason = _reason_not_to_wait(layer.source)
             if reason is not None:
                 log.info("%s is not deferred: %s", name, reason)
                 replace(layer, FFTConv2d, layer.settings)
@@ -319,16 +319,12 @@ def _smallest_batches(
     return [train_from, None if isinstance(layer, DropoutReplay) else predict_from]
 
 
-def _reason_not_to_wait(layer: WaitingConv2d, watched: Watched) -> str | None:
-    outcomes = watched.of(layer.source)
-    if not outcomes:
-        return " and ".join(layer.source.logged) or "its output is not used"
-    for front, _, reader in outcomes:
-        if front is None:
-            return f"its output is read by {getattr(reader, '__name__', reader)}"
-    if watched.is_kept(layer.source):
-        return "the model keeps its output"
-    return None
+def _reason_not_to_wait(source: Source) -> str | None:
+    if source.reader is not None:
+        return f"its output is read by {source.reader}"
+    if source.front == UNKNOWN:
+        return " and ".join(source.logged) or "its output is not used"
+    return "the model keeps its output" if source.is_kept() else None
 
 
 @contextlib.contextmanager

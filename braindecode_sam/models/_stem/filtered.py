@@ -21,7 +21,7 @@ from braindecode_sam.models._stem.linear import (
 )
 from braindecode_sam.models._stem.moments import MomentsMemory
 from braindecode_sam.models._stem.normalization import normalize, normalize_by
-from braindecode_sam.models._stem.pending import Deferred, Pending, Source, note_end
+from braindecode_sam.models._stem.pending import Deferred, Pending, Source
 
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 
@@ -354,9 +354,9 @@ def project(
         if convolution.bias is not None:
             y = y + convolution.bias[:, None].to(dtype)
     front = Front(tuple(part.stages for part in parts), len(weight), is_depthwise)
-    n_out = parts[0].filters.n_out  # equal in all branches
     for part in parts:
-        note_end(part, front, (windows.n_chans, n_out), n_lost(part.stages))
+        for source in part.sources:
+            source.front, source.n_lost = front, n_lost(part.stages)
     y = y.unsqueeze(2 if windows.time_axis == 3 else 3)
     return y.to(deferred.dtype).contiguous()  # as the original layer does
 

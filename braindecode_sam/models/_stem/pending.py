@@ -14,17 +14,15 @@ happens depends on how it is read:
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from braindecode_sam.models._cost import Front
 from braindecode_sam.models._stem.moments import MomentsMemory
 
 _plain = torch._C.DisableTorchFunctionSubclass
@@ -62,14 +60,32 @@ class Source:
         Samples by which the output of the front is shorter than the windows.
     behind : tuple of torch.nn.Module
         Later modules whose outputs are pending too.
+    reader : str or None
+        Name of a function that read the output.
+    made : list of weakref.ref
+        Pending outputs that something still refers to.
     logged : set of str
         Reasons not to defer that were logged.
     """
 
     def __init__(self, memory: MomentsMemory) -> None:
         self.memory, self.front, self.n_lost = memory, cast(Any, UNKNOWN), 0
+        self.reader: str | None = None
+        self.made: list[weakref.ref[Tensor]] = []
         self.behind: tuple[torch.nn.Module, ...] = ()
         self.logged: set[str] = set()
+
+    def is_kept(self) -> bool:
+        """Return whether something still refers to a pending output."""
+        return any(made() is not None for made in self.made)
+
+    def note(self, pending: Tensor) -> None:
+        """Note a pending output."""
+        self.made = [made for made in self.made if made() is not None]
+        self.made.append(weakref.ref(pending))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"made": []}
 
 
 _HASH = Tensor.__hash__  # does not change when the value is computed
@@ -122,8 +138,8 @@ class Deferred:
     def value(self, asked_by: Any = None) -> Tensor:
         """Return the value, computed once so that in-place changes are shared."""
         if self._value is None:
-            _note(self.sources, Outcome(None, (0, 0), asked_by))
             for source in self.sources:
+                source.reader = getattr(asked_by, "__name__", str(asked_by))
                 if source.front == UNKNOWN:
                     source.front = None
             with (
@@ -150,9 +166,8 @@ class Deferred:
             pending: Tensor = _GraphNode.apply(self, *self.inputs)
         else:
             pending = Pending(self)
-        watched = _watched.get()
-        if watched is not None:
-            watched.made += [(source, weakref.ref(pending)) for source in self.sources]
+        for source in self.sources:
+            source.note(pending)
         return pending
 
 
@@ -260,69 +275,3 @@ class _GraphNode(torch.autograd.Function):
         for i, gradient in zip(needed, found, strict=True):
             grads[i] = gradient
         return None, *grads
-
-
-# Record of how the pending outputs of layers are used.
-
-
-class Outcome(NamedTuple):
-    """End of a deferred computation.
-
-    It has the layers that ran in the cheaper order, or None and the function that read
-    the value, and the channels and samples of the output.
-    """
-
-    front: Any
-    sizes: tuple[int, int]
-    reader: Any = None
-
-
-class Watched:
-    """What :func:`watch` records."""
-
-    def __init__(self) -> None:
-        self.outcomes: list[tuple[Source, Outcome]] = []
-        self.made: list[tuple[Source, weakref.ref[Tensor]]] = []
-
-    def of(self, source: Source) -> list[Outcome]:
-        """Return the ends of the computations that a layer deferred."""
-        return [outcome for other, outcome in self.outcomes if other is source]
-
-    def is_kept(self, source: Source) -> bool:
-        """Return whether something still refers to a pending output of the layer."""
-        return any(other is source and ref() is not None for other, ref in self.made)
-
-
-_watched: contextvars.ContextVar[Watched | None] = contextvars.ContextVar(
-    "watched", default=None
-)
-
-
-@contextlib.contextmanager
-def watch() -> Iterator[Watched]:
-    """Record how the pending outputs of layers are used."""
-    watched = Watched()
-    token = _watched.set(watched)
-    try:
-        yield watched
-    finally:
-        _watched.reset(token)
-
-
-def _note(sources: Sequence[Source], outcome: Outcome) -> None:
-    watched = _watched.get()
-    if watched is not None:
-        watched.outcomes += [(source, outcome) for source in sources]
-
-
-def note_end(
-    deferred: Deferred, front: Front, sizes: tuple[int, int], n_lost: int
-) -> None:
-    """Note that a deferred computation came to its end in the cheaper order.
-
-    `front` has the layers of all branches, `sizes` the channels and the samples of the
-    output, which has `n_lost` samples less than the windows.
-    """
-    for source in deferred.sources:
-        source.front, source.n_lost = front, n_lost
-    _note(deferred.sources, Outcome(front, sizes))
