@@ -193,18 +193,18 @@ def run(model, x):
     return out.detach(), gradients, dict(model.named_buffers())
 
 
-def differences(expected, found):
+def differences(expected, found, floor=1e-12):
     """Relative differences of outputs, gradients and buffers, by name.
 
     Some true gradients are zero because a later batch normalization removes the
     parameter, such as the shift of the one before. Differences are therefore relative
     to the largest value of the gradient, but at least to 1e-4 times the largest of
-    all.
+    all and to `floor`.
     """
     assert expected[1].keys() == found[1].keys()
     largest = max([g.abs().max() for g in expected[1].values()], default=0)
     pairs = {"outputs": (expected[0], found[0], 1e-12)}
-    least = 1e-4 * largest + 1e-12
+    least = 1e-4 * largest + floor
     pairs |= {n: (g, found[1][n], least) for n, g in expected[1].items()}
     pairs |= {n: (b, found[2][n], 1e-12) for n, b in expected[2].items()}
     return {
@@ -217,7 +217,7 @@ def differences(expected, found):
     }
 
 
-def assert_equal(expected, found, tolerance=1e-8):
+def assert_equal(expected, found, tolerance=1e-8, floor=1e-12):
     """Compare outputs, gradients and buffers of two models."""
-    found = differences(expected, found)
+    found = differences(expected, found, floor)
     assert all(value < tolerance for value in found.values()), found

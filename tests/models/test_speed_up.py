@@ -66,8 +66,10 @@ def test_equals_the_stock_layers(
     )  # fmt: skip
     stock, fast = pair(front.train(training))  # even what does not pay
     x = windows(3, n_chans, n_times, seed, kind)
-    # An offset costs the original layers as many digits as ours.
-    assert_equal(run(stock, x), run(fast, x), 1e-5 if "offset" in kind else 1e-8)
+    # An offset of 1e4 costs the original layers as many digits as ours, and 1e-12 times
+    # it is left where all gradients vanish.
+    limits = (1e-5, 1e-6) if "offset" in kind else ()
+    assert_equal(run(stock, x), run(fast, x), *limits)
 
 
 @pytest.mark.parametrize(

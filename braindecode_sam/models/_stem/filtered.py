@@ -17,10 +17,9 @@ from braindecode_sam.models._stem.linear import (
     compose,
     filter_channels,
     filter_projections,
-    temporal_filters,
 )
 from braindecode_sam.models._stem.moments import MomentsMemory
-from braindecode_sam.models._stem.normalization import normalize, normalize_by
+from braindecode_sam.models._stem.normalization import normalize_by, statistics_of
 from braindecode_sam.models._stem.pending import Deferred, Pending, Source
 
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
@@ -200,9 +199,7 @@ class Filtered(Deferred):
         if training:
             n_lags = min(filters.interior.shape[1], windows.n_times)
             moments = windows.memory.moments_of(windows.signals(), n_lags)
-            normalized, mean, variance = normalize(
-                filters, moments, own_weight, own_bias, eps
-            )
+            mean, variance = statistics_of(filters, moments)
             if running_mean is not None and running_var is not None:
                 with torch.no_grad():
                     unbiased = momentum * count / (count - 1)
@@ -211,9 +208,7 @@ class Filtered(Deferred):
         else:
             mean, variance = snapshot(running_mean), snapshot(running_var)
             statistics = restored(mean, running_mean), restored(variance, running_var)
-            normalized = normalize_by(
-                filters, mean, variance, own_weight, own_bias, eps
-            )
+        normalized = normalize_by(filters, mean, variance, own_weight, own_bias, eps)
 
         def compute() -> Tensor:
             value = self.value(F.batch_norm)
@@ -378,7 +373,10 @@ def defer_convolution(
     windows = Windows(x, 3 if weight.shape[2] == 1 else 2, source.memory)
     pad = pads_of(padding, weight.shape[2:])[windows.time_axis - 2]
     own_weight, own_bias = snapshot(weight), snapshot(bias)
-    filters = temporal_filters(own_weight.flatten(1), own_bias, pad, windows.n_times)
+    taps = own_weight.flatten(1)
+    n_out = windows.n_times + sum(pad) - taps.shape[1] + 1
+    constant = None if own_bias is None else own_bias[:, None]
+    filters = Filters(taps, -pad[0], windows.n_times, n_out, constant)
     autocast = current_autocast(x.device)
     dtype = x.dtype
     if torch.is_autocast_enabled(x.device.type):
@@ -392,7 +390,7 @@ def defer_convolution(
             )  # fmt: skip
 
     return Filtered(
-        windows, filters, compute, (stage_of(own_weight.flatten(1), pad),),
+        windows, filters, compute, (stage_of(taps, pad),),
         dtype=dtype, sources=(source,),
         inputs=[t for t in (own_weight, own_bias) if t is not None],
     ).pending()  # fmt: skip

@@ -64,19 +64,6 @@ class Filters(NamedTuple):
     edges: tuple[Edge, ...] = ()
 
 
-def temporal_filters(
-    weight: torch.Tensor, bias: torch.Tensor | None, pad: Pad, n_times: int
-) -> Filters:
-    """Make the filters of a convolution over time.
-
-    The weight has the shape (n_filters, n_taps), the bias (n_filters,), both float64.
-    `pad` counts the samples of padding.
-    """
-    n_out = n_times + sum(pad) - weight.shape[1] + 1
-    constant = None if bias is None else bias[:, None]
-    return Filters(weight, -pad[0], n_times, n_out, constant)
-
-
 def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
     """Compose two convolutions over time, one tap of the second at a time.
 
@@ -97,27 +84,6 @@ def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
     # Reading the buffer with rows one sample shorter shifts each row by one sample.
     flat = F.pad(products, (0, n_rows)).flatten(1)[:, : n_rows * width]
     return flat.unflatten(1, (n_rows, width))
-
-
-def taps_inside(
-    n_between: int, n_taps_2: int, pad_2: Pad, device: torch.device | None = None
-) -> torch.Tensor:
-    """Return which taps of the second convolution read samples, not padding.
-
-    The result has the shape (n_out, n_taps_2), for `n_between` samples between the two
-    convolutions.
-
-    Examples
-    --------
-    >>> taps_inside(3, 3, (1, 1)).int()
-    tensor([[0, 1, 1],
-            [1, 1, 1],
-            [1, 1, 0]], dtype=torch.int32)
-    """
-    n_out = n_between + sum(pad_2) - n_taps_2 + 1
-    t = torch.arange(n_out, device=device)[:, None]
-    read = t + torch.arange(n_taps_2, device=device) - pad_2[0]
-    return (read >= 0) & (read < n_between)
 
 
 class _Taps(NamedTuple):
@@ -145,8 +111,10 @@ class _Taps(NamedTuple):
 
 @cached_by_size
 def _taps(n_between: int, n_taps_2: int, pad_2: Pad, device: torch.device) -> _Taps:
-    inside = taps_inside(n_between, n_taps_2, pad_2, device).double()
-    n_out = len(inside)
+    n_out = n_between + sum(pad_2) - n_taps_2 + 1
+    t = torch.arange(n_out, device=device)[:, None]
+    read = t + torch.arange(n_taps_2, device=device) - pad_2[0]
+    inside = ((read >= 0) & (read < n_between)).double()
     head = range(0, min(pad_2[0], n_out))
     tail = range(max(n_out - pad_2[1], head.stop), n_out)
     dropped = inside - 1
@@ -183,28 +151,6 @@ def spread_rows(taps: torch.Tensor, first: int, columns: range) -> torch.Tensor:
     return spread.contiguous()  # since it is read several times
 
 
-def find_edges(
-    parts: torch.Tensor, taps: _Taps, start: int, n_times: int, reach: tuple[int, int]
-) -> tuple[torch.Tensor, Edge, Edge]:
-    """Return composed filters, and where they differ because of the padding in between.
-
-    `parts` is the result of :func:`compose_taps`. Tap 0 reads input sample `start` in
-    output sample 0. `reach` has the first input sample that no dropped tap of the first
-    output samples reads, and the first one that a dropped tap of the last ones reads.
-    """
-    places = (taps.head, taps.tail)
-    interior, *rows = (taps.sums @ parts).split([1, *map(len, places)], dim=1)
-    columns = (
-        range(0, min(max(reach[0], 0), n_times)),
-        range(max(min(reach[1], n_times), 0), n_times),
-    )
-    edges = (
-        Edge(samples, spread_rows(part, start + samples.start, inputs), inputs)
-        for samples, part, inputs in zip(places, rows, columns, strict=True)
-    )
-    return interior.squeeze(1), *edges
-
-
 def compose(
     filters: Filters, weight: torch.Tensor, bias: torch.Tensor | None, pad: Pad
 ) -> Filters:
@@ -217,21 +163,31 @@ def compose(
     n_between, n_taps_2 = filters.n_out, weight.shape[2]
     parts = compose_taps(filters.interior, weight)
     taps = _taps(n_between, n_taps_2, pad, weight.device)
+    start, n_times = filters.first - pad[0], filters.n_times
+    places = (taps.head, taps.tail)
+    interior, *rows = (taps.sums @ parts).split([1, *map(len, places)], dim=1)
     # Dropped taps would read the first convolution's output before its beginning or
     # after its end, which depends on few input samples. In very short windows, one
     # output sample drops taps on both sides, and all input samples count.
     reach = (filters.interior.shape[1] - 1 + filters.first, n_between + filters.first)
-    reach = reach if n_between >= n_taps_2 else (filters.n_times, 0)
-    start = filters.first - pad[0]
-    interior, *edges = find_edges(parts, taps, start, filters.n_times, reach)
+    reach = reach if n_between >= n_taps_2 else (n_times, 0)
+    columns = (
+        range(0, min(max(reach[0], 0), n_times)),
+        range(max(min(reach[1], n_times), 0), n_times),
+    )
+    edges = tuple(
+        Edge(samples, spread_rows(part, start + samples.start, inputs), inputs)
+        for samples, part, inputs in zip(places, rows, columns, strict=True)
+    )
     constant = None
     if filters.constant is not None:
         added = torch.einsum("f,gfk->gk", filters.constant.flatten(), weight)
         constant = added @ taps.inside
     if bias is not None:
         constant = bias[:, None] + (0 if constant is None else constant)
-    used = tuple(edges) if any(pad) else ()
-    return Filters(interior, start, filters.n_times, taps.n_out, constant, used)
+    edges = edges if any(pad) else ()
+    interior = interior.squeeze(1)
+    return Filters(interior, start, n_times, taps.n_out, constant, edges)
 
 
 def filter_projections(

@@ -29,24 +29,6 @@ from braindecode_sam.models._stem.moments import (
 Tensor = torch.Tensor
 
 
-def normalize(
-    filters: Filters,
-    moments: Moments,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-) -> tuple[Filters, Tensor, Tensor]:
-    """Normalize the outputs of filters over batch, channels and time.
-
-    Weight and bias have the shape (n_filters,), float64, and scale and shift the
-    normalized outputs. The statistics of the outputs are also returned, without
-    gradients. The variance is that of the population.
-    """
-    mean, variance = _statistics(filters, moments)
-    normalized = normalize_by(filters, mean, variance, weight, bias, eps)
-    return normalized, mean.detach(), variance.detach()
-
-
 def normalize_by(
     filters: Filters,
     mean: Tensor,
@@ -71,8 +53,8 @@ def normalize_by(
     )
 
 
-def _statistics(filters: Filters, moments: Moments) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of the outputs."""
+def statistics_of(filters: Filters, moments: Moments) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the outputs over batch, channels and time."""
     interior, constant = filters.interior, filters.constant
     n_taps, first, n_out = interior.shape[1], filters.first, filters.n_out
     means = interior @ moments.cached(unfolded_mean, n_taps, first, n_out)
