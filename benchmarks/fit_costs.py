@@ -91,9 +91,9 @@ def random_layers(rng):
 
 def random_convolution(rng):
     """Draw a convolution over time, of all channels or of each."""
-    n_inputs = rng.choice([1, 1, 2, 8, 16, 32, 64])
+    n_inputs = rng.choice([1, 1, 2, 8, 16, 32, 64, 128])
     is_depthwise = n_inputs > 2 and rng.random() < 0.25
-    n_outputs = n_inputs if is_depthwise else rng.choice([8, 16, 32, 64])
+    n_outputs = n_inputs if is_depthwise else rng.choice([8, 16, 32, 64, 128])
     n_taps = rng.choice([3, 5, 8, 16, 32, 64, 125, 225])
     dilation, n_rows = rng.choice([1, 1, 2, 4]), rng.choice([1, 1, 4, 22])
     n_times = rng.choice([16, 32, 64, 125, 250, 500, 1000])

@@ -26,6 +26,7 @@ COSTS = {
         "kernel": 20_800_000_000,  # operation of a faster implementation
         "mac": 38_400,  # multiply-add of a convolution
         "mac_single": 45_600,  # of a convolution with one input channel
+        "mac_wide": 20_000,  # with 64 and more channels
         "mac_depthwise": 410_000,
         "value": 197_000,  # output of a layer
         "value_backward": 3_460_000,
@@ -113,7 +114,9 @@ class Convolution(NamedTuple):
         if self.is_depthwise:
             kind, n_macs = "mac_depthwise", n_values * self.n_taps
         else:
-            kind = "mac_single" if self.n_inputs == 1 else "mac"
+            is_wide = min(self.n_inputs, self.n_outputs) >= 64
+            kind = "mac_wide" if is_wide else "mac"
+            kind = "mac_single" if self.n_inputs == 1 else kind
             n_macs = n_values * self.n_inputs * self.n_taps
         original: Work = Counter(
             layer=1,

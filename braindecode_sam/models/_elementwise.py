@@ -75,17 +75,19 @@ class ELUByExp(Faster, torch.nn.ELU):
 
 class _Drawn(NamedTuple):
     before: Tensor  # state of the generator before drawing
-    after: Tensor
     how: tuple[Any, ...]
-    mask: Tensor
+    is_repeated: bool  # whether the layer was called again in the same state
+    after: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class DropoutReplay(Faster, torch.nn.Dropout):
     """Dropout that remembers its mask, or draws it faster.
 
-    Both passes of a SAM step begin from the same state of the generator. The layer
-    stores its last mask, and reuses it if the generator is again in the state in which
-    the mask was drawn. The generator then advances as if the numbers had been drawn.
+    Both passes of a SAM step begin from the same state of the generator. Once the layer
+    has seen such a repetition, it keeps its masks, and reuses the last one if the
+    generator is again in the state in which it was drawn. The generator then advances
+    as if the numbers had been drawn.
 
     Masks and random numbers are those of torch. On request, the masks are others: an
     element is dropped if 16 random bits are below a threshold. Its probability is a
@@ -102,10 +104,11 @@ class DropoutReplay(Faster, torch.nn.Dropout):
     >>> from braindecode_sam import speed_up
     >>> model = nn.Sequential(nn.Dropout())
     >>> layers, x = speed_up(model), torch.ones(40, 1000)
-    >>> state = torch.get_rng_state()
-    >>> first = model(x)
-    >>> _ = torch.set_rng_state(state)
-    >>> torch.equal(model(x), first)
+    >>> state, outputs = torch.get_rng_state(), []
+    >>> for _ in range(3):
+    ...     _ = torch.set_rng_state(state)
+    ...     outputs.append(model(x))
+    >>> torch.equal(outputs[0], outputs[2])
     True
     """
 
@@ -121,7 +124,7 @@ class DropoutReplay(Faster, torch.nn.Dropout):
         """Apply dropout."""
         if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript needs two
             if self._applies(input):
-                return input * self._mask(input)
+                return self._drop(input)
         return F.dropout(input, self.p, self.training, self.inplace)
 
     def _applies(self, x: Tensor) -> bool:
@@ -134,17 +137,22 @@ class DropoutReplay(Faster, torch.nn.Dropout):
             and self.pays(x, self.describe(x.shape))
         )
 
-    def _mask(self, x: Tensor) -> Tensor:
+    def _drop(self, x: Tensor) -> Tensor:
         before, drawn = torch.get_rng_state(), self.drawn
         is_exact = self.settings.has_exact_masks
         how = x.shape, x.dtype, x.stride(), self.p, is_exact
-        if drawn and drawn.how == how and torch.equal(drawn.before, before):
+        is_again = drawn and drawn.how == how and torch.equal(drawn.before, before)
+        if is_again and drawn.mask is not None:
             torch.set_rng_state(drawn.after)
-            remembered: Tensor = drawn.mask
-            return remembered
+            return x * drawn.mask
+        is_repeated = bool(is_again or (drawn and drawn.is_repeated))
+        self.drawn = _Drawn(before, how, is_repeated)
+        if not is_repeated and is_exact:
+            return F.dropout(x, self.p)
         mask = F.dropout(torch.ones_like(x), self.p) if is_exact else draw(x, self.p)
-        self.drawn = _Drawn(before, torch.get_rng_state(), how, mask)
-        return mask
+        if is_repeated:
+            self.drawn = _Drawn(before, how, True, torch.get_rng_state(), mask)
+        return x * mask
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k != "drawn"}
