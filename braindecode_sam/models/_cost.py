@@ -21,23 +21,23 @@ import torch
 # 2 TB/s. On such a fast GPU, the faster way pays less often than on others.
 COSTS = {
     "cpu": {
-        "layer": 71_400_000_000,  # call of an original layer
-        "layer_backward": 173_000_000_000,
-        "kernel": 20_800_000_000,  # operation of a faster implementation
-        "mac": 38_400,  # multiply-add of a convolution
-        "mac_single": 45_600,  # of a convolution with one input channel
-        "mac_wide": 20_000,  # with 64 and more channels
-        "mac_depthwise": 410_000,
-        "value": 197_000,  # output of a layer
-        "value_backward": 3_460_000,
-        "product": 104_000,  # multiply-add of a projection
-        "butterfly": 342_000,  # of an FFT
-        "matrix": 302_000,  # multiply-add of complex numbers
-        "edge": 6_020_000,  # value in float64 for the ends of windows
-        "expm1": 11_400_000,  # value of torch's ELU, with AVX512
-        "exp": 2_380_000,  # value of an ELU by exp
+        "layer": 76_200_000_000,  # call of an original layer
+        "layer_backward": 222_000_000_000,
+        "kernel": 24_500_000_000,  # operation of a faster implementation
+        "mac": 41_500,  # multiply-add of a convolution
+        "mac_single": 50_100,  # of a convolution with one input channel
+        "mac_wide": 30_000,  # with 64 and more channels
+        "mac_depthwise": 440_000,
+        "value": 286_000,  # output of a layer
+        "value_backward": 3_080_000,
+        "product": 146_000,  # multiply-add of a projection
+        "butterfly": 358_000,  # of an FFT
+        "matrix": 457_000,  # multiply-add of complex numbers
+        "edge": 8_420_000,  # value in float64 for the ends of windows
+        "expm1": 11_700_000,  # value of torch's ELU, with AVX512
+        "exp": 3_370_000,  # value of an ELU by exp
         "bernoulli": 17_100_000,  # value of torch's dropout mask
-        "bits": 4_410_000,  # value of a mask from random bits
+        "bits": 4_920_000,  # value of a mask from random bits
     },
     "cuda": {
         "layer": 16_000_000_000,
