@@ -16,7 +16,6 @@ ALLOWED = {
     "optim": {"torch", "braindecode_sam.optim"},
     "models": {"torch", "scipy", "braindecode.models", "braindecode_sam.models"},
     "models/speed_up": {"torch", "pandas", "braindecode_sam.models"},
-    "models/_registry": {"torch", "braindecode.models"},
     "callbacks": {"torch", "numpy", "pandas", "skorch"}
     | {"braindecode_sam.callbacks", "braindecode_sam.optim"},
     "callbacks/sam": {"torch", "numpy", "skorch"}

@@ -1,6 +1,7 @@
 """Models for braindecode: faster versions of its models, and two small CNNs."""
 
-from braindecode_sam.models._registry import register
+from braindecode.models import util as _util
+
 from braindecode_sam.models.compact_cnn import CompactCNN
 from braindecode_sam.models.fast import (
     FAST,
@@ -8,11 +9,20 @@ from braindecode_sam.models.fast import (
     FastAttentionBaseNet,
     FastCTNet,
     FastEEGConformer,
+    FastEEGInceptionERP,
+    FastEEGInceptionMI,
     FastEEGITNet,
     FastEEGNet,
     FastEEGNeX,
+    FastEEGTCNet,
+    FastEMG2QwertyNet,
+    FastFBMSNet,
+    FastIFNet,
     FastMSVTNet,
+    FastSleepStagerChambon2018,
     FastTCFormer,
+    FastTIDNet,
+    FastTSception,
 )
 from braindecode_sam.models.separable_eegnet import SeparableEEGNet
 from braindecode_sam.models.speed_up import speed_up, unspeed
@@ -24,13 +34,28 @@ __all__ = [
     "FastCTNet",
     "FastEEGConformer",
     "FastEEGITNet",
+    "FastEEGInceptionERP",
+    "FastEEGInceptionMI",
     "FastEEGNeX",
     "FastEEGNet",
+    "FastEEGTCNet",
+    "FastEMG2QwertyNet",
+    "FastFBMSNet",
+    "FastIFNet",
     "FastMSVTNet",
+    "FastSleepStagerChambon2018",
     "FastTCFormer",
+    "FastTIDNet",
+    "FastTSception",
     "SeparableEEGNet",
     "speed_up",
     "unspeed",
 ]
 
-register((*FAST, CompactCNN, SeparableEEGNet))
+# For ``EEGRegressor("FastEEGNeX")``. braindecode fills its registry on the first
+# look-up by name, if it is empty.
+if not _util.models_dict:
+    _util._init_models_dict()
+_util.models_dict.update(
+    {model.__name__: model for model in (*FAST, CompactCNN, SeparableEEGNet)}
+)

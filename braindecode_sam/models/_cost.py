@@ -73,6 +73,9 @@ class Stage(NamedTuple):
     is_normalized: bool
 
 
+Branch = tuple[Stage, ...]
+
+
 class Front(NamedTuple):
     """Branches of convolutions over time, and the one over channels that reads them.
 
@@ -80,7 +83,7 @@ class Front(NamedTuple):
     and the samples of the output.
     """
 
-    branches: tuple[tuple[Stage, ...], ...]
+    branches: tuple[Branch, ...]
     n_outputs: int
     is_depthwise: bool
 
@@ -88,10 +91,76 @@ class Front(NamedTuple):
         self, shape: Shape, is_training: bool, device_type: str
     ) -> tuple[Work, Work]:
         """Count what the original layers do, and what the deferred computation does."""
+        deferred = self._project_then_filter(shape, is_training, device_type)
+        return self._filter_then_project(shape, is_training), deferred
+
+    def _n_projections(self, branch: Branch) -> int:
+        n_last = sum(branch[-1].n_filters for branch in self.branches)
+        return self.n_outputs * branch[-1].n_filters // n_last
+
+    def _filter_then_project(self, shape: Shape, is_training: bool) -> Work:
+        n_windows, n_chans, n_last_out = shape
+        # Forward, and backward for the gradients of weights and of inputs, which the
+        # windows do not need.
+        n_passes, n_passes_of_first = (3, 2) if is_training else (1, 1)
+        work: Work = Counter(layer=1, layer_backward=int(is_training))
+        for branch in self.branches:
+            n_inputs, n_out = 1, n_last_out + n_lost(branch)
+            for stage in branch:
+                n_out += stage.n_padded - stage.n_taps + 1
+                n_values = n_windows * n_chans * n_out * stage.n_filters
+                n_macs = n_values * n_inputs * stage.n_taps
+                if n_inputs == 1:
+                    work["mac_single"] += n_passes_of_first * n_macs
+                else:
+                    work["mac"] += n_passes * n_macs
+                n_layers = 1 + stage.is_normalized
+                work["layer"] += n_layers
+                work["value"] += n_layers * n_values
+                work["layer_backward"] += is_training * n_layers
+                work["value_backward"] += is_training * n_layers * n_values
+                n_inputs = stage.n_filters
+            n_values = n_passes * n_windows * n_chans * n_out
+            if self.is_depthwise:
+                work["mac_depthwise"] += n_values * self._n_projections(branch)
+            else:
+                work["mac"] += n_values * self.n_outputs * n_inputs
+        return work
+
+    def _project_then_filter(
+        self, shape: Shape, is_training: bool, device_type: str
+    ) -> Work:
         n_windows, n_chans, n_out = shape
-        batch = Batch(n_windows, n_chans, n_out, is_training)
-        original = _filter_then_project(self, batch)
-        return original, _project_then_filter(self, batch, device_type)
+        n_passes, n_passes_of_first = (3, 2) if is_training else (1, 1)
+        work: Work = Counter()
+        for branch in self.branches:
+            n_norms = sum(stage.is_normalized for stage in branch)
+            n_taps = 1 + sum(stage.n_taps - 1 for stage in branch)
+            n_padded = sum(stage.n_padded for stage in branch)
+            n_times = n_out + n_lost(branch)
+            n_values = n_windows * n_times * n_chans
+            # Rounded counts of operations that are not views.
+            n_first, n_each = (60, 60) if is_training else (20, 15)
+            work["kernel"] += n_first + n_each * (n_norms + len(branch) - 1)
+            if self.is_depthwise:
+                n_signals = n_windows * self._n_projections(branch)
+                butterflies = n_signals * _butterflies(n_times + n_taps)
+                n_macs = n_values * self._n_projections(branch)
+                work["product"] += n_passes_of_first * n_macs
+                work["butterfly"] += n_passes * butterflies
+            elif device_type == "cpu":
+                merged = Convolution(
+                    n_chans, self.n_outputs, n_taps, 1, n_padded, False
+                )
+                work += merged.by_fft(n_windows, n_times, is_training)
+            else:
+                work["mac"] += n_passes_of_first * n_values * self.n_outputs * n_taps
+            for stage in branch[1:]:
+                n_ends = stage.n_filters * stage.n_taps
+                work["edge"] += n_passes * n_ends * (n_taps + stage.n_taps)
+            if is_training and n_norms:  # covariance of the windows
+                work["mac"] += n_values * (n_taps + 32)
+        return work
 
 
 class Convolution(NamedTuple):
@@ -165,25 +234,6 @@ class Values(NamedTuple):
 Kind = Front | Convolution | Values
 
 
-class Batch(NamedTuple):
-    """A batch of windows, the samples of the output, and whether gradients follow."""
-
-    n_windows: int
-    n_chans: int
-    n_out: int
-    is_training: bool
-
-    @property
-    def n_passes(self) -> int:
-        """Forward, and backward for the gradients of inputs and weights."""
-        return 3 if self.is_training else 1
-
-    @property
-    def n_passes_of_first(self) -> int:
-        """As `n_passes` for layers that read the windows, which need no gradient."""
-        return 2 if self.is_training else 1
-
-
 def trains(layer: torch.nn.Module) -> bool:
     """Return whether to expect a backward pass."""
     return layer.training or torch.is_grad_enabled()
@@ -246,19 +296,7 @@ def smallest_batch(
 def estimate(work: Work, costs: dict[str, int], dtype: torch.dtype) -> int:
     """Estimate the femtoseconds that some work takes on one thread.
 
-    Parameters
-    ----------
-    work : collections.Counter
-        Number of units of each kind in `costs`.
-    costs : dict of str to int
-        Femtoseconds for each unit in float32.
-    dtype : torch.dtype
-        In float64, everything but launches costs twice as much.
-
-    Returns
-    -------
-    time : int
-        Femtoseconds.
+    In float64, everything but launches costs twice as much.
     """
     factor = 2 if dtype == torch.float64 else 1
     return sum(
@@ -267,70 +305,7 @@ def estimate(work: Work, costs: dict[str, int], dtype: torch.dtype) -> int:
     )
 
 
-def _filter_then_project(front: Front, batch: Batch) -> Work:
-    n_rows = batch.n_windows * batch.n_chans
-    n_last = sum(branch[-1].n_filters for branch in front.branches)
-    work: Work = Counter(layer=1, layer_backward=int(batch.is_training))
-    for branch in front.branches:
-        n_inputs, n_out = 1, batch.n_out + n_lost(branch)
-        for stage in branch:
-            n_out += stage.n_padded - stage.n_taps + 1
-            n_values = n_rows * n_out * stage.n_filters
-            if n_inputs == 1:
-                n_passes, kind = batch.n_passes_of_first, "mac_single"
-            else:
-                n_passes, kind = batch.n_passes, "mac"
-            work[kind] += n_passes * n_values * n_inputs * stage.n_taps
-            n_layers = 1 + stage.is_normalized
-            work["layer"] += n_layers
-            work["value"] += n_layers * n_values
-            if batch.is_training:
-                work["layer_backward"] += n_layers
-                work["value_backward"] += n_layers * n_values
-            n_inputs = stage.n_filters
-        if front.is_depthwise:
-            kind, n_projections = "mac_depthwise", front.n_outputs * n_inputs // n_last
-        else:
-            kind, n_projections = "mac", front.n_outputs * n_inputs
-        work[kind] += batch.n_passes * n_rows * n_out * n_projections
-    return work
-
-
-def _project_then_filter(front: Front, batch: Batch, device_type: str) -> Work:
-    n_last = sum(branch[-1].n_filters for branch in front.branches)
-    work: Work = Counter()
-    for branch in front.branches:
-        n_norms = sum(stage.is_normalized for stage in branch)
-        n_taps = 1 + sum(stage.n_taps - 1 for stage in branch)
-        n_times = batch.n_out + n_lost(branch)
-        n_samples, length = batch.n_windows * n_times, n_times + n_taps
-        # Rounded counts of operations that are not views.
-        n_first, n_each = (60, 60) if batch.is_training else (20, 15)
-        work["kernel"] += n_first + n_each * (n_norms + len(branch) - 1)
-        if front.is_depthwise:
-            n_projections = front.n_outputs * branch[-1].n_filters // n_last
-            n_macs = n_samples * n_projections * batch.n_chans
-            n_butterflies = batch.n_windows * n_projections * _butterflies(length)
-            work["product"] += batch.n_passes_of_first * n_macs
-            work["butterfly"] += batch.n_passes * n_butterflies
-        elif device_type == "cpu":
-            n_padded = sum(stage.n_padded for stage in branch)
-            merged = Convolution(
-                batch.n_chans, front.n_outputs, n_taps, 1, n_padded, is_depthwise=False
-            )
-            work += merged.by_fft(batch.n_windows, n_times, batch.is_training)
-        else:
-            n_macs = n_samples * batch.n_chans * front.n_outputs * n_taps
-            work["mac"] += batch.n_passes_of_first * n_macs
-        for stage in branch[1:]:
-            n_ends = stage.n_filters * stage.n_taps
-            work["edge"] += batch.n_passes * n_ends * (n_taps + stage.n_taps)
-        if batch.is_training and n_norms:  # covariance of the windows
-            work["mac"] += n_samples * batch.n_chans * (n_taps + 32)
-    return work
-
-
-def n_lost(branch: tuple[Stage, ...]) -> int:
+def n_lost(branch: Branch) -> int:
     """Return by how many samples the output is shorter than the windows."""
     return sum(stage.n_taps - 1 - stage.n_padded for stage in branch)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,6 @@ from braindecode_sam.models._eager import DTYPES
 from braindecode_sam.models._elementwise import DropoutReplay, ELUByExp
 from braindecode_sam.models._faster import Faster, Settings, class_of, replace, restore
 from braindecode_sam.models._fft_conv import FFTConv1d, FFTConv2d
-from braindecode_sam.models._memory import keep_freed_memory
 from braindecode_sam.models._pickling import allow_pickling
 from braindecode_sam.models._stem.moments import MomentsMemory
 from braindecode_sam.models._stem.pending import UNKNOWN, Pending, Source
@@ -79,7 +79,7 @@ def speed_up(
         They are reproducible, and both passes of a SAM step drop the same elements.
     verbose : bool, default=False
         Whether to print the returned table. It is also logged at level INFO, as are the
-        reasons for which a layer runs as the original one.
+        reasons for which a first layer is not deferred.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def speed_up(
     >>> layers = speed_up(model).set_index("layer")
     >>> pattern, train_from, predict_from = layers.loc["conv_temporal"]
     >>> pattern, int(train_from), int(predict_from)
-    ('depthwise', 14, 17)
+    ('depthwise', 17, 18)
     """
     _check_arguments(module, input_shape)
     is_forced = os.environ.get(FORCE, "0") == "1" if force is None else force
@@ -170,6 +170,23 @@ def speed_up(
 
 
 _BATCHES = "train_from", "predict_from"
+
+
+# glibc returns larger blocks to the system in any case.
+_MOST_KEPT = 32 * 2**20  # bytes
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Make glibc keep freed blocks of up to 32 MiB for the rest of the process.
+
+    By default glibc returns blocks of 128 KiB and more to the system, which clears
+    their pages on the next allocation. The threshold follows the largest block freed so
+    far.
+    """
+    if os.environ.get("BRAINDECODE_SAM_KEEP_MEMORY", "1") != "0":
+        # Never written, freed at once.
+        torch.empty(_MOST_KEPT - 2**16, dtype=torch.uint8, device="cpu")
 
 
 def _check_arguments(module: object, input_shape: object) -> None:

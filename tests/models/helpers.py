@@ -7,10 +7,11 @@ from braindecode.models.util import models_dict, models_mandatory_parameters
 from torch import nn
 
 from braindecode_sam import speed_up
-from braindecode_sam.models import FAST
 from tests.optim.helpers import Recording
 
-SPED_UP = [cls.__bases__[1].__name__ for cls in FAST]
+# Models that begin with a linear front.
+FRONTS = ["ATCNet", "AttentionBaseNet", "CTNet", "EEGConformer", "EEGITNet", "EEGNeX"]
+FRONTS += ["EEGNet", "MSVTNet", "TCFormer"]
 
 
 class Applied(nn.Module):

@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from braindecode_sam import speed_up, unspeed
 from tests.models.helpers import (
+    FRONTS,
     KINDS,
-    SPED_UP,
     Applied,
     Doubled,
     assert_equal,
@@ -130,14 +130,14 @@ def test_every_model_computes_the_same_and_comes_back_as_it_was(
     before = kinds(fast)
     state, random = copy.deepcopy(fast.state_dict()), torch.get_rng_state()
     found = speed_up(fast)
-    assert len(fronts(found)) > 0 or name not in SPED_UP
+    assert len(fronts(found)) > 0 or name not in FRONTS
     assert torch.equal(torch.get_rng_state(), random)
     for key, value in fast.state_dict().items():
         assert torch.equal(value, state[key]), key
     n_windows = 4 if shape[2] < 5000 else 2  # which take much memory
     x = torch.randn(n_windows, *shape[1:], dtype=torch.float64)
     assert_equal(run(model.train(training), x), run(fast.train(training), x))
-    if name in SPED_UP:
+    if name in FRONTS:
         assert len(maps(model, x)) > len(maps(fast, x)) == 0
     assert unspeed(fast.train(model.training)) == found["layer"].tolist()
     fast.train()
