@@ -25,6 +25,8 @@ def reason_not_eager(x: Any) -> str | None:
         return "it is being compiled or traced"
     if type(x) not in TENSORS:  # torch.fx passes proxies, for example
         return f"its input is a {type(x).__name__}"
+    if x.layout != torch.strided or x.is_nested:
+        return f"its input has the layout {x.layout}"
     if x.dtype not in DTYPES:
         return f"its input is {x.dtype}"
     if torch._C._functorch.peek_interpreter_stack() is not None:

@@ -122,7 +122,11 @@ class DropoutReplay(Faster, torch.nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply dropout."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript needs two
+        if not torch.jit.is_scripting():
+            if isinstance(input, torch.fx.Proxy):
+                # A module of torch's own, whose mode a trace does not fix.
+                path = input.tracer.path_of_module(self)
+                return input.tracer.create_proxy("call_module", path, (input,), {})
             if self._applies(input):
                 return self._drop(input)
         return F.dropout(input, self.p, self.training, self.inplace)
@@ -131,6 +135,7 @@ class DropoutReplay(Faster, torch.nn.Dropout):
         return (
             self.training
             and not self.inplace
+            and 0 <= self.p <= 1  # or torch raises
             and reason_not_eager(x) is None
             and x.device.type == "cpu"
             and not torch.is_inference_mode_enabled()

@@ -15,7 +15,7 @@ numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -54,7 +54,7 @@ class FFTConvolution(torch.autograd.Function):
         ctx.first, ctx.dilation = first, dilation
         response = _response(ctx, weight)
         parts, spectrum = [], None
-        for x_part in x.split(_n_at_once(ctx, x, weight)):
+        for (x_part,) in _in_parts(ctx, weight, x):
             spectrum = _spectrum(ctx, x_part, weight)
             if weight.shape[1] > 1:
                 parts.append(_signals(ctx, response @ spectrum, n_out, x_part))
@@ -73,12 +73,12 @@ class FFTConvolution(torch.autograd.Function):
         x, weight, response, spectrum = ctx.saved_tensors
         if torch.is_grad_enabled():  # to differentiate again
             spectrum, response = None, _response(ctx, weight)
-        n_times, n_at_once = x.shape[3], _n_at_once(ctx, x, weight)
+        n_times = x.shape[3]
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         is_full = weight.shape[1] > 1
         parts: list[Tensor] = []
         product: Any = 0
-        for x_part, part in zip(x.split(n_at_once), grad.split(n_at_once), strict=True):
+        for x_part, part in _in_parts(ctx, weight, x, grad):
             of_output = _spectrum(ctx, part, weight)
             if needs_x and is_full:
                 of_input = response.mH @ of_output
@@ -95,8 +95,9 @@ class FFTConvolution(torch.autograd.Function):
                 else:  # a joint sum is far slower
                     each = of_output * read.conj()
                     product = product + each.sum(dim=0).sum(dim=1, keepdim=True)
-        grad_x = torch.cat(parts) if needs_x else None
-        grad_weight = None
+        grad_x = grad_weight = None
+        if needs_x:
+            grad_x = parts[0] if len(parts) == 1 else torch.cat(parts)
         if needs_weight:
             product = product.permute(1, 2, 0) if is_full else product
             n_taps, device = weight.shape[2], weight.device
@@ -105,14 +106,19 @@ class FFTConvolution(torch.autograd.Function):
         return grad_x, grad_weight, None, None, None
 
 
-def _n_at_once(ctx: Any, x: Tensor, weight: Tensor) -> int:
-    """Return how many windows to transform at once.
+def _in_parts(
+    ctx: Any, weight: Tensor, x: Tensor, *others: Tensor
+) -> Iterable[tuple[Tensor, ...]]:
+    """Split tensors by windows, if many.
 
     Larger tensors leave the cache, and the C library returns them to the system.
     """
     n_signals = x.shape[2] * max(x.shape[1], weight.shape[0])
     n_bytes = n_signals * ctx.length * x.element_size()
-    return len(x) if len(x) * n_bytes <= 2 * CACHE else max(CACHE // n_bytes, 1)
+    if len(x) * n_bytes <= 2 * CACHE:
+        return [(x, *others)]
+    n_at_once = max(CACHE // n_bytes, 1)
+    return zip(*(t.split(n_at_once) for t in (x, *others)), strict=True)
 
 
 @cached_by_size
@@ -146,7 +152,8 @@ def _signals(ctx: Any, spectrum: Tensor, n_times: int, x: Tensor | None) -> Tens
     if x is not None:
         spectrum = spectrum.reshape(*spectrum.shape[:2], x.shape[0], x.shape[2])
         spectrum = spectrum.permute(2, 1, 3, 0)
-    return torch.fft.irfft(spectrum, ctx.length)[..., :n_times]
+    signals = torch.fft.irfft(spectrum, ctx.length)
+    return signals if ctx.length == n_times else signals[..., :n_times]
 
 
 class Geometry(NamedTuple):
@@ -219,7 +226,12 @@ class _FFTConv(Faster):
 
     def _convolve(self: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         geometry = None if reason_not_eager(x) else geometry_of(self)
-        if geometry is None or not self._applies(x, weight, geometry.convolution):
+        is_mixed = bias is not None and bias.dtype != weight.dtype  # torch raises
+        if (
+            geometry is None
+            or is_mixed
+            or not self._applies(x, weight, geometry.convolution)
+        ):
             y: Tensor = self._conv_forward(x, weight, bias)
             return y
         convolution, axis, left = geometry

@@ -42,7 +42,8 @@ _DOC = """{name} that computes the same, up to rounding, faster on a CPU.
         Number of outputs.
     exact_masks : bool, default=True
         Draw the dropout masks of torch. With False, other masks of the same
-        distribution are drawn faster, as :func:`braindecode_sam.speed_up` says.
+        distribution are drawn faster, as :func:`braindecode_sam.speed_up` says. It is
+        not part of the configuration that ``save_pretrained`` saves.
     **kwargs
         Further parameters of :class:`braindecode.models.{name}`.
 

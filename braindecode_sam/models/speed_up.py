@@ -114,8 +114,12 @@ def speed_up(
     The original layers run under ``torch.compile``, export, tracing, scripting and
     ``torch.func``, in half precision, and on devices other than CPU and CUDA or ROCm,
     where only fronts can get faster. First layers are not deferred if the windows
-    require gradients, or if a forward hook may read their output. Windows must not be
-    modified in place while the first layers run; this raises RuntimeError.
+    require gradients, if a forward hook may read their output, or in activation
+    checkpointing. Windows must not be modified in place while the first layers run;
+    this raises RuntimeError.
+
+    An FFT reads whole windows: a NaN or an infinite value makes all outputs of its
+    window NaN, and rounding errors are relative to the largest value of a window.
 
     Only layers of torch's own classes are replaced, with a parametrization or without:
     ``Conv1d`` and ``Conv2d`` over one axis with stride 1 and zero padding, of all

@@ -234,6 +234,42 @@ def test_layers_are_used_as_those_of_torch(name, way):
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["rows", "each channel", "one window", "ELU"])
+def test_gradients_of_several_outputs_at_once(name):
+    stock, shape = LAYERS[name]
+    results = []
+    for layer in (copy.deepcopy(stock), sped_up(stock)):
+        torch.manual_seed(0)
+        x = torch.randn(shape, requires_grad=True)
+        y = layer(x).flatten()[:3]
+        inputs = [x, *layer.parameters()]
+        results.append(
+            torch.autograd.grad(y, inputs, torch.eye(3), None, is_grads_batched=True)
+        )
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+
+
+def test_a_graph_of_torch_fx_keeps_the_mode_of_dropout():
+    traced = torch.fx.symbolic_trace(nn.Sequential(sped_up(nn.Dropout())))
+    assert (traced(X) == 0).any()
+    assert torch.equal(traced.eval()(X), X)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_what_torch_refuses_and_other_layouts():
+    layer = sped_up(make_layer())
+    layer.bias = nn.Parameter(layer.bias.detach().double())
+    with pytest.raises(RuntimeError, match="should be the same"):
+        layer(torch.randn(2, 3, 1, 20))
+    for exact_masks in (True, False):
+        dropout = sped_up(nn.Dropout(), exact_masks=exact_masks)
+        nested = torch.nested.nested_tensor([torch.ones(2, 30), torch.ones(3, 30)])
+        assert dropout(nested).is_nested
+        dropout.p = 1.5
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            dropout(X)
+
+
 def test_masks_are_drawn_on_the_cpu_whatever_the_default_is():
     layer = sped_up(nn.Dropout(), exact_masks=False)
     with torch.device("meta"):

@@ -174,6 +174,15 @@ def recomputed_with_activation(layer, x):
     return checkpoint(lambda x: layer(x.relu()), x, use_reentrant=False)
 
 
+def recomputed_in_two_parts(layer, seen):
+    def run(layers, x):
+        for layer in layers:
+            x = checkpoint(layer, x, use_reentrant=False)
+        return x
+
+    return Applied(run, layer)
+
+
 def hooked(kind, function):
     """A hook, which may note what it sees."""
 
@@ -271,6 +280,7 @@ CHANGES = {
     ),
     "recomputed norm, not reentrant": (NORM, recomputed(use_reentrant=False)),
     "recomputed, reentrant": (SPATIAL, recomputed(use_reentrant=True)),
+    "recomputed in two parts": ("1", recomputed_in_two_parts),
     "recomputed norm": (NORM, recomputed(use_reentrant=True)),
     "second reader": (
         SPATIAL,

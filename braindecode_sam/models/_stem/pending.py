@@ -120,7 +120,6 @@ class Deferred:
             tensor.requires_grad for tensor in self.inputs
         )
         self._value: Tensor | None = None
-        self._hooks = _hooks_of_saved_tensors()
 
     def compute(self) -> Tensor:
         """Compute the value with the original layers."""
@@ -147,18 +146,18 @@ class Deferred:
                 contextlib.ExitStack() as s,
             ):
                 if not self.saves_as_before():
-                    hooks = self._hooks or (_as_it_is, _as_it_is)
-                    s.enter_context(saved_tensors_hooks(*hooks))
+                    s.enter_context(saved_tensors_hooks(_as_it_is, _as_it_is))
                 self._value = self.compute()
         return self._value
 
-    def saves_as_before(self) -> bool:
-        """Return whether saved tensors have the hooks of when the layer was called.
+    @staticmethod
+    def saves_as_before() -> bool:
+        """Return whether no hook of saved tensors is active, as when the layer ran.
 
-        If not, activation checkpointing may have begun in between. It computes a second
-        time what it encloses, and must not enclose what began outside.
+        If one is, activation checkpointing may have begun in between. It computes a
+        second time what it encloses, and must not enclose what began outside.
         """
-        return self._hooks == _hooks_of_saved_tensors()
+        return hooks_of_saved_tensors() is None
 
     def pending(self) -> Tensor:
         """Return a tensor that represents the value."""
@@ -171,7 +170,7 @@ class Deferred:
         return pending
 
 
-def _hooks_of_saved_tensors() -> Any:
+def hooks_of_saved_tensors() -> Any:
     """Return the functions that save tensors for backward, or None."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True)
 

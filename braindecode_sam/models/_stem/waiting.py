@@ -15,6 +15,7 @@ from braindecode_sam.models._eager import reason_not_eager
 from braindecode_sam.models._faster import Described
 from braindecode_sam.models._fft_conv import FFTConv2d, geometry_of
 from braindecode_sam.models._stem.filtered import defer_convolution
+from braindecode_sam.models._stem.pending import hooks_of_saved_tensors
 
 log = logging.getLogger(__name__)
 DEVICES = ("cpu", "cuda")
@@ -85,6 +86,8 @@ class WaitingConv2d(FFTConv2d):
         convolution = geometry.convolution
         if x.shape[geometry.axis] + convolution.n_padded <= convolution.span:
             return "its kernel is longer than its input"
+        if hooks_of_saved_tensors() is not None:
+            return "it runs in torch.utils.checkpoint or another hook of saved tensors"
         if _has_hooks((self, *self.source.behind)):
             return "a forward hook may read its output"
         return None
