@@ -93,11 +93,11 @@ def extra_memory(variant, shape, device="cpu", repeats=3):
 def cpu_medians(functions, make_input, seconds=0.3):
     """Call each function on new inputs in turn; median milliseconds of CPU time.
 
-    There are at least 3 rounds, and 6 unless they take over 20 s.
+    There are at least 3 rounds, and 6 unless they take over 5 s.
     """
     milliseconds = {name: [] for name in functions}
     begin, n_rounds, elapsed = time.perf_counter(), 0, 0.0
-    while n_rounds < (3 if elapsed > 20 else 6) or elapsed < seconds:
+    while n_rounds < (3 if elapsed > 5 else 6) or elapsed < seconds:
         for name, function in functions.items():
             x = make_input()
             start = time.process_time_ns()

@@ -135,7 +135,7 @@ class DropoutReplay(Faster, torch.nn.Dropout):
         return (
             self.training
             and not self.inplace
-            and 0 <= self.p <= 1  # or torch raises
+            and 0 < self.p <= 1  # or torch draws nothing, or raises
             and reason_not_eager(x) is None
             and x.device.type == "cpu"
             and not torch.is_inference_mode_enabled()
