@@ -475,7 +475,7 @@ def test_fast_masks_have_the_distribution_of_dropout(p):
     torch.manual_seed(0)
     with Draws() as draws:
         y = layer(torch.ones(n, dtype=torch.float64))
-    assert draws.number == 0
+    assert draws.number == (p == 0)  # then torch draws nothing
     is_kept = (y > 0).double()
     kept = 1 - round(65536 * p) / 65536
     assert abs(is_kept.mean() - kept) <= 5 * (kept * (1 - kept) / n) ** 0.5
