@@ -63,9 +63,10 @@ class FFTConvolution(torch.autograd.Function):
         if len(parts) > 1 or not ctx.needs_input_grad[1]:
             spectrum = None
         ctx.save_for_backward(x, weight, response, spectrum)
-        # Not a view, which could not be modified in place.
-        is_view = len(parts) == 1 and not parts[0].is_contiguous()
-        return parts[0] if is_view else torch.cat(parts)
+        # Layers copy what is not contiguous. What is would stay a view, which could not
+        # be modified in place.
+        is_copied_later = len(parts) == 1 and not parts[0].is_contiguous()
+        return parts[0] if is_copied_later else torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
