@@ -14,6 +14,7 @@ numbers.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
@@ -164,35 +165,60 @@ class Geometry(NamedTuple):
     axis: int
     left: int
 
+    def describe(self, shape: Sequence[int]) -> Described:
+        """Describe the convolution and its signals, for the estimate of the cost."""
+        n_times = shape[self.axis]
+        n_rows = math.prod(shape[2:]) // max(n_times, 1)
+        return self.convolution, (shape[0], n_rows, n_times)
+
 
 def geometry_of(layer: Any) -> Geometry | None:
     """Read the attributes of a layer; None if it does anything else."""
-    kernel_size = layer.kernel_size
-    is_text = isinstance(layer.padding, str)
-    sizes = (layer.stride, layer.dilation, () if is_text else layer.padding)
-    if not all(isinstance(size, tuple) for size in (kernel_size, *sizes)):
-        return None  # changed by hand, which torch accepts
+    sizes = layer.kernel_size, layer.stride, layer.dilation, layer.padding
+    # Other types were set by hand, which torch accepts.
+    if not {*map(type, sizes)} <= {tuple, str} or not _OVERRIDES.isdisjoint(
+        vars(layer)
+    ):
+        return None
+    channels = layer.in_channels, layer.out_channels
+    return _geometry(*sizes, *channels, layer.groups, layer.padding_mode)
+
+
+_OVERRIDES = frozenset(["forward", "_conv_forward"])
+
+
+@functools.lru_cache(maxsize=4096)  # since each call of a layer asks
+def _geometry(
+    kernel_size: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    n_inputs: int,
+    n_outputs: int,
+    groups: int,
+    padding_mode: str,
+) -> Geometry | None:
     filtered = [i for i, n_taps in enumerate(kernel_size) if n_taps > 1]
-    is_depthwise = layer.groups == layer.in_channels == layer.out_channels != 1
+    is_depthwise = groups == n_inputs == n_outputs != 1
     if (
         len(filtered) != 1
-        or not (layer.groups == 1 or is_depthwise)
-        or set(layer.stride) != {1}
-        or layer.padding_mode != "zeros"
-        or {"forward", "_conv_forward"} & vars(layer).keys()
+        or not (groups == 1 or is_depthwise)
+        or set(stride) != {1}
+        or padding_mode != "zeros"
     ):
         return None
     (i,) = filtered
-    n_taps, dilation = kernel_size[i], layer.dilation[i]
-    if layer.padding == "same":
-        n_padded = dilation * (n_taps - 1)
+    n_taps = kernel_size[i]
+    if padding == "same":
+        n_padded = dilation[i] * (n_taps - 1)
     else:
-        pads = [0] * len(kernel_size) if is_text else list(layer.padding)
-        n_padded = 2 * pads.pop(i)
+        pads = [0] * len(kernel_size) if padding == "valid" else list(padding)
+        n_padded = 2 * cast(int, pads.pop(i))
         if any(pads):
             return None
-    channels = layer.in_channels, layer.out_channels
-    convolution = Convolution(*channels, n_taps, dilation, n_padded, is_depthwise)
+    convolution = Convolution(
+        n_inputs, n_outputs, n_taps, dilation[i], n_padded, is_depthwise
+    )
     return Geometry(convolution, i + 2, n_padded // 2)
 
 
@@ -221,18 +247,12 @@ class _FFTConv(Faster):
         geometry = geometry_of(self)
         if geometry is None or len(shape) != len(cast(Any, self).kernel_size) + 2:
             return None
-        n_times = shape[geometry.axis]
-        n_rows = math.prod(shape[2:]) // max(n_times, 1)
-        return geometry.convolution, (shape[0], n_rows, n_times)
+        return geometry.describe(shape)
 
     def _convolve(self: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         geometry = None if reason_not_eager(x) else geometry_of(self)
         is_mixed = bias is not None and bias.dtype != weight.dtype  # torch raises
-        if (
-            geometry is None
-            or is_mixed
-            or not self._applies(x, weight, geometry.convolution)
-        ):
+        if geometry is None or is_mixed or not self._applies(x, weight, geometry):
             y: Tensor = self._conv_forward(x, weight, bias)
             return y
         convolution, axis, left = geometry
@@ -245,15 +265,16 @@ class _FFTConv(Faster):
         y = y.squeeze(2) if x.ndim == 3 else y.movedim(3, axis)
         return y.contiguous()
 
-    def _applies(self: Any, x: Tensor, weight: Tensor, convolution: Any) -> bool:
-        described: Any = _FFTConv.describe(self, x.shape)
+    def _applies(self: Any, x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+        convolution = geometry.convolution
         return (
-            self.pays(x, described)
+            x.ndim == len(self.kernel_size) + 2
+            and self.pays(x, geometry.describe(x.shape))
             and weight.shape[0] == self.out_channels
             and weight.shape[1:] == (self.in_channels // self.groups, *self.kernel_size)
             and x.shape[1] == self.in_channels
             and x.numel() > 0
-            and described[1][2] + convolution.n_padded > convolution.span
+            and x.shape[geometry.axis] + convolution.n_padded > convolution.span
             and x.device.type == weight.device.type == "cpu"
             and x.dtype == weight.dtype
             and not torch.is_autocast_enabled("cpu")

@@ -63,7 +63,7 @@ class WaitingConv2d(FFTConv2d):
         if (
             geometry is None
             or not self.source
-            or not self.can_replace(self)
+            or not self.in_channels == geometry.convolution.dilation == 1
             or weight.shape[1:] != (1, *self.kernel_size)
         ):
             return "it is not a temporal convolution with stride and dilation 1"
