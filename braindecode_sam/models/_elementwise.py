@@ -41,8 +41,8 @@ class _ELUByExp(torch.autograd.Function):
 class ELUByExp(Faster, torch.nn.ELU):
     """ELU that computes exp(x) - 1, in float32 on a CPU.
 
-    torch computes expm1(x). That is more precise near 0, where both are small, and ten
-    times slower on processors with AVX512.
+    torch computes expm1(x). That is more precise near 0, where both are small, and
+    several times slower on processors with AVX512.
     """
 
     original, pattern = torch.nn.ELU, "exp"
