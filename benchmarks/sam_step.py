@@ -100,10 +100,9 @@ def make_steps(model_class, device, calls):
         run()
         run()
 
-    @torch.no_grad()
     def arithmetic(optimizer):
-        optimizer._perturb()
-        optimizer._unperturb()
+        optimizer.first_step()
+        optimizer.restore()
 
     def bare(optimizer):
         optimizer.first_step()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
 from typing import Any
 
 
@@ -62,3 +62,17 @@ def check_integer(
     if not smallest <= value <= largest:  # type: ignore[operator]
         raise ValueError(f"{name} must be {accepted}, got {value!r}")
     return int(value)
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise unless the value is True or False."""
+    if value not in (True, False):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def as_builtin(value: Any) -> Any:
+    """Convert NumPy's numbers to Python's. torch refuses to load the former."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(as_builtin(v) for v in value)
+    is_numpy_number = isinstance(value, Number) and hasattr(value, "item")
+    return value.item() if is_numpy_number else value

@@ -26,7 +26,7 @@ from braindecode_sam.callbacks._generators import (
     own_generators,
     set_generator_states,
 )
-from braindecode_sam.optim._second_pass import BufferCache, DeferSigint
+from braindecode_sam.optim._second_pass import DeferSigint, PreservedBuffers
 
 STARTS = {"ema": 0.0, "swa": 0.75}  # by kind, where `start` is None
 
@@ -495,21 +495,21 @@ def _everything_restored(net: Any) -> Iterator[None]:
     modules = _modules(net, net._modules).values()
     modes = [(layer, layer.training) for part in modules for layer in part.modules()]
     momenta = [(layer, layer.momentum) for layer in _norm_layers(net).values()]
-    buffers = [BufferCache().saved(module, set()) for module in modules]
     # braindecode's iterators store the indices of the last windows on the net.
     attributes = dict(vars(net))
     own = [container[key] for container, key in own_generators(net)]
     states = [generator.get_state() for generator in own]
     global_states = generator_states()
     try:
-        yield
+        with PreservedBuffers() as buffers:
+            for module in modules:  # update_bn resets them before it calls a module
+                buffers.save(module)
+            yield
     finally:
         for layer, mode in modes:
             layer.training = mode
         for norm, momentum in momenta:
             norm.momentum = momentum
-        for saved in buffers:
-            saved.restore()
         vars(net).update(attributes)
         for generator, state in zip(own, states, strict=True):
             generator.set_state(state)

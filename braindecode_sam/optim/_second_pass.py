@@ -1,19 +1,14 @@
-"""State that the second pass must not change, and protection from interrupts.
+"""What the second pass must not change, and protection from interrupts.
 
-The second pass replays the first one at other weights. It starts from the same buffers
-and the same states of the random number generators, and its changes to both are undone.
-An optimizer has references to tensors, not to modules. :class:`preserve_buffers`
-therefore finds the modules that run with a global forward pre-hook.
+The second pass repeats the first one at other weights. It draws the same random
+numbers, and its changes to buffers are undone. An optimizer knows tensors, not modules,
+so that a global hook has to see which modules run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import itertools
-import operator
 import signal
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +17,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 from torch.nn import Module
 from torch.nn.modules.module import (
     register_module_forward_hook,
@@ -34,331 +28,105 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 
 
-# Buffers
+class PreservedBuffers:
+    """Restore, at the end, the buffers of all modules that were called.
 
-
-class preserve_buffers:  # noqa: N801, reads as torch.no_grad does
-    """Restore the buffers of all modules that run, after a second pass or a failure.
-
-    If the block raises, every buffer is restored to its value before the first forward
-    of its module. If :meth:`rewind` was called between two passes, the buffers end with
-    the values of the first pass. The buffers in the whole tree of a called module are
-    preserved, and also those of modules outside the tree that its forward calls. Only
-    calls on this thread count, so that models can be trained in several threads.
+    The buffers of a called module and of all modules in its tree are copied before its
+    first forward. Only calls on this thread count, so that several models can be
+    trained in threads.
 
     Parameters
     ----------
-    cache : BufferCache
-        Keeps the memory of the copies from step to step.
-    defer : callable
-        Returns a context manager that defers SIGINT.
     params : iterable of torch.Tensor or None, default=None
-        Preserve only modules with one of these parameters and modules that their
-        forward calls. Their buffers are restored also if the block does not raise.
-        None means all modules.
+        Only modules with one of these parameters count, and those that their forward
+        calls. None means all modules.
 
     Examples
     --------
     >>> import torch
     >>> norm, x = torch.nn.BatchNorm1d(2), torch.randn(8, 2)
-    >>> with preserve_buffers(BufferCache(), DeferSigint) as buffers:
-    ...     _ = norm(x)
-    ...     buffers.rewind()
+    >>> with PreservedBuffers():
     ...     _ = norm(x)
     >>> int(norm.num_batches_tracked)
-    1
+    0
     """
 
-    def __init__(
-        self,
-        cache: BufferCache,
-        defer: Callable[[], contextlib.AbstractContextManager[Any]],
-        params: Iterable[Tensor] | None = None,
-    ) -> None:
-        self._cache, self._defer = cache, defer
-        self._owned = None if params is None else {id(p) for p in params}
-        self._is_in_owned_forward = False
-        self._before: list[_Buffers] = []
-        self._after: list[_Buffers] = []
-        self._is_second_pass = False
-        # Ids of objects that self._before keeps alive, so that no id is reused.
-        self._preserved: set[int] = set()
-        self._skipped: set[int] = set()  # ids of modules whose calls need no action
-        self._handles: list[Any] = []
+    def __init__(self, params: Iterable[Tensor] | None = None) -> None:
+        self._owned = None if params is None else set(params)
+        self._owned_root: Module | None = None  # of the forward that is running
+        self._seen: set[Module] = set()
+        self._saved: list[tuple[Module, str, Tensor, Tensor]] = []
 
-    def __enter__(self) -> preserve_buffers:
+    def __enter__(self) -> PreservedBuffers:
         self._thread = threading.get_ident()
-        self._cache.begin()
-        self._watch()
+        # The hooks keep no model alive: if an optimizer is deleted between first_step
+        # and second_step, they go with it.
+        me = weakref.proxy(self)
+
+        def see(module: Module, args: object) -> None:
+            if not torch.compiler.is_compiling():
+                me._see(module)
+            elif module._compiled_call_impl is not None:  # not part of another's graph
+                _see_uncompiled(me, module)
+
+        handles = [register_module_forward_pre_hook(see)]
+        if self._owned is not None:
+
+            def leave(module: Module, args: object, output: object) -> None:
+                me._leave(module)
+
+            # Lets speed_up keep outputs lazy: this hook does not read them.
+            leave.ignores_output = True  # type: ignore[attr-defined]
+            handles.append(register_module_forward_hook(leave, always_call=True))
+        self._remove_hooks = [weakref.finalize(self, h.remove) for h in handles]
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
-        try:
-            is_rolled_back = kind is not None or self._owned is not None
-            _restore(self._before if is_rolled_back else self._after)
-        except BaseException:  # a failure must not restore only some of them
-            _restore(self._before)
-            raise
-        finally:
-            self._unwatch()
-            self._before, self._after = [], []
+    def __exit__(self, *exc_info: object) -> None:
+        for remove in self._remove_hooks:
+            remove()
+        with torch.inference_mode():  # which may write to inference tensors, too
+            for module, name, buffer, copy in self._saved:
+                if buffer.shape != copy.shape:  # a forward resized it in place
+                    buffer.resize_(copy.shape)
+                if _can_be_written(buffer):
+                    buffer.copy_(copy)
+                if getattr(module, name) is not buffer:  # a forward replaced it
+                    setattr(module, name, buffer)
+        self._saved.clear()
 
-    def rewind(self) -> None:
-        """Copy the buffers after the first pass, and restore those from before it."""
-        self._after = [buffers.current() for buffers in self._before]
-        self._is_second_pass = True
-        _restore(self._before)
-
-    # The hook is global, since only torch knows when a module runs. The modules get no
-    # hooks, so that copies of them that are made in a pass are plain modules.
-
-    def _watch(self) -> None:
-        # A weak reference. If the optimizer is deleted between first_step and
-        # second_step, the hook must not keep the modules alive.
-        reference, skipped = weakref.ref(self), self._skipped
-        enter_compiled = _not_compiled(_enter_compiled)
-
-        def hook(module: Module, args: object) -> None:
-            if is_compiling():
-                enter_compiled(reference, module)
-            elif id(module) not in skipped:
-                preserving = reference()
-                if preserving is None:
-                    handle.remove()
-                else:
-                    preserving._enter(module)
-
-        handle = register_module_forward_pre_hook(hook)
-        self._handles.append(handle)
-
-    def _unwatch(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def _enter(self, module: Module, is_compiled: bool = False) -> None:
+    def _see(self, module: Module) -> None:
         if threading.get_ident() != self._thread:
             return
-        with self._defer():
-            if self._owned is not None and not self._is_in_owned_forward:
-                if not self._has_owned_parameter(module):
-                    return
-                self._is_in_owned_forward = True
-                self._at_exit_of(module, self._leave, register_module_forward_hook)
-            if id(module) not in self._preserved:
-                self._preserve(module)
-            if is_compiled or _is_compiled(module):
-                # The hook would break the graph of a compiled forward at every layer.
-                # It is not needed there, as all of those layers are in the tree.
-                self._unwatch()
-                self._at_exit_of(module, self._watch, module.register_forward_hook)
+        if self._owned is not None and self._owned_root is None:
+            if self._owned.isdisjoint(module.parameters()):
+                return
+            self._owned_root = module
+        if module not in self._seen:
+            self.save(module)
 
-    def _has_owned_parameter(self, module: Module) -> bool:
-        return any(id(p) in (self._owned or ()) for p in module.parameters())
+    def _leave(self, module: Module) -> None:
+        if module is self._owned_root:
+            self._owned_root = None
 
-    def _leave(self) -> None:
-        self._is_in_owned_forward = False
-        self._skipped.clear()
-
-    def _at_exit_of(
-        self, module: Module, function: Callable[[], None], register: Any
-    ) -> None:
-        def leave(called: Module, args: object, output: object) -> None:
-            if called is module:
-                handle.remove()
-                function()
-
-        hook = torch.compiler.disable(leave)
-        # Lets speed_up keep outputs lazy: this hook does not read them.
-        hook.ignores_output = True
-        handle = register(hook, always_call=True)
-        self._handles.append(handle)
-
-    @torch.no_grad()
-    def _preserve(self, root: Module) -> None:
-        # Buffers in the trees of two modules, for instance a model and a slice of it,
-        # are copied for the one called first. Later they may have changed.
-        buffers = self._cache.saved(root, self._preserved)
-        self._before.append(buffers)
-        if self._is_second_pass:
-            self._after.append(buffers)
-        self._preserved |= buffers.ids
-        self._skipped |= buffers.not_compiled
+    def save(self, root: Module) -> None:
+        """Copy the buffers in the tree of a module, except those copied before."""
+        for _, module in root.named_modules(self._seen):  # adds them to those seen
+            for name, buffer in module._buffers.items():
+                if buffer is not None and not is_lazy(buffer):
+                    copy = buffer.detach().clone()
+                    self._saved.append((module, name, buffer, copy))
 
 
-# Called late, as it imports the compiler, which takes seconds.
-_not_compiled = functools.cache(torch.compiler.disable)
+@torch._disable_dynamo
+def _see_uncompiled(preserved: PreservedBuffers, module: Module) -> None:
+    preserved._see(module)
 
 
-def _enter_compiled(reference: weakref.ref[preserve_buffers], module: Module) -> None:
-    preserving = reference()
-    if preserving is not None:
-        preserving._enter(module, is_compiled=True)
-
-
-class BufferCache:
-    """Copies of the buffers of modules, whose memory is reused in the next step."""
-
-    def __init__(self) -> None:
-        self._used: dict[int, _Buffers] = {}
-        self._previous: dict[int, _Buffers] = {}
-
-    def begin(self) -> None:
-        """Begin a step. Forget modules that did not run in the last one."""
-        self._previous, self._used = self._used, {}
-
-    def saved(self, root: Module, exclude: set[int]) -> _Buffers:
-        """Copy the buffers in a module's tree, except those with excluded ids."""
-        buffers = self._previous.get(id(root))
-        if (
-            buffers is None
-            or buffers.root is not root
-            or not buffers.are_current()
-            or buffers.left_out
-            or not buffers.ids.isdisjoint(exclude)
-        ):
-            buffers = _Buffers(root, frozenset(exclude))
-        self._used[id(root)] = buffers
-        buffers.save()
-        return buffers
-
-
-class _Buffers:
-    """The buffers of a module's tree, and copies of them.
-
-    Parameters
-    ----------
-    root : torch.nn.Module
-        Root of the tree.
-    left_out : frozenset of int, default=frozenset()
-        Ids of modules and buffers in the tree to leave out.
-    """
-
-    def __init__(self, root: Module, left_out: frozenset[int] = frozenset()) -> None:
-        self.root, self.left_out = root, left_out
-        self._all = [module for module in root.modules() if id(module) not in left_out]
-        self.not_compiled = {id(m) for m in self._all if not _is_compiled(m)}
-        self._children = _TableEntries(module._modules for module in self._all)
-        self._buffers = _TableEntries(module._buffers for module in self._all)
-        some = [
-            buffer
-            for buffer in self._buffers.entries
-            if buffer is not None and id(buffer) not in left_out
-        ]
-        self.ids = {*map(id, self._all), *map(id, some)}
-        self._lazy = [buffer for buffer in some if is_lazy(buffer)]
-        self._materialized = [buffer for buffer in some if not is_lazy(buffer)]
-        self._metadata_before = list(map(_metadata, self._materialized))
-        self._bindings = [
-            (module._buffers, name, buffer)
-            for module in self._all
-            for name, buffer in module._buffers.items()
-            if _can_be_bound(buffer) and not isinstance(module, torch.jit.ScriptModule)
-        ]
-        alike: dict[object, list[Tensor]] = {}
-        for buffer in filter(_can_be_copied, self._materialized):
-            # On accelerators torch._foreach_* is fast for one dtype at a time.
-            dtype = None if buffer.is_cpu else buffer.dtype
-            alike.setdefault((buffer.device, dtype), []).append(buffer)
-        self._tensors = list(alike.values())
-        self._copies = [list(map(_empty_like, some)) for some in self._tensors]
-        self._after: _Buffers | None = None
-
-    def are_current(self) -> bool:
-        """Whether the tree still has the same modules and the same buffers."""
-        return (
-            self._children.are_current()
-            and self._buffers.are_current()
-            and all(map(is_lazy, self._lazy))
-            and list(map(_metadata, self._materialized)) == self._metadata_before
-        )
-
-    def save(self) -> None:
-        """Copy the buffers."""
-        for copies, tensors in zip(self._copies, self._tensors, strict=True):
-            torch._foreach_copy_(copies, tensors)
-
-    def current(self) -> _Buffers:
-        """Return copies of the current buffers of the same tree."""
-        after = self._after
-        if after is None or not after.are_current():
-            after = self._after = _Buffers(self.root, self.left_out)
-        after.save()
-        return after
-
-    def restore(self) -> None:
-        """Write the copies back in place, and rebind buffers that were replaced."""
-        for tensors, copies in zip(self._tensors, self._copies, strict=True):
-            for now, copy in zip(tensors, copies, strict=True):
-                if now.shape != copy.shape:  # a forward resized it in place
-                    now.resize_(copy.shape)
-            torch._foreach_copy_(tensors, copies)
-        for buffers, name, tensor in self._bindings:
-            if buffers.get(name) is not tensor:
-                buffers[name] = tensor
-
-
-def _restore(states: Iterable[_Buffers]) -> None:
-    for buffers in states:
-        buffers.restore()
-
-
-class _TableEntries:
-    """Entries of some dicts of modules, to be compared at every step."""
-
-    def __init__(self, tables: Iterable[Any]) -> None:
-        self._empty: list[Any] = []
-        self._filled: list[Any] = []
-        for table in tables:
-            (self._filled if table else self._empty).append(table)
-        self.entries = self._now()
-
-    def _now(self) -> list[Any]:
-        return list(itertools.chain.from_iterable(map(_values, self._filled)))
-
-    def are_current(self) -> bool:
-        """Whether nothing was added, removed or replaced."""
-        now = self._now()
-        return (
-            not any(self._empty)
-            and len(now) == len(self.entries)
-            and all(map(operator.is_, now, self.entries))
-        )
-
-
-_values = operator.methodcaller("values")
-_metadata = operator.attrgetter("shape", "dtype", "device")
-
-
-def _can_be_bound(buffer: Tensor | None) -> bool:
-    """Whether a buffer can be rebound after a forward replaced it."""
-    if buffer is None or is_lazy(buffer):
-        return False
-    # A tensor wrapped by functorch is not valid after its transform.
-    return not torch._C._functorch.is_functorch_wrapped_tensor(buffer)
-
-
-def _can_be_copied(buffer: Tensor) -> bool:
-    """Whether the buffer can be changed in place, by a forward and by a copy."""
-    if not _can_be_bound(buffer) or buffer.is_inference():
-        return False
-    is_plain = buffer.layout is torch.strided and not (
-        buffer.is_quantized or buffer.is_nested or buffer.is_conj() or buffer.is_neg()
+def _can_be_written(buffer: Tensor) -> bool:
+    """Whether its elements have a place each, in contrast to those of expand()."""
+    return buffer.layout is not torch.strided or (
+        0 not in buffer.stride() or buffer.is_contiguous()
     )
-    return is_plain and (0 not in buffer.stride() or buffer.is_contiguous())
-
-
-def _empty_like(buffer: Tensor) -> Tensor:
-    with torch.inference_mode(False):  # it is written to in later steps too
-        return torch.empty(buffer.shape, dtype=buffer.dtype, device=buffer.device)
-
-
-def _is_compiled(module: Module) -> bool:
-    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # slow to import
-    return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
-
-
-# Random numbers
 
 
 def rng_states(devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
@@ -381,8 +149,9 @@ def rng_states(devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
     }
 
 
-class replay_rng:  # noqa: N801
-    """Set torch's generators to `states`, and restore them at the end.
+@contextlib.contextmanager
+def replayed_rng(states: dict[torch.device, Tensor]) -> Iterator[None]:
+    """Set torch's generators to earlier states, and restore them at the end.
 
     Parameters
     ----------
@@ -393,28 +162,20 @@ class replay_rng:  # noqa: N801
     --------
     >>> import torch
     >>> before = rng_states([])
-    >>> first, after = torch.rand(2), rng_states([])
-    >>> with replay_rng(before):
+    >>> first, after = torch.rand(2), torch.get_rng_state()
+    >>> with replayed_rng(before):
     ...     second = torch.rand(2)
     >>> torch.equal(first, second)
     True
-    >>> torch.equal(after[CPU], rng_states([])[CPU])
+    >>> torch.equal(after, torch.get_rng_state())
     True
     """
-
-    def __init__(self, states: dict[torch.device, Tensor]) -> None:
-        self._states = states
-
-    def __enter__(self) -> None:
-        self._states_after = {device: _get_state(device) for device in self._states}
-        try:
-            _set_states(self._states)
-        except BaseException:  # a failure must not set only some of them
-            _set_states(self._states_after)
-            raise
-
-    def __exit__(self, *exc_info: object) -> None:
-        _set_states(self._states_after)
+    after = rng_states(states)
+    try:
+        _set_states(states)
+        yield
+    finally:
+        _set_states(after)
 
 
 def _get_state(device: torch.device) -> Tensor:
@@ -433,24 +194,6 @@ def _set_states(states: dict[torch.device, Tensor]) -> None:
             torch.mps.set_rng_state(state)
         else:
             torch.get_device_module(device).set_rng_state(state, device)
-
-
-# Caches of weights in torch
-
-
-def forget_cached_weights() -> None:
-    """Clear torch's caches of values that depend on the weights.
-
-    Within one ``torch.autocast``, each weight is cast only once. Within one
-    ``parametrize.cached``, each parametrization is computed only once.
-    """
-    torch.clear_autocast_cache()
-    parametrize = sys.modules.get("torch.nn.utils.parametrize")
-    if parametrize is not None and parametrize._cache:
-        parametrize._cache.clear()
-
-
-# Interrupts
 
 
 class DeferSigint:
@@ -513,17 +256,6 @@ class DeferSigint:
             return function()
         finally:
             self._is_interruptible = False
-
-    @contextlib.contextmanager
-    def closed(self) -> Iterator[None]:
-        """Defer SIGINT again, within a function called by :meth:`call`."""
-        was_open, self._is_interruptible = self._is_interruptible, False
-        try:
-            yield
-        finally:
-            self._is_interruptible = was_open
-            if was_open:
-                self._raise_deferred()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if not self._is_interruptible:

@@ -10,14 +10,17 @@ import torch
 
 from braindecode_sam._arguments import (
     check_below_one,
-    check_non_negative,
     check_number,
     check_positive,
 )
-from braindecode_sam.optim._checks import BaseOptimizer, Check
-from braindecode_sam.optim._flat import flat_groups, with_gradient
-from braindecode_sam.optim._two_gradients import dot, gradients
-from braindecode_sam.optim.sam import SAM
+from braindecode_sam.optim.sam import (
+    SAM,
+    BaseOptimizer,
+    Check,
+    dense_gradient,
+    joint_norm,
+    norm,
+)
 
 
 class AESAM(SAM):
@@ -102,23 +105,18 @@ class AESAM(SAM):
     ...     lambda_1=-1, lambda_2=1, total_steps=900)
     """
 
-    _group_options: ClassVar[dict[str, Check]] = {
-        **SAM._group_options,
-        "squared_norm_mean": check_non_negative,
-        "squared_norm_variance": check_non_negative,
+    _options: ClassVar[dict[str, Check]] = {
+        **SAM._options,
+        "lambda_1": lambda name, value: value is None or check_number(name, value),
+        "lambda_2": check_number,
+        "total_steps": lambda name, value: value is None or check_positive(name, value),
+        "delta": check_below_one,
     }
-    _initial_values: ClassVar[dict[str, Any]] = {
-        **SAM._initial_values,
+    _initial: ClassVar[dict[str, Any]] = {
+        **SAM._initial,
         "squared_norm_mean": 0.0,
         "squared_norm_variance": 0.0,
     }
-    _optimizer_options: ClassVar[tuple[str, ...]] = (
-        *SAM._optimizer_options,
-        "lambda_1",
-        "lambda_2",
-        "total_steps",
-        "delta",
-    )
 
     def __init__(
         self,
@@ -131,51 +129,41 @@ class AESAM(SAM):
         delta: float = 0.9,
         **options: Any,
     ) -> None:
-        check_number("lambda_2", lambda_2)
-        check_below_one("delta", delta)
         if lambda_1 is not None:
-            check_number("lambda_1", lambda_1)
             check_positive(
                 "total_steps", total_steps, "the number of steps, with lambda_1"
             )
-        self.lambda_1, self.lambda_2 = lambda_1, lambda_2
-        self.total_steps, self.delta = total_steps, delta
+        options |= {"lambda_1": lambda_1, "lambda_2": lambda_2}
+        options |= {"total_steps": total_steps, "delta": delta}
         super().__init__(params, base_optimizer, **options)
 
-    def _begin_step(self) -> None:
-        super()._begin_step()
-        self._new_moments: dict[str, float] = {}
-
-    def _needs_second_pass(self) -> bool:
-        groups = [
-            new
-            for group in self.param_groups
-            for new in flat_groups(group, with_gradient(group["params"]))
-        ]
-        g = gradients(groups)
-        size = float(dot(groups, g, g)) if groups else 0.0
-        if not math.isfinite(size):
+    def _should_perturb(self) -> bool:
+        if not super()._should_perturb():
             return False
-        moments = self.param_groups[0]
-        mean = self._updated(moments["squared_norm_mean"], size)
-        variance = self._updated(moments["squared_norm_variance"], (size - mean) ** 2)
-        self._new_moments = {
-            "squared_norm_mean": mean,
-            "squared_norm_variance": variance,
+        gradients = map(dense_gradient, self._params())
+        n = float(joint_norm([norm(g) for g in gradients if g is not None])) ** 2
+        if not math.isfinite(n):
+            return False
+        group = self.param_groups[0]
+        delta = self._option(group, "delta")
+        mean = delta * self._option(group, "squared_norm_mean") + (1 - delta) * n
+        variance = delta * self._option(group, "squared_norm_variance")
+        variance += (1 - delta) * (n - mean) ** 2
+        # Set after both passes, since a pass that raises must not change them.
+        self._scratch["moments"] = {
+            self._keys["squared_norm_mean"]: mean,
+            self._keys["squared_norm_variance"]: variance,
         }
-        return size >= mean + self._threshold() * math.sqrt(variance)
+        return n >= mean + self._threshold(group) * math.sqrt(variance)
 
-    def _base_step(self) -> None:
-        super()._base_step()
-        # Only after both passes, since a pass that raises must not change the moments.
+    def _threshold(self, group: dict[str, Any]) -> float:
+        first = self._option(group, "lambda_2")
+        last, total = (self._option(group, n) for n in ("lambda_1", "total_steps"))
+        if last is None:
+            return first
+        return first + (last - first) * min(self.n_steps / total, 1.0)
+
+    def _descend(self) -> None:
+        super()._descend()
         for group in self.param_groups:
-            group.own.update(self._new_moments)
-
-    def _updated(self, average: float, value: float) -> float:
-        return self.delta * average + (1 - self.delta) * value
-
-    def _threshold(self) -> float:
-        if self.lambda_1 is None or self.total_steps is None:
-            return self.lambda_2
-        progress = min(self.n_steps / self.total_steps, 1.0)
-        return self.lambda_2 + (self.lambda_1 - self.lambda_2) * progress
+            group.update(self._scratch.get("moments", {}))

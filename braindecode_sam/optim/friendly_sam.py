@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from braindecode_sam._arguments import check_below_one, check_non_negative
-from braindecode_sam.optim._checks import BaseOptimizer, Check
-from braindecode_sam.optim._flat import FlatGroup, Tensors
-from braindecode_sam.optim._two_gradients import (
-    TwoGradientSAM,
-    clean_gradients,
-    dot,
-    if_valid,
-)
-from braindecode_sam.optim.sam import SAM
+from braindecode_sam.optim._two_gradients import TwoGradientSAM, dot, to_device
+from braindecode_sam.optim.sam import SAM, BaseOptimizer, Check, dense_gradient
 
 MEAN = "sam__mean_gradient"
 
@@ -88,8 +82,8 @@ class FriendlySAM(TwoGradientSAM):
     ...     model.parameters(), torch.optim.SGD, lr=0.1, sigma=0.5)
     """
 
-    _group_options: ClassVar[dict[str, Check]] = {
-        **SAM._group_options,
+    _options: ClassVar[dict[str, Check]] = {
+        **SAM._options,
         "sigma": check_non_negative,
         "lmbda": check_below_one,
     }
@@ -105,28 +99,18 @@ class FriendlySAM(TwoGradientSAM):
     ) -> None:
         super().__init__(params, base_optimizer, sigma=sigma, lmbda=lmbda, **options)
 
-    def _ascent_direction(self, group: FlatGroup) -> Tensors:
-        mean = self._known(MEAN, group)
-        sigma = group.options["sigma"]
-        return list(torch._foreach_sub(group.gradients(), mean, alpha=sigma))
+    def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor | None:
+        g, m = dense_gradient(p), self.state.get(p, {}).get(MEAN)
+        return g if g is None or m is None else g - self._option(group, "sigma") * m
 
-    def _combine(self, groups: Sequence[FlatGroup]) -> None:
-        """Leave the perturbed gradients unchanged and allocate the average."""
-        self._reserve(MEAN, groups)
-
-    def _base_step(self) -> None:
-        super()._base_step()
-        # Only after both passes, since a pass that raises must not change the average.
-        if self._has_ascended and self._both:
-            clean = clean_gradients(self._both)
-            valid = torch.isfinite(dot(self._both, clean, clean))
-            for group in self._both:
-                self._move_average(group, valid)
-
-    def _move_average(self, group: FlatGroup, valid: torch.Tensor) -> None:
-        lmbda = group.options["lmbda"]
-        mean = self._remembered(MEAN, group)
-        group.flat_clean.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        torch._foreach_mul_(mean, if_valid(valid, lmbda, 1.0, group))
-        torch._foreach_mul_(group.clean, if_valid(valid, 1 - lmbda, 0.0, group))
-        torch._foreach_add_(mean, group.clean)
+    def _descend(self) -> None:
+        clean = dict(self._clean)
+        super()._descend()
+        if clean:
+            valid = torch.isfinite(dot(clean.values(), clean.values()))
+            for group in self.param_groups:
+                lmbda = self._option(group, "lmbda")
+                for p in clean.keys() & group["params"]:
+                    m = self.state[p].get(MEAN, torch.zeros_like(p))
+                    new = lmbda * m + (1 - lmbda) * clean[p]
+                    self.state[p][MEAN] = torch.where(to_device(valid, p), new, m)

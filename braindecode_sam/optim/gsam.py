@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
 
 from braindecode_sam._arguments import check_non_negative
-from braindecode_sam.optim._checks import BaseOptimizer, Check
-from braindecode_sam.optim._flat import FlatGroup
 from braindecode_sam.optim._two_gradients import (
     TwoGradientSAM,
-    clean_gradients,
-    combine,
     dot,
     gradients,
     quotient,
 )
-from braindecode_sam.optim.sam import SAM
+from braindecode_sam.optim.sam import SAM, BaseOptimizer, Check
 
 
 class GSAM(TwoGradientSAM):
@@ -83,8 +79,8 @@ class GSAM(TwoGradientSAM):
     ...     model.parameters(), torch.optim.SGD, lr=0.1, alpha=0.2)
     """
 
-    _group_options: ClassVar[dict[str, Check]] = {
-        **SAM._group_options,
+    _options: ClassVar[dict[str, Check]] = {
+        **SAM._options,
         "alpha": check_non_negative,
     }
 
@@ -98,11 +94,12 @@ class GSAM(TwoGradientSAM):
     ) -> None:
         super().__init__(params, base_optimizer, alpha=alpha, **options)
 
-    def _combine(self, groups: Sequence[FlatGroup]) -> None:
-        g, g_p = clean_gradients(groups), gradients(groups)
-        g_p_squared = dot(groups, g_p, g_p)
-        along = quotient(dot(groups, g, g_p), g_p_squared)
-        valid = torch.isfinite(dot(groups, g, g) + g_p_squared)
-        for group in groups:  # g_p - alpha (g - along g_p)
-            alpha = group.options["alpha"]
-            combine(group, 1 + alpha * along, -alpha, valid)
+    def _mix(self) -> None:
+        g, g_p = self._clean.values(), gradients(self._clean)
+        along = quotient(dot(g, g_p), dot(g_p, g_p))
+
+        def factors(group: dict[str, Any]) -> tuple[Any, Any]:
+            alpha = self._option(group, "alpha")
+            return -alpha, 1 + alpha * along  # g_p - alpha (g - along g_p)
+
+        self._step_along(factors, (dot(g, g), dot(g_p, g_p)))

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from braindecode_sam._arguments import check_non_negative
-from braindecode_sam.optim._checks import BaseOptimizer, Check
-from braindecode_sam.optim._flat import FlatGroup
 from braindecode_sam.optim._two_gradients import (
     TwoGradientSAM,
-    clean_gradients,
     dense_gradients,
     dot,
     gradients,
-    if_valid,
     quotient,
+    to_device,
 )
-from braindecode_sam.optim.sam import SAM
+from braindecode_sam.optim.sam import SAM, BaseOptimizer, Check
 
 ACROSS = "sam__gradient_across"
 
@@ -95,8 +93,8 @@ class LookSAM(TwoGradientSAM):
     ...     model.parameters(), torch.optim.SGD, lr=0.1, interval=10)
     """
 
-    _group_options: ClassVar[dict[str, Check]] = {
-        **SAM._group_options,
+    _options: ClassVar[dict[str, Check]] = {
+        **SAM._options,
         "alpha": check_non_negative,
     }
 
@@ -112,43 +110,40 @@ class LookSAM(TwoGradientSAM):
         options |= {"interval": interval, "alpha": alpha}
         super().__init__(params, base_optimizer, **options)
 
-    def _combine_gradients(self) -> None:
-        super()._combine_gradients()
-        if not self._has_ascended and self._remembers():
-            self._update_all()
-            groups = self._all.groups
-            if groups:
-                with dense_gradients(groups):
-                    self._add_remembered(groups)
+    def _mix(self) -> None:
+        """Leave g_p as it is, and compute g_v."""
+        g, g_p = list(self._clean.values()), gradients(self._clean)
+        along = quotient(dot(g, g_p), dot(g, g))
+        self._scratch["across"] = across = {}
+        for p, clean, perturbed in zip(self._clean, g, g_p, strict=True):
+            factor = to_device(along, p)
+            g_v = perturbed - factor * clean
+            across[p] = torch.where(factor.isfinite(), g_v, 0)
 
-    def _combine(self, groups: Sequence[FlatGroup]) -> None:
-        """Leave g_p unchanged and overwrite the clean gradients with g_v."""
-        self._reserve(ACROSS, groups)
-        g, g_p = clean_gradients(groups), gradients(groups)
-        along = quotient(dot(groups, g, g_p), dot(groups, g, g))
-        valid = torch.isfinite(along)
-        for group, g_v, part in zip(groups, g, g_p, strict=True):
-            torch._foreach_mul_(g_v, if_valid(valid, -along, 0.0, group))
-            torch._foreach_add_(g_v, part)
-            group.flat_clean.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-            torch._foreach_mul_(g_v, if_valid(valid, 1.0, 0.0, group))
+    def _descend(self) -> None:
+        super()._descend()
+        for p, g_v in self._scratch.get("across", {}).items():
+            self.state[p][ACROSS] = g_v
 
-    def _base_step(self) -> None:
-        super()._base_step()
-        if self._has_ascended:
-            for group in self._both:
-                torch._foreach_copy_(self._remembered(ACROSS, group), group.clean)
+    def _combine(self) -> None:
+        super()._combine()
+        is_on = any(self._option(group, "rho") for group in self.param_groups)
+        is_known = any(ACROSS in state for state in self.state.values())
+        if is_on and is_known and not self._clean:
+            params = [p for p in self._params() if p.grad is not None]
+            with dense_gradients(params):
+                self._add_across(params)
 
-    def _add_remembered(self, groups: Sequence[FlatGroup]) -> None:
-        g = gradients(groups)
-        g_v = [self._known(ACROSS, group) for group in groups]
-        g_squared = dot(groups, g, g)
-        factor = quotient(g_squared, dot(groups, g_v, g_v)).sqrt()
+    def _add_across(self, params: list[Tensor]) -> None:
+        """Add the stored component to the gradients of a step with one pass."""
+        g = gradients(params)
+        g_v = [self.state[p].get(ACROSS, torch.zeros_like(p)) for p in params]
+        g_squared = dot(g, g)
+        factor = quotient(g_squared, dot(g_v, g_v)).sqrt()
         valid = torch.isfinite(g_squared)
-        for group, part, across in zip(groups, g, g_v, strict=True):
-            weight = if_valid(valid, group.options["alpha"] * factor, 0.0, group)
-            torch._foreach_add_(part, torch._foreach_mul(across, weight))
-
-    def _remembers(self) -> bool:
-        is_on = any(group["rho"] for group in self.param_groups)
-        return is_on and any(ACROSS in state for state in self.state.values())
+        across = dict(zip(params, g_v, strict=True))
+        for group in self.param_groups:
+            scale = self._option(group, "alpha") * factor
+            for p in across.keys() & group["params"]:
+                added = to_device(scale, p) * across[p]
+                p.grad += torch.where(to_device(valid, p), added, 0)

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from braindecode_sam.optim._checks import BaseOptimizer, is_zero_redundancy
-from braindecode_sam.optim._flat import FlatGroup, Tensors
-from braindecode_sam.optim._options import Options
 from braindecode_sam.optim.sam import SAM, Loss, detached
 
 MOMENTA = ("momentum_buffer", "exp_avg")
@@ -33,8 +29,7 @@ class MomentumSAM(SAM):
     Raises
     ------
     TypeError, ValueError
-        As SAM, and if the base optimizer keeps no momentum, or if each process
-        keeps only a part of it (``ZeroRedundancyOptimizer``).
+        As SAM, and if the base optimizer keeps no momentum.
 
     See Also
     --------
@@ -82,40 +77,10 @@ class MomentumSAM(SAM):
     ...     model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: BaseOptimizer = torch.optim.AdamW,
-        **options: Any,
-    ) -> None:
-        super().__init__(params, base_optimizer, **options)
-        self._check_momentum(self.param_groups)
-        if is_zero_redundancy(self.base_optimizer):
-            raise ValueError(
-                "MomentumSAM cannot perturb along momenta that are sharded across"
-                " processes, as in a ZeroRedundancyOptimizer; expected a base"
-                " optimizer such as torch.optim.AdamW, or another SAM."
-            )
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group.
-
-        Parameters
-        ----------
-        param_group : dict
-            As for :class:`~braindecode_sam.SAM`.
-
-        Raises
-        ------
-        ValueError
-            If the base optimizer keeps no momentum for the group.
-        """
-        super().add_param_group(param_group)
-        self._check_momentum(self.param_groups[-1:])
-
-    def _check_momentum(self, groups: Iterable[Options]) -> None:
+    def _check_options(self, groups: Iterable[dict[str, Any]]) -> None:
+        super()._check_options(groups)
         for group in groups:
-            if not (group.base.get("momentum") or "betas" in group.base):
+            if not (group.get("momentum") or "betas" in group):
                 raise ValueError(
                     "MomentumSAM perturbs along the momentum of its base optimizer, but"
                     f" {type(self.base_optimizer).__name__} keeps none with these"
@@ -124,30 +89,14 @@ class MomentumSAM(SAM):
                 )
 
     def _run_passes(self, run_pass: Callable[[], Loss]) -> Loss:
-        self._begin_step()
-        if not self._should_perturb():
-            loss = run_pass()
-        else:
+        if self._should_perturb():
             self._perturb()
-            try:
-                loss = run_pass()
-            finally:
-                self._unperturb()
-        self.last_loss = detached(loss)
+        self.last_loss = detached(loss := run_pass())
         return loss
 
-    def _with_direction(self, params: Iterable[Tensor]) -> list[Tensor]:
-        return [p for p in params if self._momentum(p) is not None]
-
-    def _ascent_direction(self, group: FlatGroup) -> Tensors:
-        momenta = map(self._momentum, group.params)
-        v = group.plain([m for m in momenta if m is not None])
-        # perturb() reverses the direction if the base maximizes. A momentum is already
-        # that of the negated gradient.
-        is_descent = not group.options.base.get("maximize")
-        return list(torch._foreach_neg(v)) if is_descent else v
-
-    def _momentum(self, param: Tensor) -> Tensor | None:
-        state = self.state.get(param, {})
+    def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor | None:
+        state = self.state.get(p, {})
         momenta = (state.get(name) for name in MOMENTA)
-        return next((m for m in momenta if m is not None), None)
+        v = next((m for m in momenta if m is not None), None)
+        # A base optimizer that maximizes has the momentum of the negated gradient.
+        return v if v is None or group.get("maximize") else -v

@@ -1,79 +1,56 @@
-"""Sharpness-Aware Minimization, the optimizer that the variants derive from."""
+"""Sharpness-Aware Minimization, the optimizer that the variants derive from.
+
+A step is
+
+    g       = grad L(w)              first pass, by the closure
+    epsilon = rho g / ||g||          with ASAM, rho T^2 g / ||T g||
+    g_p     = grad L(w + epsilon)    second pass, by the closure
+    w       = B(w, g_p)              step of the base optimizer
+
+The base optimizer has the parameter groups, the defaults and the state of both. The
+options of SAM are further keys of the groups.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import inspect
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim import optimizer as optimizer_module
 
-from braindecode_sam._arguments import check_integer, check_non_negative
-from braindecode_sam.optim._checks import (
-    BaseOptimizer,
-    Check,
+from braindecode_sam._arguments import (
     as_builtin,
-    check_base_optimizer,
-    check_base_options,
     check_bool,
-    check_not_in_shards,
-    check_params,
-    check_positions,
-    vanish,
-    warn_of_misspelt,
+    check_integer,
+    check_non_negative,
 )
-from braindecode_sam.optim._flat import (
-    FlatGroup,
-    FlatGroups,
-    Tensors,
-    chosen_params,
-    joint_norm,
-    with_gradient,
-)
-from braindecode_sam.optim._options import Options, strip_prefix
 from braindecode_sam.optim._second_pass import (
-    BufferCache,
     DeferSigint,
-    forget_cached_weights,
-    preserve_buffers,
-    replay_rng,
+    PreservedBuffers,
+    replayed_rng,
     rng_states,
 )
 
 Loss = TypeVar("Loss", Tensor, float)
-Pass = Callable[[], Any]
+BaseOptimizer = Callable[..., Optimizer]
+# Called with name and value. It raises the error that users see.
+Check = Callable[[str, Any], object]
 
-# Code of torch's wrapper of every `step`, which runs the hooks. It distinguishes the
-# wrapper from the step itself.
-_HOOKED_STEP_CODE = Optimizer.profile_hook_step(lambda optimizer: None).__code__
+Tensors = Sequence[Tensor]
+PREFIX = "base_optimizer__"
 
 
-def _hooked_if_observed(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Run torch's wrapper of a step only if there are hooks or a profiler.
-
-    Without them, the wrapper would take as long as the ascent of a small model.
-    """
-    hooked = Optimizer.profile_hook_step(step)
-
-    @functools.wraps(step)
-    def call(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        is_observed = (
-            self._optimizer_step_pre_hooks
-            or self._optimizer_step_post_hooks
-            or optimizer_module._global_optimizer_pre_hooks
-            or optimizer_module._global_optimizer_post_hooks
-            or torch.autograd._profiler_enabled()
-        )
-        return (hooked if is_observed else step)(self, *args, **kwargs)
-
-    call.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it again
-    return call
+def _of_base(name: str) -> Any:
+    """Return a property that is an attribute of the base optimizer."""
+    return property(
+        lambda self: getattr(self.base_optimizer, name),
+        lambda self, value: setattr(self.base_optimizer, name, value),
+    )
 
 
 class SAM(Optimizer):
@@ -235,30 +212,27 @@ class SAM(Optimizer):
     3
     """
 
-    needs_closure = True
+    needs_closure = True  # so that no SAM is the base optimizer of another
     # Options of a parameter group, each with its check. A variant adds others.
-    _group_options: ClassVar[dict[str, Check]] = {
+    _options: ClassVar[dict[str, Check]] = {
         "rho": check_non_negative,
         "adaptive": check_bool,
+        "interval": functools.partial(check_integer, smallest=1),
         "eta": check_non_negative,
-        "perturbed": check_positions,
-        "n_steps": check_non_negative,
     }
-    # Initial values of the options that are not arguments. They are in the groups
-    # because every kind of checkpoint, including torch.distributed's, saves groups.
-    _initial_values: ClassVar[dict[str, Any]] = {"perturbed": None, "n_steps": 0}
-    # Arguments of the whole optimizer, stored as attributes of the same names.
-    _optimizer_options: ClassVar[tuple[str, ...]] = ("interval",)
+    # What the groups hold besides, since every kind of checkpoint saves the groups.
+    _initial: ClassVar[dict[str, Any]] = {"n_steps": 0, "perturbed": None}
 
-    defaults: Options
-    param_groups: list[Options]  # type: ignore[assignment]  # each is a dict
+    param_groups = _of_base("param_groups")
+    defaults = _of_base("defaults")
+    state = _of_base("state")
     base_optimizer: Optimizer
     last_loss: Any
     last_perturbed_loss: Any
     last_grad_norm: Tensor | None
-    _perturbed: list[FlatGroup]
-    _undo_first_step: contextlib.ExitStack[bool | None] | None
-    _is_in_step: bool
+    _keys: dict[str, str]  # of the options in a group
+    _undo: contextlib.ExitStack | None  # of what a step has begun
+    _scratch: dict[str, Any]  # for a variant, emptied in each step
 
     def __init__(
         self,
@@ -271,51 +245,37 @@ class SAM(Optimizer):
         eta: float = 0.01,
         **base_kwargs: Any,
     ) -> None:
-        check_base_optimizer(base_optimizer)
-        self.interval = check_integer("interval", interval, 1)
-        own = {"rho": rho, "adaptive": adaptive, "eta": eta, **self._initial_values}
-        own |= {k: base_kwargs.pop(k) for k in self._group_options if k not in own}
-        for name, check in self._group_options.items():
-            check(name, own[name])
-        params = check_params(params)
-        groups = [_split(p, own, self._checks()) for p in params if isinstance(p, dict)]
-        if groups:
-            params = [group.base for group in groups]
-        # The base optimizer checks its arguments as it does without SAM.
-        arguments = [*inspect.signature(type(self)).parameters, *self._checks()]
-        check_base_options(type(self).__name__, arguments, base_optimizer, base_kwargs)
-        base = base_optimizer(params, **strip_prefix(base_kwargs))
-        for group in groups:
-            warn_of_misspelt(group.base, [*self._checks(), *base.defaults])
-        self.base_optimizer = base
-        self._own_of_new = [group.own for group in groups]
-        state = base.state  # Adagrad fills it in its constructor
-        super().__init__(base.param_groups, Options(own, base.defaults, self._checks()))
-        self.state = state  # torch's constructor has set an empty one
-        check_not_in_shards(base, self._params())
-        self._reset_transient_state()
-        self.register_state_dict_post_hook(_spell_as_saved)
+        base_class = _checked_class(base_optimizer)
+        own = {"rho": rho, "adaptive": adaptive, "interval": interval, "eta": eta}
+        own |= {k: base_kwargs.pop(k) for k in self._options if k not in own}
+        own |= self._initial
+        taken = inspect.signature(base_class).parameters
+        self._keys = {name: f"sam__{name}" if name in taken else name for name in own}
+        own = self._spelled(own)
+        if not isinstance(params, Tensor):  # otherwise, the base optimizer raises
+            params = list(params)
+            if not (params and isinstance(params[0], dict)):
+                params = [{"params": params}]
+            params = [{**own, **self._spelled(group)} for group in params]
+        given = {name: as_builtin(value) for name, value in base_kwargs.items()}
+        plain = {k: v for k, v in given.items() if not k.startswith(PREFIX)}
+        prefixed = {k.removeprefix(PREFIX): given[k] for k in given if k not in plain}
+        base = base_optimizer(params, **plain, **prefixed)
+        base.defaults.update(own)
+        # What torch's constructor would do beyond this is done for a copy, too.
+        self.__setstate__({"base_optimizer": base, "_keys": self._keys})
+        self._check_params()
+        self._check_options(self.param_groups)
 
     def __repr__(self) -> str:
-        name, base = type(self).__name__, type(self.base_optimizer).__name__
-        rhos = list(dict.fromkeys(group["rho"] for group in self.param_groups))
-        rho = rhos[0] if len(rhos) == 1 else rhos
-        head = f"{name}({base}, rho={rho}, interval={self.interval}) ("
-        return super().__repr__().replace(f"{name} (", head, 1)
+        return f"{type(self).__name__}({self.base_optimizer!r})"
 
-    @property
-    def state(self) -> Any:
-        """State of each parameter: the base optimizer's and what a variant adds."""
-        return self.base_optimizer.state
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        self.base_optimizer.state = state
-
-    @property
-    def n_steps(self) -> int:
-        """Number of steps made."""
-        return self.param_groups[0].own["n_steps"]
+    def _spelled(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Give options the names that they have in a group."""
+        return {
+            self._keys.get(name, name.removeprefix(PREFIX)): as_builtin(value)
+            for name, value in options.items()
+        }
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group.
@@ -324,24 +284,24 @@ class SAM(Optimizer):
         ----------
         param_group : dict
             As for any torch optimizer. It may set options of the base optimizer and
-            ``rho``, ``adaptive`` and ``eta``.
+            those of SAM.
         """
-        position, groups = len(self.param_groups), self.base_optimizer.param_groups
-        own = {**self.defaults.own, "n_steps": self.n_steps if position else 0}
-        if position < len(groups):  # torch's constructor adds the base's groups
-            own = self._own_of_new[position] if self._own_of_new else own
-        else:
-            if isinstance(param_group, dict):  # otherwise the base optimizer raises
-                new = _split(param_group, own, self._checks())
-                own, param_group = new.own, new.base
-                known = [*self._checks(), *self.base_optimizer.defaults]
-                warn_of_misspelt(param_group, known)
-            self.base_optimizer.add_param_group(param_group)
-        self.param_groups.append(Options(own, groups[position], self._checks()))
+        if isinstance(param_group, dict):  # otherwise, the base optimizer raises
+            param_group = self._spelled(param_group)
+            self._check_options([{**self.defaults, **param_group}])
+        self.base_optimizer.add_param_group(param_group)
+        self._check_params()
 
-    @_hooked_if_observed
+    @property
+    def n_steps(self) -> int:
+        """Number of steps made."""
+        return self._option(self.param_groups[0], "n_steps")
+
+    def _option(self, group: dict[str, Any], name: str) -> Any:
+        return group[self._keys[name]]
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Loss] | None = None) -> Loss | None:
+    def step(self, closure: Callable[[], Loss] | None = None) -> Loss:
         """Make one step.
 
         Parameters
@@ -358,144 +318,13 @@ class SAM(Optimizer):
         Raises
         ------
         TypeError
-            If there is no closure. The exception is a step whose gradients are all
-            zero, with which ``torch.distributed.checkpoint`` builds the state. It
-            needs no second pass and is not counted in ``n_steps``.
+            If there is no closure.
         RuntimeError
-            If called between ``first_step`` and ``second_step``, or in its own closure.
+            If the closure adds to gradients of earlier passes, which would be lost, or
+            calls this method itself. Also between :meth:`first_step` and
+            :meth:`second_step`.
         """
-        self._refuse_within_two_steps("step")
         if closure is None:
-            self._step_without_closure()
-            return None
-        if self._is_in_step:
-            raise RuntimeError(
-                f"{type(self).__name__}.step was called inside its own closure;"
-                " expected a closure that makes one pass."
-            )
-        return self._step(closure)
-
-    def _step(self, closure: Callable[[], Loss]) -> Loss:
-        with DeferSigint() as sigint:
-
-            def run_pass() -> Loss:
-                with torch.enable_grad():
-                    return sigint.call(closure)
-
-            preserve = preserve_buffers(self._buffer_cache, sigint.closed)
-            self._is_in_step = True
-            try:
-                with preserve as self._buffers:
-                    loss = self._run_passes(run_pass)
-                    self._combine_gradients()
-                self._base_step()
-            finally:
-                self._is_in_step = False
-        return loss
-
-    # The stages of a step, in order. A variant overrides one or two of them.
-
-    def _run_passes(self, run_pass: Callable[[], Loss]) -> Loss:
-        """Make the passes and return the loss of the clean one."""
-        self._begin_step()
-        if not self._should_perturb():
-            self.last_loss = detached(loss := run_pass())
-            return loss
-        states = rng_states(self._devices())
-        self.last_loss = detached(loss := run_pass())
-        if self._needs_second_pass():
-            self._buffers.rewind()
-            self._perturb()
-            try:
-                for p in self._params():
-                    p.grad = None  # in case the closure does not zero it
-                with replay_rng(states):
-                    self.last_perturbed_loss = detached(run_pass())
-            finally:
-                self._unperturb()
-        return loss
-
-    def _should_perturb(self) -> bool:
-        """Whether this step may be perturbed. Called before the first pass."""
-        has_radius = any(group.own["rho"] for group in self.param_groups)
-        return has_radius and self.n_steps % self.interval == 0
-
-    def _needs_second_pass(self) -> bool:
-        """Whether to make a second pass, given the clean gradients."""
-        return True
-
-    def _perturb(self) -> None:
-        self._flat.update(
-            [(g, self._with_direction(chosen_params(g))) for g in self.param_groups]
-        )
-        try:
-            self._ascend(self._flat.groups)
-            forget_cached_weights()
-        except BaseException:
-            self._unperturb()
-            raise
-
-    def _unperturb(self) -> None:
-        perturbed, self._perturbed = self._perturbed, []
-        try:
-            for group in perturbed:
-                group.restore()
-        except BaseException:  # one failure must not leave the weights perturbed
-            for group in perturbed:
-                group.restore()
-            raise
-        finally:
-            forget_cached_weights()
-
-    def _ascend(self, groups: Sequence[FlatGroup]) -> None:
-        """Move the weights to w + epsilon."""
-        self._has_ascended = True
-        directions, norms = [], []
-        for group in groups:
-            direction = self._ascent_direction(group)
-            # T and its square in ASAM's formula
-            magnitude = group.magnitude() if group.options.own["adaptive"] else None
-            if magnitude is not None:  # the norm is that of T g
-                direction = list(torch._foreach_mul(direction, magnitude))
-            norms.append(group.norm(direction))
-            if magnitude is not None:  # the direction is T^2 g
-                torch._foreach_mul_(direction, magnitude)
-            directions.append(direction)
-        self.last_grad_norm = joint_norm(norms) if norms else torch.zeros(())
-        for group, direction in zip(groups, directions, strict=True):
-            if group.options.own["rho"]:
-                group.save()
-                self._perturbed.append(group)
-                group.perturb(direction, self.last_grad_norm)
-
-    def _with_direction(self, params: Iterable[Tensor]) -> list[Tensor]:
-        """Return the parameters that have an ascent direction."""
-        return with_gradient(params)
-
-    def _ascent_direction(self, group: FlatGroup) -> Tensors:
-        """Return the ascent direction, in the shapes of the group's weights."""
-        return group.gradients()
-
-    def _combine_gradients(self) -> None:
-        """Replace the gradients by those that the base optimizer steps along."""
-
-    def _base_step(self) -> None:
-        base = self.base_optimizer
-        step = type(base).step
-        if getattr(step, "__code__", None) is _HOOKED_STEP_CODE:
-            step = vars(step)["__wrapped__"]  # global hooks run once, for SAM's step
-        for hook in base._optimizer_step_pre_hooks.values():
-            hook(base, (), {})
-        step(base)
-        for hook in base._optimizer_step_post_hooks.values():
-            hook(base, (), {})
-        vars(base)["_opt_called"] = True  # schedulers of the base check it
-        n_steps = self.n_steps + 1
-        for group in self.param_groups:
-            group.own["n_steps"] = n_steps
-
-    def _step_without_closure(self) -> None:
-        if not vanish(p.grad for p in self._params()):
             raise TypeError(
                 "SAM.step needs a closure that zeroes the gradients, runs forward and"
                 " backward and returns the loss, since it makes two passes. In a loop"
@@ -503,13 +332,136 @@ class SAM(Optimizer):
                 " the second pass. Under skorch's AccelerateMixin, use"
                 " SAMAccelerateMixin."
             )
-        n_steps = self.n_steps
-        self._begin_step()
-        self._ascend([])
-        self._combine_gradients()
-        self._base_step()
+        with DeferSigint() as sigint:
+
+            def run_pass() -> Loss:
+                with torch.enable_grad():
+                    return sigint.call(closure)
+
+            self._begin("step")
+            try:
+                loss = self._run_passes(run_pass)
+            finally:
+                self.restore()
+            self._combine()
+            self._descend()
+            self._scratch.clear()
+        return loss
+
+    # The stages of a step, in order. A variant overrides one or two of them.
+
+    def _run_passes(self, run_pass: Callable[[], Loss]) -> Loss:
+        """Make the passes, and return the loss of the clean one."""
+        states = rng_states({p.device for p in self._params()})
+        known = [p for p in self._params() if p.grad is not None]
+        self._earlier = [(p, p.grad, p.grad._version) for p in known]
+        self.last_loss = detached(loss := run_pass())
+        earlier, self._earlier = self._earlier, []
+        if self._should_perturb():
+            _refuse_accumulation(earlier)
+            self._perturb()
+            for p in self._params():
+                p.grad = None  # in case the closure does not zero it
+            with PreservedBuffers(), replayed_rng(states):
+                self.last_perturbed_loss = detached(run_pass())
+        return loss
+
+    def _should_perturb(self) -> bool:
+        """Whether to make a second pass, given the clean gradients."""
+        return any(self._radius(group) for group in self.param_groups)
+
+    def _perturb(self) -> None:
+        """Move the weights from w to w + epsilon."""
+        parts, norms = [], []
         for group in self.param_groups:
-            group.own["n_steps"] = n_steps
+            for params, directions in self._directions(group):
+                epsilon = _flat(directions)
+                magnitude = self._magnitude(group, params)
+                if magnitude is not None:  # the norm is that of T g
+                    epsilon *= magnitude
+                norms.append(norm(epsilon))
+                if magnitude is not None:
+                    epsilon *= magnitude
+                parts.append((group, params, epsilon))
+        self.last_grad_norm = joint = joint_norm(norms)
+        for group, params, epsilon in parts:
+            radius = self._radius(group)
+            if radius:
+                before = _views(_flat(params), params)
+                self._undo.callback(torch._foreach_copy_, params, before)
+                epsilon *= (radius / joint).to(epsilon.device)
+                # The norm is 0, or not finite. To read it, the host would have to wait.
+                as_real(epsilon).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+                torch._foreach_add_(params, _views(epsilon, params))
+        torch.clear_autocast_cache()  # which has casts of the weights at w
+
+    def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor | None:
+        """Return the direction of the ascent of a parameter, or None."""
+        return dense_gradient(p)
+
+    def _combine(self) -> None:
+        """Replace the gradients by those that the base optimizer steps along."""
+
+    def _descend(self) -> None:
+        """Step along the gradients."""
+        self.base_optimizer.step()
+        n_steps = self.n_steps + 1
+        for group in self.param_groups:
+            group[self._keys["n_steps"]] = n_steps
+
+    # Parts of these stages.
+
+    def _begin(self, name: str) -> None:
+        if self._undo is not None:
+            raise RuntimeError(
+                f"{name} was called between first_step and second_step, or in the"
+                " closure of step. Call second_step() first, or restore() to return to"
+                " the unperturbed weights."
+            )
+        self._check_options(self.param_groups)
+        self._undo = contextlib.ExitStack()
+        self._scratch = {}
+        self.last_loss = self.last_perturbed_loss = self.last_grad_norm = None
+
+    def _radius(self, group: dict[str, Any]) -> float:
+        if self.n_steps % self._option(group, "interval"):
+            return 0.0
+        # If the base maximizes, the worst objective is the smallest.
+        sign = -1 if group.get("maximize") else 1
+        return sign * self._option(group, "rho")
+
+    def _directions(self, group: dict[str, Any]) -> list[tuple[Tensors, Tensors]]:
+        """Return parameters with a direction, and these, by device and dtype."""
+        params, positions = group["params"], self._option(group, "perturbed")
+        alike: dict[Any, list[tuple[Tensor, Tensor]]] = {}
+        for p in params if positions is None else [params[i] for i in positions]:
+            direction = self._direction(p, group)
+            if direction is not None:
+                alike.setdefault((p.device, p.dtype), []).append((p, direction))
+        return [tuple(zip(*pairs, strict=True)) for pairs in alike.values()]
+
+    def _magnitude(self, group: dict[str, Any], params: Tensors) -> Tensor | None:
+        """Return T of ASAM, flat, which is |w| + eta for weights and 1 for biases."""
+        if not self._option(group, "adaptive"):
+            return None
+        names = dict(zip(group["params"], group.get("param_names", ()), strict=False))
+        parts = []
+        for p in params:
+            is_bias = "bias" in names[p].split(".") if names else p.ndim < 2
+            eta = self._option(group, "eta")
+            parts.append(torch.ones_like(p) if is_bias else p.abs() + eta)
+        return _flat(parts)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Zero the gradients.
+
+        Parameters
+        ----------
+        set_to_none : bool, default=True
+            Set them to None instead.
+        """
+        self._earlier = []
+        super().zero_grad(set_to_none)
 
     # The two-step form, for loops that make the passes themselves.
 
@@ -551,20 +503,19 @@ class SAM(Optimizer):
         >>> model(x).square().mean().backward()
         >>> optimizer.second_step(zero_grad=True)
         """
-        self._refuse_within_two_steps("first_step")
-        self._begin_step()
-        with DeferSigint(), contextlib.ExitStack() as undo:
-            params = self._params()
-            preserve = preserve_buffers(self._buffer_cache, DeferSigint, params)
-            undo.enter_context(preserve)
-            if self._should_perturb() and self._needs_second_pass():
-                self._perturb()
-                undo.callback(self._unperturb)
-            self._undo_first_step = undo.pop_all()
+        with DeferSigint():
+            self._begin("first_step")
+            try:
+                if self._should_perturb():
+                    self._perturb()
+                    self._undo.enter_context(PreservedBuffers(self._params()))
+            except BaseException:
+                self.restore()
+                raise
         if zero_grad:
             self.zero_grad()
 
-    @_hooked_if_observed
+    @Optimizer.profile_hook_step
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False) -> None:
         """Move the weights back to w and step with the current gradients.
@@ -586,12 +537,13 @@ class SAM(Optimizer):
         first_step : Move the weights to w + epsilon. Its example shows the loop.
         restore : Move the weights back to w without a step.
         """
-        if self._undo_first_step is None:
+        if self._undo is None:
             raise RuntimeError("second_step was called without a first_step before it.")
         with DeferSigint():
             self.restore()
-            self._combine_gradients()
-            self._base_step()
+            self._combine()
+            self._descend()
+            self._scratch.clear()
         self._opt_called = True  # set by a scheduler's wrapper of step()
         if zero_grad:
             self.zero_grad()
@@ -607,18 +559,11 @@ class SAM(Optimizer):
         --------
         second_step : Move the weights back to w and make the step.
         """
-        undo, self._undo_first_step = self._undo_first_step, None
+        undo, self._undo = self._undo, None
         if undo is not None:
             with DeferSigint():
                 undo.close()
-
-    def _refuse_within_two_steps(self, name: str) -> None:
-        if self._undo_first_step is not None:
-            raise RuntimeError(
-                f"{name} was called between first_step and second_step. Call"
-                " second_step() first, or restore() to return to the unperturbed"
-                " weights."
-            )
+                torch.clear_autocast_cache()  # which has casts of the perturbed weights
 
     # Selection of what is perturbed.
 
@@ -647,107 +592,143 @@ class SAM(Optimizer):
         >>> optimizer = SAM(model.parameters(), lr=1e-3)
         >>> optimizer.perturb_only(model[1].parameters())
         """
-        if params is None:
-            for group in self.param_groups:
-                group["perturbed"] = None
-            return
-        chosen = {id(p) for p in params}
+        chosen = None if params is None else set(params)
         positions = [
-            [i for i, p in enumerate(group["params"]) if id(p) in chosen]
+            chosen and [i for i, p in enumerate(group["params"]) if p in chosen]
             for group in self.param_groups
         ]
-        if not any(positions):
+        if chosen is not None and not any(positions):
             raise ValueError(
                 f"params holds {len(chosen)} tensors, none of which is a parameter of"
                 " this optimizer; expected some of its parameters."
             )
         for group, some in zip(self.param_groups, positions, strict=True):
-            group["perturbed"] = some
+            group[self._keys["perturbed"]] = some
 
-    # Saving, loading and copying, where torch's own methods do not suffice.
+    # Saving, loading and copying. state_dict() is torch's own.
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._perturbed:
+        if self._undo is not None:
             raise RuntimeError(
                 f"{type(self).__name__} was pickled or copied while its weights were"
                 " perturbed. Copy it outside the closure and, in a two-step loop,"
                 " after second_step() or restore()."
             )
-        return {
-            "base_optimizer": self.base_optimizer,
-            "own_defaults": self.defaults.own,
-            "own_options": [group.own for group in self.param_groups],
-            **{name: getattr(self, name) for name in self._optimizer_options},
-        }
+        return {"base_optimizer": self.base_optimizer, "_keys": self._keys}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Called in unpickling, and by load_state_dict between its hooks.
-        base, checks = state.get("base_optimizer"), self._checks()
-        if base is not None:
-            state = dict(state)
-            defaults = Options(state.pop("own_defaults"), base.defaults, checks)
-            own = state.pop("own_options")
-            super().__setstate__({**state, "defaults": defaults})
-            self.register_state_dict_post_hook(_spell_as_saved)
-        else:
-            saved = zip(self.param_groups, state["param_groups"], strict=True)
-            own, base_groups = zip(*(g.load(s) for g, s in saved), strict=True)
-            base = self.base_optimizer
-            base.__setstate__({**state, "param_groups": list(base_groups)})
-        self.param_groups = [
-            Options(*pair, checks) for pair in zip(own, base.param_groups, strict=True)
-        ]
-        self._reset_transient_state()
-
-    # Bookkeeping.
-
-    @classmethod
-    def _checks(cls) -> dict[str, Check | None]:
-        names = ("base_optimizer", *cls._optimizer_options)
-        return {**cls._group_options, **dict.fromkeys(names)}
-
-    def _begin_step(self) -> None:
-        self._has_ascended = False
+        if "base_optimizer" in state:
+            super().__setstate__(state)
+        else:  # load_state_dict, perhaps with a state of the base optimizer alone
+            groups = state["param_groups"]
+            for group, current in zip(groups, self.param_groups, strict=True):
+                for key in self._keys.values():
+                    group.setdefault(key, current[key])
+            self.base_optimizer.__setstate__(state)
+        self._undo = None
+        self._scratch, self._earlier = {}, []
         self.last_loss = self.last_perturbed_loss = self.last_grad_norm = None
 
-    def _reset_transient_state(self) -> None:
-        self._flat = FlatGroups()
-        self._buffer_cache = BufferCache()
-        self._undo_first_step = None
-        self._perturbed = []
-        self._is_in_step = False
-        self._begin_step()
+    # Checks.
 
     def _params(self) -> list[Tensor]:
-        groups = self.base_optimizer.param_groups  # plain dicts are faster to read
-        return [p for group in groups for p in group["params"]]
+        return [p for group in self.param_groups for p in group["params"]]
 
-    def _devices(self) -> set[torch.device]:
-        return set(map(operator.attrgetter("device"), self._params()))
+    def _check_options(self, groups: Iterable[dict[str, Any]]) -> None:
+        """Check the options of groups, which are dicts that anyone may change."""
+        for group in groups:
+            for name, check in self._options.items():
+                check(name, self._option(group, name))
+            for key in [key for key in group if key.startswith("base_optimizer")]:
+                # As set by skorch's set_params on a net that is initialized
+                if key == "base_optimizer":
+                    raise ValueError(
+                        f"base_optimizer={group[key]!r} was set on an existing"
+                        " optimizer, but it can only be given to the constructor. With"
+                        " skorch, set it on sklearn.base.clone(net)."
+                    )
+                group[key.removeprefix(PREFIX)] = group.pop(key)
+
+    def _check_params(self) -> None:
+        if not self._params():
+            raise ValueError(
+                "params must hold at least one tensor, got none. Note that"
+                " model.parameters() can be iterated over only once."
+            )
+        for p in self._params():
+            if hasattr(p, "full_tensor") or hasattr(p, "_fsdp_flattened"):
+                raise ValueError(
+                    "SAM cannot perturb the shards of FullyShardedDataParallel or"
+                    f" fully_shard, got a {type(p).__name__}; expected whole"
+                    " parameters, as with DistributedDataParallel."
+                )
 
 
-def _split(group: dict[str, Any], own: dict[str, Any], checks: Any) -> Options:
-    """Split the options of a new group into SAM's and the base optimizer's."""
-    options = Options(dict(own), {}, checks)
-    is_own = {name: name in checks for name in group}
-    options.update({k: v for k, v in group.items() if is_own[k]})
-    options.base.update(strip_prefix({k: v for k, v in group.items() if not is_own[k]}))
-    return options
+def _checked_class(base: BaseOptimizer) -> type[Optimizer]:
+    """Return the class of the base optimizer, if it can be one."""
+    cls = base.func if isinstance(base, functools.partial) else base
+    if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
+        raise TypeError(
+            "base_optimizer must be a class derived from torch.optim.Optimizer, such"
+            f" as torch.optim.AdamW (the class, not an instance), got {base!r}"
+        )
+    closure = inspect.signature(cls.step).parameters.get("closure")
+    requires_closure = closure is not None and closure.default is closure.empty
+    is_sharded = cls.__name__ == "ZeroRedundancyOptimizer"
+    if requires_closure or is_sharded or getattr(cls, "needs_closure", False):
+        raise ValueError(
+            "base_optimizer must be able to step without a closure and hold the state"
+            " of all parameters, as torch.optim.AdamW and SGD do, got"
+            f" {cls.__name__}"
+        )
+    return cls
 
 
-def _spell_as_saved(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Reduce a state to tensors and builtins, with the base's names of its options."""
-    packed = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
-    groups = [
-        {
-            **{name: as_builtin(value) for name, value in group.saved().items()},
-            "params": saved["params"],
-        }
-        for group, saved in packed
-    ]
-    return {**state_dict, "param_groups": groups}
+def _refuse_accumulation(earlier: list[tuple[Tensor, Tensor, int]]) -> None:
+    """Raise if a pass has added to gradients, without waiting for their values."""
+    if any(p.grad is g and g._version != version for p, g, version in earlier):
+        raise RuntimeError(
+            "The closure added to gradients of earlier passes, which would be lost: SAM"
+            " computes both gradients of a step on one batch. Call"
+            " optimizer.zero_grad() in the closure, and do not accumulate over batches"
+            " (in Lightning, accumulate_grad_batches=1)."
+        )
+
+
+def dense_gradient(p: Tensor) -> Tensor | None:
+    """Return the gradient of a parameter as a dense tensor."""
+    grad = p.grad
+    return grad if grad is None or grad.layout is torch.strided else grad.to_dense()
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """View a complex tensor as real and imaginary parts."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def norm(tensor: Tensor) -> Tensor:
+    """Return the Euclidean norm of a tensor, at least in float32."""
+    wide = torch.promote_types(tensor.dtype, torch.float32)  # squares overflow
+    return torch.linalg.vector_norm(tensor, dtype=wide)
+
+
+def joint_norm(norms: Sequence[Tensor]) -> Tensor:
+    """Return the norm of a vector from those of its parts, on any devices."""
+    if len(norms) < 2:
+        return norms[0] if norms else torch.zeros(())
+    device = norms[0].device
+    return torch.linalg.vector_norm(torch.stack([n.to(device) for n in norms]))
 
 
 def detached(loss: Any) -> Any:
     """Return a loss without its graph. A number is returned as it is."""
     return loss.detach() if isinstance(loss, Tensor) else loss
+
+
+def _flat(tensors: Tensors) -> Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])  # always a copy
+
+
+def _views(flat: Tensor, like: Tensors) -> list[Tensor]:
+    pieces = flat.split([t.numel() for t in like])
+    return [piece.view(t.shape) for piece, t in zip(pieces, like, strict=True)]

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
 
 from braindecode_sam._arguments import check_below_one
-from braindecode_sam.optim._checks import BaseOptimizer, Check
-from braindecode_sam.optim._flat import FlatGroup
-from braindecode_sam.optim._two_gradients import (
-    TwoGradientSAM,
-    clean_gradients,
-    combine,
-    dot,
-    gradients,
-)
-from braindecode_sam.optim.sam import SAM
+from braindecode_sam.optim._two_gradients import TwoGradientSAM, dot, gradients
+from braindecode_sam.optim.sam import SAM, BaseOptimizer, Check
 
 
 class WSAM(TwoGradientSAM):
@@ -85,10 +77,7 @@ class WSAM(TwoGradientSAM):
     ...     model.parameters(), torch.optim.SGD, lr=0.1, gamma=0.8)
     """
 
-    _group_options: ClassVar[dict[str, Check]] = {
-        **SAM._group_options,
-        "gamma": check_below_one,
-    }
+    _options: ClassVar[dict[str, Check]] = {**SAM._options, "gamma": check_below_one}
 
     def __init__(
         self,
@@ -100,9 +89,12 @@ class WSAM(TwoGradientSAM):
     ) -> None:
         super().__init__(params, base_optimizer, gamma=gamma, **options)
 
-    def _combine(self, groups: Sequence[FlatGroup]) -> None:
-        g, g_p = clean_gradients(groups), gradients(groups)
-        valid = torch.isfinite(dot(groups, g, g) + dot(groups, g_p, g_p))
-        for group in groups:
-            a = group.options["gamma"] / (1 - group.options["gamma"])
-            combine(group, a, 1 - a, valid)
+    def _mix(self) -> None:
+        g, g_p = self._clean.values(), gradients(self._clean)
+
+        def factors(group: dict[str, Any]) -> tuple[float, float]:
+            gamma = self._option(group, "gamma")
+            a = gamma / (1 - gamma)
+            return 1 - a, a
+
+        self._step_along(factors, (dot(g, g), dot(g_p, g_p)))

@@ -145,7 +145,7 @@ def test_both_have_an_option_of_the_same_name(cls, base, name):
     assert saved(optimizer) == [(0.4, 0.9), (0.3, 0.9), (0.1, 0.9)]
 
 
-def test_a_name_without_the_prefix_is_sams():
+def test_a_name_without_the_prefix_is_sams_in_the_constructor():
     w = torch.nn.Parameter(torch.ones(1))
     optimizer = SAM([w], torch.optim.Adadelta, rho=0.25)
     theirs = optimizer.base_optimizer.param_groups[0]
@@ -155,8 +155,7 @@ def test_a_name_without_the_prefix_is_sams():
         optimizer.first_step()
         assert w.item() == 1 + rho
         optimizer.restore()
-        # As schedules do
-        optimizer.param_groups[0].update(rho=0.5, base_optimizer__rho=0.75)
+        optimizer.param_groups[0].update(sam__rho=0.5, rho=0.75)
     assert theirs["rho"] == 0.75
 
 
@@ -232,7 +231,10 @@ def test_hooks_run_once_per_step(cls):
     finally:
         for handle in handles:
             handle.remove()
-    assert seen == list(registers)
+    names = list(registers)
+    both = names[:1], names[-1:]  # global hooks see each of the two optimizers
+    inner = [*both[0], *names[2:4], *both[1]]
+    assert seen == [*names[:2], *inner, *names[4:]]
 
 
 def test_hooks_of_loading_and_saving_run():
