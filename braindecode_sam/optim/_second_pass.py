@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,37 +31,21 @@ CPU = torch.device("cpu")
 class PreservedBuffers:
     """Restore, at the end, the buffers of all modules that were called.
 
-    The buffers of a called module and of all modules in its tree are copied before its
-    first forward. Only calls on this thread count, so that several models can be
-    trained in threads.
-
-    Parameters
-    ----------
-    params : iterable of torch.Tensor or None, default=None
-        Only modules with one of these parameters count, and those that their forward
-        calls. None means all modules.
-
-    Examples
-    --------
-    >>> import torch
-    >>> norm, x = torch.nn.BatchNorm1d(2), torch.randn(8, 2)
-    >>> with PreservedBuffers():
-    ...     _ = norm(x)
-    >>> int(norm.num_batches_tracked)
-    0
+    The buffers in the tree of a module are copied before its first forward. Only calls
+    on this thread count. If `params` are given, only modules with one of them count,
+    and what their forward calls.
     """
 
     def __init__(self, params: Iterable[Tensor] | None = None) -> None:
         self._owned = None if params is None else set(params)
         self._owned_root: Module | None = None  # of the forward that is running
         self._seen: set[Module] = set()
-        self._saved: list[tuple[Module, str, Tensor, Tensor]] = []
+        self._saved: list[tuple[Any, str, Tensor, Tensor]] = []
+        self._handles: list[Any] = []
 
-    def __enter__(self) -> PreservedBuffers:
+    def __enter__(self) -> Self:
         self._thread = threading.get_ident()
-        # The hooks keep no model alive: if an optimizer is deleted between first_step
-        # and second_step, they go with it.
-        me = weakref.proxy(self)
+        me = weakref.proxy(self)  # or the hooks would keep this object alive
 
         def see(module: Module, args: object) -> None:
             if not torch.compiler.is_compiling():
@@ -69,30 +53,33 @@ class PreservedBuffers:
             elif module._compiled_call_impl is not None:  # not part of another's graph
                 _see_uncompiled(me, module)
 
-        handles = [register_module_forward_pre_hook(see)]
+        def leave(module: Module, args: object, output: object) -> None:
+            me._leave(module)
+
+        self._handles = [register_module_forward_pre_hook(see)]
         if self._owned is not None:
-
-            def leave(module: Module, args: object, output: object) -> None:
-                me._leave(module)
-
             # Lets speed_up keep outputs lazy: this hook does not read them.
             leave.ignores_output = True  # type: ignore[attr-defined]
-            handles.append(register_module_forward_hook(leave, always_call=True))
-        self._remove_hooks = [weakref.finalize(self, h.remove) for h in handles]
+            handle = register_module_forward_hook(leave, always_call=True)
+            self._handles.append(handle)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for remove in self._remove_hooks:
-            remove()
+        self.__del__()
         with torch.inference_mode():  # which may write to inference tensors, too
-            for module, name, buffer, copy in self._saved:
+            for table, name, buffer, copy in self._saved:
                 if buffer.shape != copy.shape:  # a forward resized it in place
                     buffer.resize_(copy.shape)
                 if _can_be_written(buffer):
                     buffer.copy_(copy)
-                if getattr(module, name) is not buffer:  # a forward replaced it
-                    setattr(module, name, buffer)
+                if table[name] is not buffer:  # a forward replaced it
+                    table[name] = buffer
         self._saved.clear()
+
+    def __del__(self) -> None:
+        # If an optimizer is deleted between first_step and second_step
+        for handle in self._handles:
+            handle.remove()
 
     def _see(self, module: Module) -> None:
         if threading.get_ident() != self._thread:
@@ -110,11 +97,17 @@ class PreservedBuffers:
 
     def save(self, root: Module) -> None:
         """Copy the buffers in the tree of a module, except those copied before."""
-        for _, module in root.named_modules(self._seen):  # adds them to those seen
-            for name, buffer in module._buffers.items():
+        modules: list[Module | None] = [root]
+        while modules:
+            module = modules.pop()
+            if module is None or module in self._seen:
+                continue
+            self._seen.add(module)
+            modules += module._modules.values()
+            table = module._buffers
+            for name, buffer in table.items():
                 if buffer is not None and not is_lazy(buffer):
-                    copy = buffer.detach().clone()
-                    self._saved.append((module, name, buffer, copy))
+                    self._saved.append((table, name, buffer, buffer.clone()))
 
 
 @torch._disable_dynamo
@@ -130,18 +123,7 @@ def _can_be_written(buffer: Tensor) -> bool:
 
 
 def rng_states(devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
-    """Read the states of torch's random number generators.
-
-    Parameters
-    ----------
-    devices : iterable of torch.device
-        Devices in use. The CPU's generator is always included.
-
-    Returns
-    -------
-    states : dict of torch.device to torch.Tensor
-        State of each generator. Reading it does not wait for the device.
-    """
+    """Read the generators of the CPU and of other devices, without waiting for them."""
     return {
         device: _get_state(device)
         for device in {CPU, *devices}
@@ -151,25 +133,7 @@ def rng_states(devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
 
 @contextlib.contextmanager
 def replayed_rng(states: dict[torch.device, Tensor]) -> Iterator[None]:
-    """Set torch's generators to earlier states, and restore them at the end.
-
-    Parameters
-    ----------
-    states : dict of torch.device to torch.Tensor
-        States that :func:`rng_states` returned before the first pass.
-
-    Examples
-    --------
-    >>> import torch
-    >>> before = rng_states([])
-    >>> first, after = torch.rand(2), torch.get_rng_state()
-    >>> with replayed_rng(before):
-    ...     second = torch.rand(2)
-    >>> torch.equal(first, second)
-    True
-    >>> torch.equal(after, torch.get_rng_state())
-    True
-    """
+    """Set the generators to earlier states, and restore them at the end."""
     after = rng_states(states)
     try:
         _set_states(states)
@@ -197,29 +161,14 @@ def _set_states(states: dict[torch.device, Tensor]) -> None:
 
 
 class DeferSigint:
-    """Defer SIGINT, except in functions called by :meth:`call`.
+    """Defer SIGINT until the end, except in functions called by :meth:`call`.
 
     Python raises KeyboardInterrupt between any two instructions, even between the
-    copies of two tensors or in the code that cleans up. In this context, an interrupt
-    is deferred until the next :meth:`call` or the end. Only the main thread receives
-    interrupts. In other threads, and if SIGINT is ignored or not handled by Python, the
-    context does nothing.
-
-    Examples
-    --------
-    >>> import signal
-    >>> done = []
-    >>> try:
-    ...     with DeferSigint():
-    ...         signal.raise_signal(signal.SIGINT)
-    ...         done.append("all of it")
-    ... except KeyboardInterrupt:
-    ...     done.append("then the interrupt")
-    >>> done
-    ['all of it', 'then the interrupt']
+    copies of two tensors or in the code that cleans up. In other threads than the main
+    one, and if SIGINT is ignored or not handled by Python, the context does nothing.
     """
 
-    def __enter__(self) -> DeferSigint:
+    def __enter__(self) -> Self:
         self._previous: Any = None
         self._waiting: tuple[int, FrameType | None] | None = None
         self._is_interruptible = False
@@ -238,18 +187,7 @@ class DeferSigint:
         self._raise_deferred()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call a function that may be interrupted.
-
-        Parameters
-        ----------
-        function : callable
-            Takes no arguments.
-
-        Returns
-        -------
-        result : object
-            What `function` returned.
-        """
+        """Call a function that may be interrupted."""
         self._raise_deferred()
         self._is_interruptible = True
         try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from braindecode_sam.optim.sam import SAM, as_real, dense_gradient
 
-# Factor of a vector. It is a tensor if it depends on values on a device.
-Factor = float | Tensor
+# Factor of a vector: a scalar tensor if it depends on values on a device
+Factor = Any
 
 
 class TwoGradientSAM(SAM):
@@ -25,8 +24,9 @@ class TwoGradientSAM(SAM):
 
     @property
     def _clean(self) -> dict[Tensor, Tensor]:
-        """The clean gradients by parameter, empty in a step without second pass."""
-        return self._scratch.setdefault("clean", {})
+        """Clean gradients by parameter. Empty in a step without a second pass."""
+        clean: dict[Tensor, Tensor] = self._scratch.setdefault("clean", {})
+        return clean
 
     def _perturb(self) -> None:
         for p in self._params():
@@ -40,47 +40,32 @@ class TwoGradientSAM(SAM):
             for p in self._params():
                 if p.grad is not None and p not in self._clean:
                     self._clean[p] = torch.zeros_like(p)
-                elif p.grad is None and p in self._clean:
-                    p.grad = torch.zeros_like(p)
-            with dense_gradients(self._clean):
-                self._mix()
+                if p in self._clean:
+                    g_p = dense_gradient(p)
+                    p.grad = torch.zeros_like(p) if g_p is None else g_p
+            self._mix()
 
     def _mix(self) -> None:
         """Replace the perturbed gradients, which are dense, by those to step along."""
 
-    def _step_along(self, factors: Any, inner_products: Iterable[Tensor]) -> None:
-        """Set the gradients to ``a * g + b * g_p``.
+    def _step_along(
+        self, factors: Callable[[dict[str, Any]], tuple[Factor, Factor]]
+    ) -> None:
+        """Set the gradients to ``a * g + b * g_p``, with factors for each group.
 
-        Parameters
-        ----------
-        factors : callable
-            Returns a and b, numbers or scalars on any device, for a parameter group.
-        inner_products : iterable of Tensor
-            Where one of these is not finite, the gradients stay: the base optimizer
-            treats those that are not finite as it does without SAM.
+        Gradients that are not finite stay: the base optimizer treats them as it does
+        without SAM.
         """
-        valid = torch.isfinite(sum(inner_products))
+        g, g_p = list(self._clean.values()), gradients(self._clean)
+        valid = torch.isfinite(dot(g, g) + dot(g_p, g_p))
         for group in self.param_groups:
             a, b = factors(group)
-            for p in group["params"]:
-                if p in self._clean:
-                    g, g_p = self._clean[p], p.grad
-                    mixed = to_device(a, p) * g + to_device(b, p) * g_p
-                    g_p.copy_(torch.where(to_device(valid, p), mixed, g_p))
+            for p in self._clean.keys() & group["params"]:
+                mixed = on(p, a) * self._clean[p] + on(p, b) * p.grad
+                p.grad.copy_(torch.where(on(p, valid), mixed, p.grad))
 
 
-@contextlib.contextmanager
-def dense_gradients(params: Iterable[Tensor]) -> Iterator[None]:
-    """Make gradients dense, and at the end sparse again, as SparseAdam needs them."""
-    sparse = [(p, p.grad.sparse_dim()) for p in params if p.grad.is_sparse]
-    for p, _ in sparse:
-        p.grad = dense_gradient(p)
-    yield
-    for p, n_dims in sparse:
-        p.grad = p.grad.to_sparse(n_dims)
-
-
-def gradients(params: Iterable[Tensor]) -> list[Tensor]:
+def gradients(params: Iterable[Tensor]) -> list[Any]:
     """Return the current gradients."""
     return [p.grad for p in params]
 
@@ -92,8 +77,7 @@ def dot(first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor:
         wide = torch.promote_types(as_real(a).dtype, torch.float32)  # squares overflow
         flat = (as_real(t).reshape(-1).to(wide) for t in (a, b))
         products.append(torch.dot(*flat))
-    device = products[0].device
-    return torch.stack([product.to(device) for product in products]).sum()
+    return torch.stack([product.to(products[0].device) for product in products]).sum()
 
 
 def quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -102,6 +86,6 @@ def quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
     return torch.where(denominator == 0, 0, numerator / safe)
 
 
-def to_device(scalar: Factor, like: Tensor) -> Factor:
-    """Move a scalar to the device of a tensor."""
-    return scalar.to(like.device) if isinstance(scalar, Tensor) else scalar
+def on(param: Tensor, scalar: Factor) -> Factor:
+    """Move a scalar to the device of a parameter, if it is a tensor."""
+    return scalar.to(param.device) if isinstance(scalar, Tensor) else scalar

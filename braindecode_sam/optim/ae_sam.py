@@ -22,6 +22,13 @@ from braindecode_sam.optim.sam import (
     norm,
 )
 
+MOMENTS = ("squared_norm_mean", "squared_norm_variance")
+
+
+def _check_number_or_none(name: str, value: Any) -> None:
+    if value is not None:
+        check_number(name, value)
+
 
 class AESAM(SAM):
     r"""Adaptive policy to Employ SAM, with one or two passes per step.
@@ -56,7 +63,6 @@ class AESAM(SAM):
     See Also
     --------
     braindecode_sam.SAM : Base class, with all options that it takes.
-    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
     braindecode_sam.optim.LookSAM : Makes a second pass at fixed intervals.
 
     Notes
@@ -85,9 +91,8 @@ class AESAM(SAM):
     **Accelerators.** The decision depends on the value of the norm. Each step therefore
     waits for the device once.
 
-    **Clipping.** If gradients are clipped in the closure (skorch's
-    ``GradientNormClipping``), the norm is that of the clipped gradient. A limit that is
-    always reached leaves nothing to decide on.
+    **Clipping.** The norm is that of the gradients as the closure leaves them. A limit
+    that is always reached leaves nothing to decide on.
 
     References
     ----------
@@ -107,16 +112,12 @@ class AESAM(SAM):
 
     _options: ClassVar[dict[str, Check]] = {
         **SAM._options,
-        "lambda_1": lambda name, value: value is None or check_number(name, value),
+        "lambda_1": _check_number_or_none,
         "lambda_2": check_number,
-        "total_steps": lambda name, value: value is None or check_positive(name, value),
+        "total_steps": _check_number_or_none,
         "delta": check_below_one,
     }
-    _initial: ClassVar[dict[str, Any]] = {
-        **SAM._initial,
-        "squared_norm_mean": 0.0,
-        "squared_norm_variance": 0.0,
-    }
+    _initial: ClassVar[dict[str, Any]] = SAM._initial | dict.fromkeys(MOMENTS, 0.0)
 
     def __init__(
         self,
@@ -130,9 +131,8 @@ class AESAM(SAM):
         **options: Any,
     ) -> None:
         if lambda_1 is not None:
-            check_positive(
-                "total_steps", total_steps, "the number of steps, with lambda_1"
-            )
+            accepted = "the number of steps, with lambda_1"
+            check_positive("total_steps", total_steps, accepted)
         options |= {"lambda_1": lambda_1, "lambda_2": lambda_2}
         options |= {"total_steps": total_steps, "delta": delta}
         super().__init__(params, base_optimizer, **options)
@@ -140,30 +140,22 @@ class AESAM(SAM):
     def _should_perturb(self) -> bool:
         if not super()._should_perturb():
             return False
-        gradients = map(dense_gradient, self._params())
-        n = float(joint_norm([norm(g) for g in gradients if g is not None])) ** 2
+        grads = [dense_gradient(p) for p in self._params() if p.grad is not None]
+        n = float(joint_norm([norm(g) for g in grads])) ** 2
         if not math.isfinite(n):
             return False
-        group = self.param_groups[0]
-        delta = self._option(group, "delta")
-        mean = delta * self._option(group, "squared_norm_mean") + (1 - delta) * n
-        variance = delta * self._option(group, "squared_norm_variance")
-        variance += (1 - delta) * (n - mean) ** 2
-        # Set after both passes, since a pass that raises must not change them.
-        self._scratch["moments"] = {
-            self._keys["squared_norm_mean"]: mean,
-            self._keys["squared_norm_variance"]: variance,
-        }
-        return n >= mean + self._threshold(group) * math.sqrt(variance)
-
-    def _threshold(self, group: dict[str, Any]) -> float:
-        first = self._option(group, "lambda_2")
-        last, total = (self._option(group, n) for n in ("lambda_1", "total_steps"))
-        if last is None:
-            return first
-        return first + (last - first) * min(self.n_steps / total, 1.0)
+        delta, mean, variance = map(self._shared, ("delta", *MOMENTS))
+        mean = delta * mean + (1 - delta) * n
+        variance = delta * variance + (1 - delta) * (n - mean) ** 2
+        # Stored after both passes, since a pass that raises must not change them.
+        self._scratch["moments"] = mean, variance
+        last, c, total = map(self._shared, ("lambda_1", "lambda_2", "total_steps"))
+        if last is not None:
+            c += (last - c) * min(self.n_steps / total, 1.0)
+        return n >= mean + c * math.sqrt(variance)
 
     def _descend(self) -> None:
         super()._descend()
-        for group in self.param_groups:
-            group.update(self._scratch.get("moments", {}))
+        if "moments" in self._scratch:
+            for name, value in zip(MOMENTS, self._scratch["moments"], strict=True):
+                self._share(name, value)

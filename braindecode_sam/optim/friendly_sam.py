@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from braindecode_sam._arguments import check_below_one, check_non_negative
-from braindecode_sam.optim._two_gradients import TwoGradientSAM, dot, to_device
+from braindecode_sam.optim._two_gradients import TwoGradientSAM, dot, on
 from braindecode_sam.optim.sam import SAM, BaseOptimizer, Check, dense_gradient
 
 MEAN = "sam__mean_gradient"
@@ -28,23 +28,17 @@ class FriendlySAM(TwoGradientSAM):
     params, base_optimizer
         As for :class:`~braindecode_sam.SAM`.
     sigma : float, default=1.0
-        Factor of the moving average that is subtracted. With 0, it is SAM. A
-        parameter group may set its own.
+        Factor of the moving average that is subtracted, at least 0. With 0, it is SAM.
+        A parameter group may set its own.
     lmbda : float, default=0.9
         Decay of the moving average, at least 0 and less than 1. A parameter group may
         set its own.
     **options
         Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As :class:`~braindecode_sam.SAM`, and if `sigma` or `lmbda` is out of its range.
-
     See Also
     --------
     braindecode_sam.SAM : Base class, with all options that it takes.
-    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
 
     Notes
     -----
@@ -104,13 +98,12 @@ class FriendlySAM(TwoGradientSAM):
         return g if g is None or m is None else g - self._option(group, "sigma") * m
 
     def _descend(self) -> None:
-        clean = dict(self._clean)
         super()._descend()
-        if clean:
-            valid = torch.isfinite(dot(clean.values(), clean.values()))
-            for group in self.param_groups:
-                lmbda = self._option(group, "lmbda")
-                for p in clean.keys() & group["params"]:
-                    m = self.state[p].get(MEAN, torch.zeros_like(p))
-                    new = lmbda * m + (1 - lmbda) * clean[p]
-                    self.state[p][MEAN] = torch.where(to_device(valid, p), new, m)
+        clean = self._clean.values()
+        valid = torch.isfinite(dot(clean, clean)) if clean else None
+        for group in self.param_groups:
+            lmbda = self._option(group, "lmbda")
+            for p in self._clean.keys() & group["params"]:
+                m = self.state[p].get(MEAN, torch.zeros_like(p))
+                new = lmbda * m + (1 - lmbda) * self._clean[p]
+                self.state[p][MEAN] = torch.where(on(p, valid), new, m)

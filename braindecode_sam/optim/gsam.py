@@ -30,20 +30,14 @@ class GSAM(TwoGradientSAM):
     params, base_optimizer
         As for :class:`~braindecode_sam.SAM`.
     alpha : float, default=0.4
-        Weight of the clean gradient's orthogonal component. With 0, it is SAM.
-        A parameter group may set its own.
+        Weight of the clean gradient's orthogonal component, at least 0. With 0, it is
+        SAM. A parameter group may set its own.
     **options
         Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :class:`~braindecode_sam.SAM`, and if `alpha` is not a number >= 0.
 
     See Also
     --------
     braindecode_sam.SAM : Base class, with all options that it takes.
-    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
     braindecode_sam.optim.WSAM : Weights the sharpness against the loss.
 
     Notes
@@ -60,9 +54,7 @@ class GSAM(TwoGradientSAM):
     The paper also lets `rho` follow the learning rate. Pass a callable as the `rho` of
     :class:`~braindecode_sam.SAMCallback` for such a schedule.
 
-    **Clipping.** If gradients are clipped in the closure (skorch's
-    ``GradientNormClipping``), each is clipped separately before they are combined.
-    Clipping the clean gradient has an effect here, in contrast to SAM.
+    **Clipping** in the closure acts on both gradients, before they are combined.
 
     References
     ----------
@@ -98,8 +90,8 @@ class GSAM(TwoGradientSAM):
         g, g_p = self._clean.values(), gradients(self._clean)
         along = quotient(dot(g, g_p), dot(g_p, g_p))
 
-        def factors(group: dict[str, Any]) -> tuple[Any, Any]:
+        def factors(group: dict[str, Any]) -> tuple[float, Any]:
             alpha = self._option(group, "alpha")
             return -alpha, 1 + alpha * along  # g_p - alpha (g - along g_p)
 
-        self._step_along(factors, (dot(g, g), dot(g_p, g_p)))
+        self._step_along(factors)

@@ -6,16 +6,14 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from braindecode_sam._arguments import check_non_negative
 from braindecode_sam.optim._two_gradients import (
     TwoGradientSAM,
-    dense_gradients,
     dot,
     gradients,
+    on,
     quotient,
-    to_device,
 )
 from braindecode_sam.optim.sam import SAM, BaseOptimizer, Check
 
@@ -36,19 +34,13 @@ class LookSAM(TwoGradientSAM):
     interval : int, default=5
         Make a second pass on every `interval`-th step (k), starting with the first.
     alpha : float, default=0.7
-        Weight of the reused component. A parameter group may set its own.
+        Weight of the reused component, at least 0. A parameter group may set its own.
     **options
         Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :class:`~braindecode_sam.SAM`, and if `alpha` is not a number >= 0.
 
     See Also
     --------
     braindecode_sam.SAM : Base class, with all options that it takes.
-    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
     braindecode_sam.optim.AESAM : Makes a second pass where gradients are large.
 
     Notes
@@ -74,8 +66,7 @@ class LookSAM(TwoGradientSAM):
 
     **State.** :math:`g_v` is saved with the optimizer's state.
 
-    **Clipping.** If gradients are clipped in the closure (skorch's
-    ``GradientNormClipping``), they are clipped before they are combined. The result can
+    **Clipping** in the closure acts before gradients are combined. The result can
     exceed the limit by a factor of up to :math:`1 + \alpha`.
 
     References
@@ -110,40 +101,27 @@ class LookSAM(TwoGradientSAM):
         options |= {"interval": interval, "alpha": alpha}
         super().__init__(params, base_optimizer, **options)
 
+    def _combine(self) -> None:
+        is_on = any(self._option(group, "rho") for group in self.param_groups)
+        if is_on and not self._clean:  # with g_v in the place of g
+            for p in self._params():
+                if p.grad is not None and ACROSS in self.state.get(p, {}):
+                    self._clean[p] = self.state[p][ACROSS]
+        super()._combine()
+
     def _mix(self) -> None:
-        """Leave g_p as it is, and compute g_v."""
-        g, g_p = list(self._clean.values()), gradients(self._clean)
-        along = quotient(dot(g, g_p), dot(g, g))
-        self._scratch["across"] = across = {}
-        for p, clean, perturbed in zip(self._clean, g, g_p, strict=True):
-            factor = to_device(along, p)
-            g_v = perturbed - factor * clean
-            across[p] = torch.where(factor.isfinite(), g_v, 0)
+        first, second = list(self._clean.values()), gradients(self._clean)
+        if self.last_grad_norm is None:  # a step with one pass: g_v and g
+            scale = quotient(dot(second, second), dot(first, first)).sqrt()
+            self._step_along(lambda group: (self._option(group, "alpha") * scale, 1))
+            return
+        along = quotient(dot(first, second), dot(first, first))  # g and g_p
+        self._scratch["across"] = {
+            p: torch.where(on(p, along).isfinite(), p.grad - on(p, along) * g, 0)
+            for p, g in self._clean.items()
+        }
 
     def _descend(self) -> None:
         super()._descend()
-        for p, g_v in self._scratch.get("across", {}).items():
-            self.state[p][ACROSS] = g_v
-
-    def _combine(self) -> None:
-        super()._combine()
-        is_on = any(self._option(group, "rho") for group in self.param_groups)
-        is_known = any(ACROSS in state for state in self.state.values())
-        if is_on and is_known and not self._clean:
-            params = [p for p in self._params() if p.grad is not None]
-            with dense_gradients(params):
-                self._add_across(params)
-
-    def _add_across(self, params: list[Tensor]) -> None:
-        """Add the stored component to the gradients of a step with one pass."""
-        g = gradients(params)
-        g_v = [self.state[p].get(ACROSS, torch.zeros_like(p)) for p in params]
-        g_squared = dot(g, g)
-        factor = quotient(g_squared, dot(g_v, g_v)).sqrt()
-        valid = torch.isfinite(g_squared)
-        across = dict(zip(params, g_v, strict=True))
-        for group in self.param_groups:
-            scale = self._option(group, "alpha") * factor
-            for p in across.keys() & group["params"]:
-                added = to_device(scale, p) * across[p]
-                p.grad += torch.where(to_device(valid, p), added, 0)
+        for p, across in self._scratch.get("across", {}).items():
+            self.state[p][ACROSS] = across

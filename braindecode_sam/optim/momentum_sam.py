@@ -34,7 +34,6 @@ class MomentumSAM(SAM):
     See Also
     --------
     braindecode_sam.SAM : Base class, with all options that it takes.
-    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
 
     Notes
     -----

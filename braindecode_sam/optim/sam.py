@@ -1,13 +1,6 @@
 """Sharpness-Aware Minimization, the optimizer that the variants derive from.
 
-A step is
-
-    g       = grad L(w)              first pass, by the closure
-    epsilon = rho g / ||g||          with ASAM, rho T^2 g / ||T g||
-    g_p     = grad L(w + epsilon)    second pass, by the closure
-    w       = B(w, g_p)              step of the base optimizer
-
-The base optimizer has the parameter groups, the defaults and the state of both. The
+The base optimizer has the parameter groups, the state and the defaults of both. The
 options of SAM are further keys of the groups.
 """
 
@@ -16,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -41,7 +34,7 @@ BaseOptimizer = Callable[..., Optimizer]
 # Called with name and value. It raises the error that users see.
 Check = Callable[[str, Any], object]
 
-Tensors = Sequence[Tensor]
+Tensors = list[Tensor]
 PREFIX = "base_optimizer__"
 
 
@@ -56,17 +49,17 @@ def _of_base(name: str) -> Any:
 class SAM(Optimizer):
     r"""Sharpness-Aware Minimization around any optimizer of torch.
 
-    SAM [1]_ minimizes the largest loss within the distance `rho` of the weights. Each
-    step makes two passes, that is, it runs forward and backward twice on the same
-    batch: at the weights w, and at w + epsilon, where the loss is larger. The base
-    optimizer then updates w with the gradient of the second pass.
+    SAM [1]_ minimizes the largest loss within the distance `rho` of the weights. A step
+    runs forward and backward twice on the same batch: at the weights w, and at w +
+    epsilon, where the loss is larger. The base optimizer then updates w with the
+    gradient of the second pass.
 
     Parameters
     ----------
     params : iterable
         Tensors, named tensors or parameter groups, as for any torch optimizer. A
-        group may set its own ``rho``, ``adaptive`` and ``eta``. ``rho=0`` leaves the
-        group's weights unperturbed, but its gradients still count in the norm.
+        group may set options of its own. ``rho=0`` leaves the group's weights
+        unperturbed, but its gradients still count in the norm.
     base_optimizer : type, default=torch.optim.AdamW
         Class of the optimizer that updates the weights, or a ``functools.partial`` of
         one. It must be able to step without a closure.
@@ -82,16 +75,15 @@ class SAM(Optimizer):
     eta : float, default=0.01
         Added to the weights' magnitude if `adaptive`.
     **base_kwargs
-        Options of the base optimizer. If SAM has an option of the same name, as with
-        Adadelta's ``rho``, write ``base_optimizer__rho``. The prefix works for every
-        option. skorch passes ``optimizer__base_optimizer__betas`` in this form.
+        Options of the base optimizer, also with the prefix ``base_optimizer__``. It is
+        needed where SAM has an option of the same name, such as Adadelta's ``rho``.
 
     Attributes
     ----------
     base_optimizer : torch.optim.Optimizer
-        The base optimizer. It shares ``state`` with this optimizer. Its
-        ``param_groups`` hold the options of this optimizer's groups that are not
-        SAM's.
+        The base optimizer. Its ``param_groups``, ``state`` and ``defaults`` are also
+        those of this optimizer. A group has the options of both. The name of an option
+        that both have is the base optimizer's there, and SAM's is ``sam__rho``.
     n_steps : int
         Number of steps made.
     last_loss, last_perturbed_loss : torch.Tensor or None
@@ -102,13 +94,10 @@ class SAM(Optimizer):
 
     Raises
     ------
-    TypeError
-        If the base optimizer is not an optimizer class, or an argument has the
-        wrong type.
-    ValueError
-        If there are no parameters, an argument is out of its range, the base
-        optimizer needs a closure (``LBFGS``), or each process holds only a part of the
-        parameters (``ZeroRedundancyOptimizer``, ``FullyShardedDataParallel``).
+    TypeError, ValueError
+        If an argument has a wrong type or value, there are no parameters, the base
+        optimizer is not an optimizer class or needs a closure (``LBFGS``), or processes
+        share the parameters (FSDP) or their state (``ZeroRedundancyOptimizer``).
 
     See Also
     --------
@@ -145,33 +134,18 @@ class SAM(Optimizer):
     **Weight decay** is left to the base optimizer, as users of AdamW expect. The papers
     add an L2 penalty to :math:`L` instead.
 
-    **Buffers and random numbers.** The second pass replays the first one at
-    :math:`w + \epsilon`. It starts from the same buffers and the same states of torch's
-    random number generators, and its changes to them are undone. Otherwise it would
-    update BatchNorm's running statistics a second time, from activations of the
-    *perturbed* weights, and would draw other dropout masks, so that :math:`g` and
-    :math:`g_p` would be gradients of two different functions. This holds for all
-    modules that the closure calls. It does not cover buffers that change without a
-    call of a module (``module.forward(x)``, ``F.batch_norm``), the values of sparse or
-    quantized buffers, or the random numbers of NumPy and Python.
+    **Buffers and random numbers** end as after the first pass, for every module that
+    the second one calls. Both passes draw the same dropout masks. Otherwise BatchNorm
+    would count each batch twice, and :math:`g` and :math:`g_p` would be gradients of
+    two different functions. :doc:`/limits` names what is not covered.
 
-    **Gradients.** The closure must compute the whole gradient of a step, since
-    gradients are dropped between the two passes.
-
-    **Errors and interrupts.** If a pass raises, even ``KeyboardInterrupt`` or an
-    out-of-memory error, then weights, buffers and the state that a variant keeps are
-    rolled back. SIGINT is deferred while the optimizer runs and delivered in the
-    closure or at the end of the step. If the base optimizer fails in its own ``step``,
-    it leaves the same state as without SAM.
+    **Errors.** If a pass raises, even ``KeyboardInterrupt`` or an out-of-memory error,
+    weights and state are those of before the step. SIGINT is deferred while the
+    optimizer runs, and raised in the closure or at the end of the step.
 
     **Two-step form.** :meth:`first_step` and :meth:`second_step` are for loops that
-    make the passes themselves. In this form, SAM preserves only the buffers of modules
-    that have a parameter of this optimizer, and the second pass draws new dropout
-    masks.
-
-    **Compilation.** With ``torch.compile(module)``, torch warns once that global hooks
-    fire an extra time. The hook in question preserves buffers, and firing twice does no
-    harm.
+    make the passes themselves. There, the second pass draws other dropout masks, and
+    only buffers of modules that have a parameter of this optimizer are preserved.
 
     References
     ----------
@@ -199,17 +173,6 @@ class SAM(Optimizer):
     >>> before = optimizer.step(closure).item()
     >>> optimizer.step(closure).item() < before
     True
-
-    The same step in a loop that makes both passes itself:
-
-    >>> def backward():
-    ...     torch.nn.functional.mse_loss(model(x), y).backward()
-    >>> backward()
-    >>> optimizer.first_step(zero_grad=True)
-    >>> backward()
-    >>> optimizer.second_step(zero_grad=True)
-    >>> optimizer.n_steps
-    3
     """
 
     needs_closure = True  # so that no SAM is the base optimizer of another
@@ -230,9 +193,10 @@ class SAM(Optimizer):
     last_loss: Any
     last_perturbed_loss: Any
     last_grad_norm: Tensor | None
-    _keys: dict[str, str]  # of the options in a group
-    _undo: contextlib.ExitStack | None  # of what a step has begun
-    _scratch: dict[str, Any]  # for a variant, emptied in each step
+    _keys: dict[str, str]  # of options in a group, by their names
+    _undo: Any  # within a step, an ExitStack that undoes the perturbation
+    _scratch: dict[str, Any]  # of a variant, within a step
+    _earlier: list[Any]  # gradients at the begin of a step, unless zeroed
 
     def __init__(
         self,
@@ -278,14 +242,7 @@ class SAM(Optimizer):
         }
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group.
-
-        Parameters
-        ----------
-        param_group : dict
-            As for any torch optimizer. It may set options of the base optimizer and
-            those of SAM.
-        """
+        """Add a parameter group, with options of SAM and of its base optimizer."""
         if isinstance(param_group, dict):  # otherwise, the base optimizer raises
             param_group = self._spelled(param_group)
             self._check_options([{**self.defaults, **param_group}])
@@ -295,13 +252,23 @@ class SAM(Optimizer):
     @property
     def n_steps(self) -> int:
         """Number of steps made."""
-        return self._option(self.param_groups[0], "n_steps")
+        return self._shared("n_steps")
 
     def _option(self, group: dict[str, Any], name: str) -> Any:
         return group[self._keys[name]]
 
+    def _shared(self, name: str) -> Any:
+        """Return an option that all groups share."""
+        return self._option(self.param_groups[0], name)
+
+    def _share(self, name: str, value: Any) -> None:
+        for group in self.param_groups:
+            group[self._keys[name]] = value
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Loss] | None = None) -> Loss:
+    def step(  # type: ignore[override]  # a closure is required
+        self, closure: Callable[[], Loss] | None = None
+    ) -> Loss:
         """Make one step.
 
         Parameters
@@ -327,10 +294,9 @@ class SAM(Optimizer):
         if closure is None:
             raise TypeError(
                 "SAM.step needs a closure that zeroes the gradients, runs forward and"
-                " backward and returns the loss, since it makes two passes. In a loop"
-                " without a closure, call first_step() before and second_step() after"
-                " the second pass. Under skorch's AccelerateMixin, use"
-                " SAMAccelerateMixin."
+                " backward and returns the loss. Without one, call first_step() before"
+                " and second_step() after the second pass. In the place of skorch's"
+                " AccelerateMixin, use SAMAccelerateMixin."
             )
         with DeferSigint() as sigint:
 
@@ -342,7 +308,7 @@ class SAM(Optimizer):
             try:
                 loss = self._run_passes(run_pass)
             finally:
-                self.restore()
+                self._restore()
             self._combine()
             self._descend()
             self._scratch.clear()
@@ -353,8 +319,8 @@ class SAM(Optimizer):
     def _run_passes(self, run_pass: Callable[[], Loss]) -> Loss:
         """Make the passes, and return the loss of the clean one."""
         states = rng_states({p.device for p in self._params()})
-        known = [p for p in self._params() if p.grad is not None]
-        self._earlier = [(p, p.grad, p.grad._version) for p in known]
+        found = [(p, p.grad) for p in self._params()]
+        self._earlier = [(p, g, g._version) for p, g in found if g is not None]
         self.last_loss = detached(loss := run_pass())
         earlier, self._earlier = self._earlier, []
         if self._should_perturb():
@@ -377,9 +343,9 @@ class SAM(Optimizer):
             for params, directions in self._directions(group):
                 epsilon = _flat(directions)
                 magnitude = self._magnitude(group, params)
-                if magnitude is not None:  # the norm is that of T g
+                if magnitude is not None:
                     epsilon *= magnitude
-                norms.append(norm(epsilon))
+                norms.append(norm(epsilon))  # with ASAM, that of T g
                 if magnitude is not None:
                     epsilon *= magnitude
                 parts.append((group, params, epsilon))
@@ -387,9 +353,10 @@ class SAM(Optimizer):
         for group, params, epsilon in parts:
             radius = self._radius(group)
             if radius:
-                before = _views(_flat(params), params)
+                before = [torch.empty_like(p) for p in params]
+                torch._foreach_copy_(before, params)
                 self._undo.callback(torch._foreach_copy_, params, before)
-                epsilon *= (radius / joint).to(epsilon.device)
+                epsilon *= joint.reciprocal().mul_(radius).to(epsilon.device)
                 # The norm is 0, or not finite. To read it, the host would have to wait.
                 as_real(epsilon).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
                 torch._foreach_add_(params, _views(epsilon, params))
@@ -405,9 +372,7 @@ class SAM(Optimizer):
     def _descend(self) -> None:
         """Step along the gradients."""
         self.base_optimizer.step()
-        n_steps = self.n_steps + 1
-        for group in self.param_groups:
-            group[self._keys["n_steps"]] = n_steps
+        self._share("n_steps", self.n_steps + 1)
 
     # Parts of these stages.
 
@@ -438,28 +403,25 @@ class SAM(Optimizer):
             direction = self._direction(p, group)
             if direction is not None:
                 alike.setdefault((p.device, p.dtype), []).append((p, direction))
-        return [tuple(zip(*pairs, strict=True)) for pairs in alike.values()]
+        return [
+            ([p for p, _ in pairs], [direction for _, direction in pairs])
+            for pairs in alike.values()
+        ]
 
     def _magnitude(self, group: dict[str, Any], params: Tensors) -> Tensor | None:
         """Return T of ASAM, flat, which is |w| + eta for weights and 1 for biases."""
         if not self._option(group, "adaptive"):
             return None
-        names = dict(zip(group["params"], group.get("param_names", ()), strict=False))
-        parts = []
-        for p in params:
-            is_bias = "bias" in names[p].split(".") if names else p.ndim < 2
-            eta = self._option(group, "eta")
-            parts.append(torch.ones_like(p) if is_bias else p.abs() + eta)
+        eta, names = self._option(group, "eta"), group.get("param_names", ())
+        biases = {p for p in params if p.ndim < 2}
+        if names:
+            named = zip(group["params"], names, strict=True)
+            biases = {p for p, name in named if "bias" in name.split(".")}
+        parts = [torch.ones_like(p) if p in biases else p.abs() + eta for p in params]
         return _flat(parts)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Zero the gradients.
-
-        Parameters
-        ----------
-        set_to_none : bool, default=True
-            Set them to None instead.
-        """
+        """Zero the gradients, or set them to None."""
         self._earlier = []
         super().zero_grad(set_to_none)
 
@@ -470,7 +432,8 @@ class SAM(Optimizer):
         """Move the weights from w to w + epsilon.
 
         Call it after the first backward pass, with the gradients at w. Then run
-        forward and backward again on the same batch and call :meth:`second_step`.
+        forward and backward again on the same batch and call :meth:`second_step`. If
+        the step is not perturbed (``rho=0``, `interval`), the weights stay at w.
 
         Parameters
         ----------
@@ -482,15 +445,6 @@ class SAM(Optimizer):
         ------
         RuntimeError
             If the last call was not followed by :meth:`second_step` or :meth:`restore`.
-
-        See Also
-        --------
-        step : Make both passes with a closure.
-
-        Notes
-        -----
-        If the step is not perturbed (``rho=0``, `interval`), the weights stay at w.
-        The loop is the same.
 
         Examples
         --------
@@ -510,7 +464,7 @@ class SAM(Optimizer):
                     self._perturb()
                     self._undo.enter_context(PreservedBuffers(self._params()))
             except BaseException:
-                self.restore()
+                self._restore()
                 raise
         if zero_grad:
             self.zero_grad()
@@ -518,9 +472,10 @@ class SAM(Optimizer):
     @Optimizer.profile_hook_step
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False) -> None:
-        """Move the weights back to w and step with the current gradients.
+        """Move the weights back to w and step along the current gradients.
 
         Call it after the second backward pass, with the gradients at w + epsilon.
+        The example of :meth:`first_step` shows the loop.
 
         Parameters
         ----------
@@ -531,16 +486,11 @@ class SAM(Optimizer):
         ------
         RuntimeError
             If :meth:`first_step` was not called before.
-
-        See Also
-        --------
-        first_step : Move the weights to w + epsilon. Its example shows the loop.
-        restore : Move the weights back to w without a step.
         """
         if self._undo is None:
             raise RuntimeError("second_step was called without a first_step before it.")
         with DeferSigint():
-            self.restore()
+            self._restore()
             self._combine()
             self._descend()
             self._scratch.clear()
@@ -552,18 +502,17 @@ class SAM(Optimizer):
     def restore(self) -> None:
         """Move the weights back to w without a step.
 
-        For two-step loops whose second pass failed. It also restores the buffers that
-        this pass changed. It does nothing if :meth:`first_step` was not called.
-
-        See Also
-        --------
-        second_step : Move the weights back to w and make the step.
+        For two-step loops whose second pass failed. Buffers are restored, too. It does
+        nothing if :meth:`first_step` was not called.
         """
+        with DeferSigint():
+            self._restore()
+
+    def _restore(self) -> None:
         undo, self._undo = self._undo, None
         if undo is not None:
-            with DeferSigint():
-                undo.close()
-                torch.clear_autocast_cache()  # which has casts of the perturbed weights
+            undo.close()
+            torch.clear_autocast_cache()  # which has casts of the perturbed weights
 
     # Selection of what is perturbed.
 
@@ -582,15 +531,6 @@ class SAM(Optimizer):
         ------
         ValueError
             If `params` holds no parameter of this optimizer.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from braindecode_sam import SAM
-        >>> model = torch.nn.Sequential(
-        ...     torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-        >>> optimizer = SAM(model.parameters(), lr=1e-3)
-        >>> optimizer.perturb_only(model[1].parameters())
         """
         chosen = None if params is None else set(params)
         positions = [
@@ -639,15 +579,13 @@ class SAM(Optimizer):
         for group in groups:
             for name, check in self._options.items():
                 check(name, self._option(group, name))
-            for key in [key for key in group if key.startswith("base_optimizer")]:
-                # As set by skorch's set_params on a net that is initialized
-                if key == "base_optimizer":
-                    raise ValueError(
-                        f"base_optimizer={group[key]!r} was set on an existing"
-                        " optimizer, but it can only be given to the constructor. With"
-                        " skorch, set it on sklearn.base.clone(net)."
-                    )
-                group[key.removeprefix(PREFIX)] = group.pop(key)
+            late = {k: v for k, v in group.items() if k.startswith("base_optimizer")}
+            if late:  # by skorch's set_params on an initialized net
+                raise ValueError(
+                    f"{late} was set on an existing optimizer, but can only be given"
+                    " to its constructor. With skorch, set it on"
+                    " sklearn.base.clone(net)."
+                )
 
     def _check_params(self) -> None:
         if not self._params():
@@ -695,8 +633,8 @@ def _refuse_accumulation(earlier: list[tuple[Tensor, Tensor, int]]) -> None:
         )
 
 
-def dense_gradient(p: Tensor) -> Tensor | None:
-    """Return the gradient of a parameter as a dense tensor."""
+def dense_gradient(p: Tensor) -> Any:
+    """Return the gradient of a parameter as a dense tensor, or None."""
     grad = p.grad
     return grad if grad is None or grad.layout is torch.strided else grad.to_dense()
 
@@ -712,7 +650,7 @@ def norm(tensor: Tensor) -> Tensor:
     return torch.linalg.vector_norm(tensor, dtype=wide)
 
 
-def joint_norm(norms: Sequence[Tensor]) -> Tensor:
+def joint_norm(norms: list[Tensor]) -> Tensor:
     """Return the norm of a vector from those of its parts, on any devices."""
     if len(norms) < 2:
         return norms[0] if norms else torch.zeros(())
@@ -730,5 +668,5 @@ def _flat(tensors: Tensors) -> Tensor:
 
 
 def _views(flat: Tensor, like: Tensors) -> list[Tensor]:
-    pieces = flat.split([t.numel() for t in like])
-    return [piece.view(t.shape) for piece, t in zip(pieces, like, strict=True)]
+    pieces = flat.split_with_sizes([t.numel() for t in like])
+    return [piece.view_as(t) for piece, t in zip(pieces, like, strict=True)]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from braindecode_sam._arguments import check_below_one
-from braindecode_sam.optim._two_gradients import TwoGradientSAM, dot, gradients
+from braindecode_sam.optim._two_gradients import TwoGradientSAM
 from braindecode_sam.optim.sam import SAM, BaseOptimizer, Check
 
 
@@ -29,15 +29,9 @@ class WSAM(TwoGradientSAM):
     **options
         Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As :class:`~braindecode_sam.SAM`, and if `gamma` is out of its range.
-
     See Also
     --------
     braindecode_sam.SAM : Base class, with all options that it takes.
-    braindecode_sam.SAMCallback : Schedule rho and record the sharpness in skorch.
     braindecode_sam.optim.GSAM : Also minimizes the gap between both losses.
 
     Notes
@@ -58,8 +52,7 @@ class WSAM(TwoGradientSAM):
     bypasses the base optimizer. In this implementation the whole gradient passes
     through the base optimizer.
 
-    **Clipping.** If gradients are clipped in the closure (skorch's
-    ``GradientNormClipping``), each is clipped separately before they are combined. With
+    **Clipping** in the closure acts on both gradients, before they are combined. With
     ``gamma=0.9``, the result :math:`9 g_p - 8 g` can be much longer than either.
 
     References
@@ -90,11 +83,9 @@ class WSAM(TwoGradientSAM):
         super().__init__(params, base_optimizer, gamma=gamma, **options)
 
     def _mix(self) -> None:
-        g, g_p = self._clean.values(), gradients(self._clean)
-
         def factors(group: dict[str, Any]) -> tuple[float, float]:
             gamma = self._option(group, "gamma")
             a = gamma / (1 - gamma)
             return 1 - a, a
 
-        self._step_along(factors, (dot(g, g), dot(g_p, g_p)))
+        self._step_along(factors)

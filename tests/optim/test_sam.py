@@ -266,8 +266,10 @@ def test_refuses_an_option_of_a_group_also_later():
     group["rho"] = math.nan
     with pytest.raises(ValueError, match="rho must be a finite number >= 0, got nan"):
         problem.train(optimizer, 1)
-    group.update(rho=0.1, base_optimizer=SGD)
-    with pytest.raises(ValueError, match="base_optimizer=.*SGD.* was set on an exist"):
+    group.update(rho=0.1, base_optimizer__lr=0.1)
+    with pytest.raises(
+        ValueError, match=r"base_optimizer__lr.* was set on an existing"
+    ):
         problem.train(optimizer, 1)
 
 
@@ -280,15 +282,14 @@ def test_refuses_a_step_in_its_own_closure():
     assert_same(problem.snapshot(), before)
 
 
-def test_options_that_are_set_later_take_effect():
-    """As set_params of an initialized net and schedules set them."""
+def test_an_interval_that_is_set_later_takes_effect():
+    """As set_params sets them in an initialized net."""
     problem = Problem()
     optimizer = SAM(problem.net.parameters())
     (group,) = optimizer.param_groups
-    group.update(interval=3, base_optimizer__betas=(0.5, 0.6))
+    group.update(interval=3)
     problem.train(optimizer, 6)
     assert problem.calls == 6 + 2
-    assert group["betas"] == (0.5, 0.6)
 
 
 def test_both_spellings_of_base_options_are_taken_but_not_at_once():
@@ -303,7 +304,7 @@ def test_both_spellings_of_base_options_are_taken_but_not_at_once():
 
 @pytest.mark.parametrize("name", ["roh", "base_optimizer__roh"])
 def test_an_option_that_neither_has_is_refused(name):
-    with pytest.raises(TypeError, match="AdamW.*unexpected keyword argument 'roh'"):
+    with pytest.raises(TypeError, match=r"AdamW.*unexpected keyword argument 'roh'"):
         SAM(small_net().parameters(), **{name: 0.1})
 
 
