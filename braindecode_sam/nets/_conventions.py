@@ -111,8 +111,8 @@ def _own_options(optimizer: Any) -> set[str]:
     """Return the names of options that SAM adds to those of its base optimizer."""
     if not is_sam(optimizer):
         return set()
-    arguments = set(inspect.signature(optimizer).parameters)
-    return {*optimizer._checks(), *arguments, "base_optimizer"}
+    family = [cls for cls in optimizer.__mro__ if issubclass(cls, SAM)]
+    return {name for cls in family for name in inspect.signature(cls).parameters}
 
 
 def _is_spelling(name: str, option: str) -> bool:

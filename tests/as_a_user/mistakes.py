@@ -33,14 +33,14 @@ for attempt in (
 small().fit(1e-6 * X, y)
 
 # Prints:
-# neither SAM nor its base optimizer AdamW has an option 'roh'; did you mean 'rho'?
+# *unexpected keyword argument 'roh'
 # The net trains on 24 windows, fewer than batch_size=99, and drops the last*
 # The data have n_chans=4, but the net is configured for module__n_chans=5*
 # * validation errors for TrainingConfig*
 # config must be one of challenge_1, challenge_2, classification, the path of a *
 # cannot read there/is/none.edf:*
 # y must have the shape (n_windows,) and be all text or all numbers, got 1.0*
-# params must hold at least one tensor, got []*
+# params must hold at least one tensor, got none*
 # Warns:
 # *The training set has 24 example(s)*
 # *X has a standard deviation of * over time, like EEG in volts*

@@ -37,7 +37,7 @@ with torch.autocast("cpu", torch.bfloat16):
     print(other.step(closure).dtype)
 
 # Prints:
-# True SAM(SGD, rho=0.05, interval=1) (
+# True SAM(SGD (
 # *
 # 4
 # torch.float32

@@ -342,7 +342,7 @@ def test_changed_settings_take_effect_if_ignored(interrupted):
     options = {"optimizer__weight_decay": 0.3, "optimizer__interval": 2}
     net = resume(interrupted, changed="ignore", **options)
     assert net.optimizer_.param_groups[0]["weight_decay"] == 0.3
-    assert net.optimizer_.interval == 2
+    assert net.optimizer_.param_groups[0]["interval"] == 2
     assert len(net.history) == 4
 
 

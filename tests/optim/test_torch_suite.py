@@ -8,7 +8,7 @@ import torch
 from torch.optim import LBFGS
 from torch.testing._internal import common_optimizers as common
 
-from braindecode_sam.optim import GSAM, SAM
+from braindecode_sam.optim import SAM
 from tests.optim.helpers import assert_same, save_and_load
 
 INFOS = [info for info in common.optim_db if info.optim_cls is not LBFGS]
@@ -109,10 +109,8 @@ def test_without_a_radius_it_is_the_base_alone(info, case):
 
 @pytest.mark.parametrize(("info", "case"), EACH_OPTIMIZER)
 def test_with_a_radius_it_trains_and_resumes(info, case):
-    # GSAM, since variants that combine gradients have to make these ones dense.
-    sam = GSAM if info.only_supports_sparse_grads else SAM
     params = make_params(info)
-    optimizer = build(sam, info, case, params, rho=0.01)
+    optimizer = build(SAM, info, case, params, rho=0.01)
     losses = [
         float(optimizer.step(make_closure(optimizer, params, info)).detach())
         for _ in range(8)
@@ -122,7 +120,7 @@ def test_with_a_radius_it_trains_and_resumes(info, case):
     assert sign * rise > 0
     assert sign * losses[-1] < sign * losses[0]
     others = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    resumed = build(sam, info, case, others, rho=0.01)
+    resumed = build(SAM, info, case, others, rho=0.01)
     resumed.load_state_dict(save_and_load(optimizer.state_dict()))
     for one, its in ((optimizer, params), (resumed, others)):
         for _ in range(3):
