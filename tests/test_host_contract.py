@@ -23,7 +23,8 @@ from skorch.callbacks import (
     Unfreezer,
 )
 
-from braindecode_sam import SAM, SAMCallback
+from braindecode_sam import SAM
+from braindecode_sam.callbacks import WindowCheck
 from braindecode_sam.nets import Classifier
 from braindecode_sam.optim import FriendlySAM
 from tests.optim.helpers import assert_same
@@ -216,5 +217,5 @@ def test_a_pattern_that_matches_no_parameter_is_refused(host):
     options = {"optimizer__param_groups": [("*.scale", {"rho": 0.0})]}
     message = r"'\*.scale' for \{'rho': 0.0\}, which matches none.*parametrizations"
     with pytest.raises(ValueError, match=message):
-        host.fitted(callbacks=[SAMCallback()], **options)
-    host.fitted(callbacks=[SAMCallback()], optimizer__param_groups=[("*bias", {})])
+        host.fitted(callbacks=[WindowCheck()], **options)
+    host.fitted(callbacks=[WindowCheck()], optimizer__param_groups=[("*bias", {})])

@@ -18,8 +18,7 @@ ALLOWED = {
     "models/speed_up": {"torch", "pandas", "braindecode_sam.models"},
     "callbacks": {"torch", "numpy", "pandas", "skorch"}
     | {"braindecode_sam.callbacks", "braindecode_sam.optim"},
-    "callbacks/sam": {"torch", "numpy", "skorch"}
-    | {"braindecode_sam.checks", "braindecode_sam.optim"},
+    "callbacks/sam": {"torch", "numpy", "skorch"} | {"braindecode_sam.optim"},
     "callbacks/speed_up": {"skorch", "braindecode_sam.models"},
     "callbacks/window_check": {"torch", "numpy", "skorch", "mne"}
     | {"braindecode_sam.checks"},

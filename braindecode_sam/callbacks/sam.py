@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import warnings
 from collections.abc import Callable
@@ -11,11 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skorch import NeuralNetRegressor
 from skorch.callbacks import Callback
 
 from braindecode_sam._arguments import check_choice, check_non_negative
-from braindecode_sam.checks import is_missing_a_column
 from braindecode_sam.optim import SAM
 
 SCHEDULES = {
@@ -71,9 +68,14 @@ class SAMCallback(Callback):
         number nor a callable.
     ValueError
         When training starts, if an option is unknown or out of its range, if there are
-        no normalization layers to perturb, if the parameter groups have different
-        radii that a schedule would overwrite, or if a pattern of
-        ``optimizer__param_groups`` matches no parameter.
+        no normalization layers to perturb, or if the parameter groups have different
+        radii that a schedule would overwrite.
+
+    Warns
+    -----
+    UserWarning
+        When training starts, if ``max_epochs`` does not reach `start_epoch`. When
+        training ends, if it was stopped before `start_epoch`.
 
     See Also
     --------
@@ -145,9 +147,10 @@ class SAMCallback(Callback):
         """Check the options, and choose what the optimizer perturbs."""
         self._check_options()
         optimizer = _sam_of(net)
-        _check_patterns(net)
         if self._is_scheduled():
             _check_equal_radii(optimizer)
+        if self.start_epoch >= len(net.history) + net.max_epochs:
+            self._warn_of_no_start(f"max_epochs={net.max_epochs}")
         if self.perturb is not None:
             only = None if self.perturb == "all" else _norm_parameters(net)
             optimizer.perturb_only(only)
@@ -164,14 +167,13 @@ class SAMCallback(Callback):
             optimizer = _sam_of(net)
             rho = self._rho_in(len(net.history) - 1, net.max_epochs, optimizer)
             for group in optimizer.param_groups:
-                group["rho"] = rho
+                group[_rho_key(optimizer)] = rho
 
     def on_batch_end(
         self, net: Any, batch: Any = None, training: bool | None = None, **kwargs: Any
     ) -> None:
         """Record sharpness, rho and gradient norm of the step."""
         if training:
-            _warn_of_a_missing_column(net, batch, kwargs.get("y_pred"))
             for name, value in zip(RECORDED, _measured(_sam_of(net)), strict=True):
                 net.history.record_batch(name, value)
 
@@ -184,18 +186,26 @@ class SAMCallback(Callback):
     ) -> None:
         """Average over the batches, weighted by their sizes as in skorch's losses."""
         batches = [b for b in net.history[-1]["batches"] if RECORDED[0] in b]
-        if not batches:
-            warnings.warn(
-                f"No batch was trained on in epoch {len(net.history)}. There are fewer"
-                f" windows than batch_size={net.batch_size}, and the last, smaller"
-                " batch is dropped (iterator_train__drop_last=True).",
-                stacklevel=2,
-            )
+        if not batches:  # as WindowCheck reports
             return
         sizes = np.array([b["train_batch_size"] for b in batches])
         for name in RECORDED:
             values = np.array([b[name] for b in batches])
             net.history.record(name, _mean_of_known(values, sizes))
+
+    def on_train_end(
+        self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
+    ) -> None:
+        """Warn if training was stopped before the first perturbation."""
+        if len(net.history) <= self.start_epoch < net.max_epochs:
+            self._warn_of_no_start(f"training ended after {len(net.history)} epochs")
+
+    def _warn_of_no_start(self, reason: str) -> None:
+        warnings.warn(
+            f"No step is perturbed: start_epoch={self.start_epoch}, counted from 0, but"
+            f" {reason}.",
+            stacklevel=3,
+        )
 
     def _is_scheduled(self) -> bool:
         own = self.rho is None and self.schedule == "constant" and not self.start_epoch
@@ -206,7 +216,9 @@ class SAMCallback(Callback):
             return 0.0
         if callable(self.rho):
             return float(self.rho(epoch))
-        start = optimizer.defaults["rho"] if self.rho is None else self.rho
+        start = (
+            optimizer.defaults[_rho_key(optimizer)] if self.rho is None else self.rho
+        )
         span = max(max_epochs - 1 - self.start_epoch, 1)
         progress = min((epoch - self.start_epoch) / span, 1.0)
         return SCHEDULES[self.schedule](start, self.final_rho, progress)
@@ -237,34 +249,13 @@ def _sam_of(net: Any) -> SAM:
     return optimizer
 
 
-def _warn_of_a_missing_column(net: Any, batch: Any, y_pred: Any) -> None:
-    is_first = len(net.history) == len(net.history[-1]["batches"]) == 1
-    is_broadcast = type(net).get_loss is NeuralNetRegressor.get_loss
-    if is_first and is_broadcast and is_missing_a_column(y_pred, batch[1]):
-        warnings.warn(
-            f"The targets of a batch have the shape {tuple(batch[1].shape)}, its"
-            f" predictions {tuple(y_pred.shape)}. The loss broadcasts them and compares"
-            " each target with every prediction. Pass targets with a column,"
-            " y[:, None].",
-            stacklevel=2,
-        )
-
-
-def _check_patterns(net: Any) -> None:
-    """Raise if a pattern matches no parameter. skorch would ignore it silently."""
-    names = [name for name, _ in net.get_all_learnable_params()]
-    for pattern, options in net.get_params_for("optimizer").get("param_groups") or []:
-        if not fnmatch.filter(names, pattern):
-            raise ValueError(
-                f"optimizer__param_groups has the pattern {pattern!r} for {options!r},"
-                f" which matches none of {len(names)} parameters; expected patterns of"
-                f" names such as {names[0]!r}. A weight with a parametrization, for"
-                " instance a max-norm, is named '*.parametrizations.weight.original'."
-            )
+def _rho_key(optimizer: SAM) -> str:
+    """Return the name of SAM's rho in a group. The base optimizer may have one, too."""
+    return "sam__rho" if "sam__rho" in optimizer.defaults else "rho"
 
 
 def _check_equal_radii(optimizer: SAM) -> None:
-    radii = [group["rho"] for group in optimizer.param_groups]
+    radii = [group[_rho_key(optimizer)] for group in optimizer.param_groups]
     if len(set(radii)) > 1:
         raise ValueError(
             "SAMCallback sets one rho for all parameter groups, but the groups have"
@@ -293,7 +284,7 @@ def _norm_parameters(net: Any) -> list[torch.nn.Parameter]:
 
 
 def _measured(optimizer: Any) -> tuple[float, float, float]:
-    rho = max(group["rho"] for group in optimizer.param_groups)
+    rho = max(group[_rho_key(optimizer)] for group in optimizer.param_groups)
     if optimizer.last_perturbed_loss is None:
         return math.nan, float(rho), math.nan
     sharpness = optimizer.last_perturbed_loss - optimizer.last_loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from typing import Any
 
 import mne
@@ -24,13 +25,14 @@ N_SCALED = 16  # windows of a dataset whose scale is checked
 
 
 class WindowCheck(Callback):
-    """Check the data before a net trains on them.
+    """Check the data, and some settings, before a net trains.
 
     The callback runs :func:`~braindecode_sam.checks.check_windows`. If the net's
     parameters set the module's ``n_chans``, ``n_times`` and ``n_outputs``, it compares
     them with the data. For a classifier, ``n_outputs`` is compared with the number of
     classes, and labels may be strings. It warns if the unit of the windows is probably
-    not microvolts. Every window of a dataset is read once.
+    not microvolts. Every window of a dataset is read once. Each epoch must have a
+    batch, and each pattern of ``optimizer__param_groups`` a parameter.
 
     See Also
     --------
@@ -47,13 +49,15 @@ class WindowCheck(Callback):
     def on_train_begin(
         self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
     ) -> None:
-        """Check the data.
+        """Check the data, and the patterns of ``optimizer__param_groups``.
 
         Raises
         ------
         ValueError
-            If the net cannot be trained on the data, or they do not match the module.
+            If the net cannot be trained on the data, or they do not match the module,
+            or a pattern matches no parameter.
         """
+        _check_patterns(net)
         if isinstance(X, (torch.utils.data.Dataset, SliceDataset)):
             X, y = _read_dataset(X, y)
         else:
@@ -92,6 +96,19 @@ class WindowCheck(Callback):
                 f" batch_size={net.batch_size}, and drops the last, smaller batch, so"
                 " that no batch is left. Pass a smaller batch_size, or"
                 " iterator_train__drop_last=False."
+            )
+
+
+def _check_patterns(net: Any) -> None:
+    """Raise if a pattern matches no parameter. skorch would ignore it silently."""
+    names = [name for name, _ in net.get_all_learnable_params()]
+    for pattern, options in net.get_params_for("optimizer").get("param_groups") or []:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(
+                f"optimizer__param_groups has the pattern {pattern!r} for {options!r},"
+                f" which matches none of {len(names)} parameters; expected patterns of"
+                f" names such as {names[0]!r}. A weight with a parametrization, for"
+                " instance a max-norm, is named '*.parametrizations.weight.original'."
             )
 
 

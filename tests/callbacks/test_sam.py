@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from braindecode import EEGRegressor
+from skorch import NeuralNet
 from skorch.callbacks import Callback
 
 from braindecode_sam import SAM, SAMCallback, callbacks
@@ -104,10 +105,13 @@ def test_group_radii_stay_without_a_schedule_and_raise_with_one():
     assert net.history[-1]["rho"] == 0.7
     with pytest.raises(ValueError, match=r"have different ones: \[0.7, 0.1\]"):
         fitted(SAMCallback(0.2), optimizer__param_groups=groups)
-    with pytest.raises(
-        ValueError, match=r"pattern 'lost.*, which matches none of 6 pa"
-    ):
-        fitted(SAMCallback(), optimizer__param_groups=[("lost*", {"rho": 0.7})])
+
+
+def test_a_base_optimizer_with_a_rho_of_its_own_keeps_it():
+    base = {"optimizer__base_optimizer": torch.optim.Adadelta}
+    net = fitted(SAMCallback(schedule="linear"), max_epochs=3, **base)
+    assert net.history[:, "rho"] == pytest.approx([0.1, 0.05, 0.0])
+    assert net.optimizer_.base_optimizer.param_groups[0]["rho"] == 0.9
 
 
 # What is perturbed
@@ -162,19 +166,55 @@ def test_steps_that_were_not_perturbed_are_nan_and_do_not_count():
     assert [math.isnan(s) for s in sharpness] == [False, True, True, False]
     assert net.history[-1, "sharpness"] == pytest.approx(np.nanmean(sharpness))
     passes = []
-    late = fitted(SAMCallback(start_epoch=1), max_epochs=1)
+    with pytest.warns(UserWarning, match="start_epoch=1, .* but max_epochs=1"):
+        late = fitted(SAMCallback(start_epoch=1), max_epochs=1)
     assert math.isnan(late.history[-1, "sharpness"])
     late.set_params(callbacks__sam__start_epoch=9)
     late.module_.register_forward_hook(lambda *args: passes.append(None))
-    late.partial_fit(X, Y[:, None], epochs=1)
+    with pytest.warns(UserWarning, match="start_epoch=9"):
+        late.partial_fit(X, Y[:, None], epochs=1)
     assert len(passes) == 4  # one in each batch
 
 
+class Stop(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        raise KeyboardInterrupt
+
+
+def test_a_training_that_was_stopped_before_the_first_perturbation_is_warned_of():
+    stop = [("stop", Stop()), ("sam", SAMCallback(start_epoch=2))]
+    net = EEGRegressor(
+        Normed, optimizer=SAM, max_epochs=4, batch_size=5, train_split=None,
+        callbacks=stop, verbose=0,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="but training ended after 1 epochs"):
+        net.fit(X, Y)
+
+
 @pytest.mark.filterwarnings("ignore:The training set has 20 example:UserWarning")
-def test_an_epoch_without_batches_is_warned_of_and_records_nothing():
-    with pytest.warns(UserWarning, match="No batch was trained on in epoch 1.*=64"):
-        net = fitted(SAMCallback(), max_epochs=1, batch_size=64)
+def test_an_epoch_without_batches_records_nothing():
+    net = fitted(SAMCallback(), max_epochs=1, batch_size=64)
     assert "sharpness" not in net.history[-1]
+
+
+class Twice(Normed):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class FirstOnly(torch.nn.MSELoss):
+    def forward(self, y_pred, y):
+        return super().forward(y_pred[0], y)
+
+
+def test_a_module_may_return_a_tuple():
+    net = NeuralNet(
+        Twice, FirstOnly, optimizer=SAM, max_epochs=1, train_split=None, verbose=0,
+        module__n_chans=4, module__n_times=32, module__n_outputs=1,
+        callbacks=[SAMCallback()],
+    )  # fmt: skip
+    net.fit(X, Y[:, None])
+    assert math.isfinite(net.history[-1]["sharpness"])
 
 
 # Bad input

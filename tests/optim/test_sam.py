@@ -1,13 +1,20 @@
-"""The promises of a SAM step, in order. 4, 6 and 11 have separate files."""
+"""The promises of a SAM step, in order.
+
+4, 6, 11 and 13 have separate files: test_buffers, test_sam_state, test_faults and
+test_ordinary_use.
+"""
 
 import gc
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor import distribute_tensor, init_device_mesh
 
 from braindecode_sam import SAM
 from braindecode_sam.optim import FriendlySAM
@@ -97,6 +104,20 @@ def test_perturb_only_refuses_parameters_of_others():
         ValueError, match="holds 1 tensors, none of which is a parameter"
     ):
         optimizer.perturb_only([torch.nn.Parameter(torch.ones(1))])
+
+
+def test_numbers_of_numpy_are_numbers():
+    weights = []
+    for number in (float, np.float32, np.float16, np.float64):
+        problem = Problem(small_net(dropout=0))
+        torch.manual_seed(0)
+        problem.net.load_state_dict(small_net(dropout=0).state_dict())
+        optimizer = SAM(problem.net.parameters(), rho=number(0.125), lr=number(0.25))
+        optimizer.param_groups[0]["rho"] = number(0.25)
+        problem.train(optimizer, 2)
+        weights.append(problem.snapshot())
+    for other in weights[1:]:
+        assert_same(weights[0], other)
 
 
 def test_a_step_without_ascent_records_none():
@@ -250,6 +271,26 @@ def test_refuses_no_parameters(params):
 def test_refuses_a_single_tensor_as_torch_does():
     with pytest.raises(TypeError, match="an iterable of Tensors or dicts"):
         SAM(torch.nn.Parameter(torch.ones(2)))
+
+
+def test_refuses_parameters_and_states_that_are_in_parts():
+    params = list(small_net().parameters())
+    with pytest.raises(ValueError, match=r"hold the state of .* got ZeroRedundan"):
+        SAM(params, ZeroRedundancyOptimizer, optimizer_class=SGD)
+    params[0]._fsdp_flattened = True  # as FSDP1 marks them
+    with pytest.raises(ValueError, match=r"shards of .*, got a Parameter"):
+        SAM(params)
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        sharded = torch.nn.Parameter(distribute_tensor(torch.ones(4), mesh))
+        optimizer = SAM(small_net().parameters())
+        with pytest.raises(ValueError, match=r"shards of .*fully_shard, got a DT"):
+            optimizer.add_param_group({"params": sharded})
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_refuses_a_step_without_closure():
@@ -408,3 +449,68 @@ def test_steps_keep_few_copies_and_none_of_frozen_weights(cls, n_copies):
     problem.train(optimizer, 2)
     # The gradient and the base optimizer's momentum come in addition.
     assert held() - before < (n_copies + 2.5) * n * 4
+
+
+# 14. Accumulated gradients
+
+
+def zero_by_optimizer(problem, optimizer):
+    optimizer.zero_grad()
+
+
+def zero_in_place(problem, optimizer):
+    optimizer.zero_grad(set_to_none=False)
+
+
+def zero_by_module(problem, optimizer):
+    problem.net.zero_grad()
+
+
+def nothing(problem, optimizer):
+    pass
+
+
+@pytest.mark.parametrize("before_step", [nothing, zero_by_optimizer, zero_by_module])
+@pytest.mark.parametrize(
+    "in_closure", [nothing, zero_by_optimizer, zero_by_module, zero_in_place]
+)
+def test_a_closure_that_adds_to_gradients_of_earlier_batches_is_refused(
+    before_step, in_closure
+):
+    """As in Lightning with accumulate_grad_batches."""
+    is_wrong = before_step is in_closure is nothing
+    for rho in (0.0, 0.5):
+        problem = Problem(small_net(dropout=0))
+        optimizer = SAM(problem.net.parameters(), lr=0.01, rho=rho)
+
+        def closure(problem=problem, optimizer=optimizer):
+            in_closure(problem, optimizer)
+            loss = problem.loss()
+            loss.backward()
+            return loss
+
+        problem.loss().backward()  # of an earlier batch
+        for _ in range(3):
+            before_step(problem, optimizer)
+            if is_wrong and rho:
+                before = problem.snapshot()
+                with pytest.raises(RuntimeError, match="accumulate_grad_batches=1"):
+                    optimizer.step(closure)
+                weights = {name: before[name] for name, _ in
+                           problem.net.named_parameters()}  # fmt: skip
+                assert_same(weights, dict(problem.net.named_parameters()))
+            else:
+                optimizer.step(closure)
+
+
+def test_gradients_that_a_closure_sets_are_not_added_to():
+    w = torch.nn.Parameter(torch.ones(2))
+    optimizer, gradient = SAM([w], SGD, lr=0.1, rho=0.5), torch.ones(2)
+
+    def closure():
+        w.grad = gradient
+        return torch.zeros(())
+
+    for _ in range(3):
+        optimizer.step(closure)
+    assert w.detach() == pytest.approx(torch.full((2,), 0.7))

@@ -43,7 +43,9 @@ def test_groups_reach_the_train_split():
 
 
 @until_fixed(
-    "skorch", "remove _check_patterns from callbacks/sam.py", pytest.fail.Exception
+    "skorch",
+    "remove _check_patterns from callbacks/window_check.py",
+    pytest.fail.Exception,
 )
 def test_a_pattern_that_matches_no_parameter_is_refused():
     net = make_net(optimizer__param_groups=[("encoder*", {"lr": 0.0})])
