@@ -13,10 +13,14 @@ microseconds of CPU time:
 - ``theirs, step``: a pass and pytorch_optimizer's ``step(closure)``;
 - ``theirs, two-step``: as ``two-step``, with pytorch_optimizer.
 
-The ratio to ``theirs, bare`` is given in parentheses. pytorch_optimizer preserves
+The ratio to ``theirs, bare`` is given in parentheses. ``own`` is the time of ``step``
+without that of ``passes``. pytorch_optimizer preserves
 neither buffers nor random numbers. With ``top`` calls, a pass calls the model alone.
 With ``all`` calls, it calls each module in it, which the global hook that finds buffers
 slows down.
+
+A second table shows a whole step, with its passes, of a model with two layers: of
+AdamW alone, and of SAM around it.
 """
 
 import argparse
@@ -152,12 +156,33 @@ def median_microseconds(steps, repeats, device):
 def make_row(calls, model_class, times):
     """Return one row of the table: times, and their ratios in parentheses."""
     bare = times["theirs, bare"]
+    times = {**times, "own": times["step"] - times["passes"]}
     cells = {name: f"{t:.0f} ({t / bare:.2f})" for name, t in times.items()}
     return {"calls": calls, "model": model_class.__name__, **cells}
 
 
+def make_whole_step(cls, device):
+    """Build a step of an optimizer on a small model, with its passes."""
+    model = torch.nn.Sequential(
+        torch.nn.Linear(5, 8),
+        torch.nn.BatchNorm1d(8),
+        torch.nn.ELU(),
+        torch.nn.Linear(8, 1),
+    ).to(device)
+    x, y = torch.randn(32, 5, device=device), torch.randn(32, 1, device=device)
+    optimizer = cls(model.parameters(), lr=1e-3)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        return loss
+
+    return functools.partial(optimizer.step, closure)
+
+
 def main():
-    """Print a table."""
+    """Print two tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -175,6 +200,13 @@ def main():
         times = median_microseconds(steps, args.repeats, args.device)
         rows.append(make_row(calls, model_class, times))
     print_with_machine(rows, args.csv)
+    steps = {
+        cls.__name__: make_whole_step(cls, args.device)
+        for cls in (torch.optim.AdamW, SAM)
+    }
+    times = median_microseconds(steps, args.repeats, args.device)
+    ratio = times["SAM"] / times["AdamW"]
+    print_with_machine([{**times, "ratio": ratio}], None)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def test_a_parametrized_layer_can_be_pickled():
     pickle.dumps(layer)
 
 
-@until_fixed("torch", "remove clear_autocast_cache from optim/_second_pass.py")
+@until_fixed("torch", "remove clear_autocast_cache from optim/sam.py")
 def test_autocast_casts_a_changed_weight_again():
     layer, x = torch.nn.Linear(3, 1), torch.ones(2, 3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -28,7 +28,7 @@ def test_autocast_casts_a_changed_weight_again():
         assert not torch.equal(layer(x), before)
 
 
-@until_fixed("torch", "remove forget_cached_weights from optim/_second_pass.py")
+@until_fixed("torch", "remove its entry from docs/limits.rst")
 def test_cached_parametrizations_follow_a_changed_weight():
     layer, x = parametrizations.weight_norm(torch.nn.Linear(3, 1)), torch.ones(2, 3)
     with parametrize.cached():
