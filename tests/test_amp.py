@@ -11,7 +11,7 @@ from skorch.hf import AccelerateMixin
 from braindecode_sam import SAM, SAMCallback
 from braindecode_sam.amp import SAMAccelerateMixin, scaled_step
 from braindecode_sam.optim import FriendlySAM, MomentumSAM
-from tests.optim.helpers import Problem, Recording, assert_same, not_on_a_cpu
+from tests.optim.helpers import Problem, Recording, assert_same
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 4, 100)).astype(np.float32)
@@ -184,8 +184,7 @@ def test_one_value_decides_whether_gradients_are_finite(value, sparse):
     assert scaled(problem, optimizer, scaler, spoil) == is_finite
 
 
-def test_a_scaled_step_waits_once_per_pass(monkeypatch):
-    not_on_a_cpu(monkeypatch)
+def test_a_scaled_step_waits_once_per_pass():
     problem = Problem()
     optimizer = SAM(problem.net.parameters(), torch.optim.SGD, lr=0.01)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

@@ -102,8 +102,3 @@ class Recording(TorchDispatchMode):
             name.startswith(("aten::_local_scalar_dense", "aten::nonzero"))
             for name in self.names
         )
-
-
-def not_on_a_cpu(monkeypatch):
-    """Make SAM take its way for GPUs, whose values it does not read, on a CPU."""
-    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
