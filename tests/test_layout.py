@@ -8,10 +8,12 @@ from pathlib import Path
 import braindecode_sam
 
 PACKAGE = Path(braindecode_sam.__file__).parent
-EVERYWHERE = {"braindecode_sam._arguments", "braindecode_sam.threads"}
+EVERYWHERE = {f"braindecode_sam.{name}" for name in ("_arguments", "_interrupts")}
+EVERYWHERE |= {"braindecode_sam.threads"}
 ARRAYS = {"numpy", "pandas", "scipy", "sklearn"}
 ALLOWED = {
     "_arguments": set(),
+    "_interrupts": set(),
     "_version": set(),
     "optim": {"torch", "braindecode_sam.optim"},
     "models": {"torch", "scipy", "braindecode.models", "braindecode_sam.models"},

@@ -21,12 +21,13 @@ from torch.optim.swa_utils import (
 )
 
 from braindecode_sam._arguments import check_below_one, check_choice
+from braindecode_sam._interrupts import DeferSigint
 from braindecode_sam.callbacks._generators import (
     generator_states,
     own_generators,
     set_generator_states,
 )
-from braindecode_sam.optim._second_pass import DeferSigint, PreservedBuffers
+from braindecode_sam.optim._second_pass import PreservedBuffers
 
 STARTS = {"ema": 0.0, "swa": 0.75}  # by kind, where `start` is None
 

@@ -1,4 +1,4 @@
-"""What the second pass must not change, and protection from interrupts.
+"""What the second pass must not change: buffers and random numbers.
 
 The second pass repeats the first one at other weights. It draws the same random
 numbers, and its changes to buffers are undone. An optimizer knows tensors, not modules,
@@ -8,12 +8,10 @@ so that a global hook has to see which modules run.
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
-from typing import Any, Self, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -24,7 +22,6 @@ from torch.nn.modules.module import (
 )
 from torch.nn.parameter import is_lazy
 
-T = TypeVar("T")
 CPU = torch.device("cpu")
 
 
@@ -158,51 +155,3 @@ def _set_states(states: dict[torch.device, Tensor]) -> None:
             torch.mps.set_rng_state(state)
         else:
             torch.get_device_module(device).set_rng_state(state, device)
-
-
-class DeferSigint:
-    """Defer SIGINT until the end, except in functions called by :meth:`call`.
-
-    Python raises KeyboardInterrupt between any two instructions, even between the
-    copies of two tensors or in the code that cleans up. In other threads than the main
-    one, and if SIGINT is ignored or not handled by Python, the context does nothing.
-    """
-
-    def __enter__(self) -> Self:
-        self._previous: Any = None
-        self._waiting: tuple[int, FrameType | None] | None = None
-        self._is_interruptible = False
-        if threading.current_thread() is threading.main_thread():
-            previous = signal.getsignal(signal.SIGINT)
-            if callable(previous):
-                self._previous = previous
-                signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._previous is not None:
-            current = signal.signal(signal.SIGINT, self._previous)
-            if current != self._handle:  # the closure has set another handler
-                signal.signal(signal.SIGINT, current)
-        self._raise_deferred()
-
-    def call(self, function: Callable[[], T]) -> T:
-        """Call a function that may be interrupted."""
-        self._raise_deferred()
-        self._is_interruptible = True
-        try:
-            return function()
-        finally:
-            self._is_interruptible = False
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if not self._is_interruptible:
-            self._waiting = signum, frame
-            return
-        self._is_interruptible = False  # a second one must not interrupt the cleanup
-        self._previous(signum, frame)
-
-    def _raise_deferred(self) -> None:
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            self._previous(*waiting)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,6 +48,11 @@ class TwoGradientSAM(SAM):
     def _mix(self) -> None:
         """Replace the perturbed gradients, which are dense, by those to step along."""
 
+    def _inner_products(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return g g, g g_p and g_p g_p, scalars on one device."""
+        g, g_p = list(self._clean.values()), [p.grad for p in self._clean]
+        return _dot(g, g), _dot(g, g_p), _dot(g_p, g_p)
+
     def _step_along(
         self, factors: Callable[[dict[str, Any]], tuple[Factor, Factor]]
     ) -> None:
@@ -56,8 +61,8 @@ class TwoGradientSAM(SAM):
         Gradients that are not finite stay: the base optimizer treats them as it does
         without SAM.
         """
-        g, g_p = list(self._clean.values()), gradients(self._clean)
-        valid = torch.isfinite(dot(g, g) + dot(g_p, g_p))
+        g_squared, _, g_p_squared = self._inner_products()
+        valid = torch.isfinite(g_squared + g_p_squared)
         for group in self.param_groups:
             a, b = factors(group)
             for p in self._clean.keys() & group["params"]:
@@ -65,13 +70,7 @@ class TwoGradientSAM(SAM):
                 p.grad.copy_(torch.where(on(p, valid), mixed, p.grad))
 
 
-def gradients(params: Iterable[Tensor]) -> list[Any]:
-    """Return the current gradients."""
-    return [p.grad for p in params]
-
-
-def dot(first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor:
-    """Return the inner product of two vectors, a scalar on the first one's device."""
+def _dot(first: list[Any], second: list[Any]) -> Tensor:
     products = []
     for a, b in zip(first, second, strict=True):
         wide = torch.promote_types(as_real(a).dtype, torch.float32)  # squares overflow

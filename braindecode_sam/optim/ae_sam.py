@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from braindecode_sam._arguments import (
-    check_below_one,
-    check_number,
-    check_positive,
-)
+from braindecode_sam._arguments import check_below_one, check_number, check_positive
 from braindecode_sam.optim.sam import (
     SAM,
     BaseOptimizer,
-    Check,
     dense_gradient,
     joint_norm,
     norm,
@@ -39,7 +34,7 @@ class AESAM(SAM):
 
     Parameters
     ----------
-    params, base_optimizer
+    params, base_optimizer, **options
         As for :class:`~braindecode_sam.SAM`.
     lambda_1 : float or None, default=None
         Threshold after `total_steps`, in standard deviations of the squared norm above
@@ -51,8 +46,6 @@ class AESAM(SAM):
         Number of steps of the whole training. Needed only with `lambda_1`.
     delta : float, default=0.9
         Decay of the moving mean and variance, at least 0 and less than 1.
-    **options
-        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     Raises
     ------
@@ -62,7 +55,6 @@ class AESAM(SAM):
 
     See Also
     --------
-    braindecode_sam.SAM : Base class, with all options that it takes.
     braindecode_sam.optim.LookSAM : Makes a second pass at fixed intervals.
 
     Notes
@@ -110,14 +102,13 @@ class AESAM(SAM):
     ...     lambda_1=-1, lambda_2=1, total_steps=900)
     """
 
-    _options: ClassVar[dict[str, Check]] = {
-        **SAM._options,
+    _options = SAM._options | {
         "lambda_1": _check_number_or_none,
         "lambda_2": check_number,
         "total_steps": _check_number_or_none,
         "delta": check_below_one,
     }
-    _initial: ClassVar[dict[str, Any]] = SAM._initial | dict.fromkeys(MOMENTS, 0.0)
+    _initial = SAM._initial | dict.fromkeys(MOMENTS, 0.0)
 
     def __init__(
         self,

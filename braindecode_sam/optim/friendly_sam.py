@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from braindecode_sam._arguments import check_below_one, check_non_negative
-from braindecode_sam.optim._two_gradients import TwoGradientSAM, dot, on
-from braindecode_sam.optim.sam import SAM, BaseOptimizer, Check, dense_gradient
+from braindecode_sam.optim._two_gradients import TwoGradientSAM, on
+from braindecode_sam.optim.sam import SAM, BaseOptimizer, dense_gradient
 
 MEAN = "sam__mean_gradient"
 
@@ -25,7 +25,7 @@ class FriendlySAM(TwoGradientSAM):
 
     Parameters
     ----------
-    params, base_optimizer
+    params, base_optimizer, **options
         As for :class:`~braindecode_sam.SAM`.
     sigma : float, default=1.0
         Factor of the moving average that is subtracted, at least 0. With 0, it is SAM.
@@ -33,12 +33,6 @@ class FriendlySAM(TwoGradientSAM):
     lmbda : float, default=0.9
         Decay of the moving average, at least 0 and less than 1. A parameter group may
         set its own.
-    **options
-        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
-
-    See Also
-    --------
-    braindecode_sam.SAM : Base class, with all options that it takes.
 
     Notes
     -----
@@ -76,8 +70,7 @@ class FriendlySAM(TwoGradientSAM):
     ...     model.parameters(), torch.optim.SGD, lr=0.1, sigma=0.5)
     """
 
-    _options: ClassVar[dict[str, Check]] = {
-        **SAM._options,
+    _options = SAM._options | {
         "sigma": check_non_negative,
         "lmbda": check_below_one,
     }
@@ -99,8 +92,7 @@ class FriendlySAM(TwoGradientSAM):
 
     def _descend(self) -> None:
         super()._descend()
-        clean = self._clean.values()
-        valid = torch.isfinite(dot(clean, clean)) if clean else None
+        valid = self._inner_products()[0].isfinite() if self._clean else None
         for group in self.param_groups:
             lmbda = self._option(group, "lmbda")
             for p in self._clean.keys() & group["params"]:

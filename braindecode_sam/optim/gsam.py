@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from braindecode_sam._arguments import check_non_negative
-from braindecode_sam.optim._two_gradients import (
-    TwoGradientSAM,
-    dot,
-    gradients,
-    quotient,
-)
-from braindecode_sam.optim.sam import SAM, BaseOptimizer, Check
+from braindecode_sam.optim._two_gradients import TwoGradientSAM, quotient
+from braindecode_sam.optim.sam import SAM, BaseOptimizer
 
 
 class GSAM(TwoGradientSAM):
@@ -27,17 +22,14 @@ class GSAM(TwoGradientSAM):
 
     Parameters
     ----------
-    params, base_optimizer
+    params, base_optimizer, **options
         As for :class:`~braindecode_sam.SAM`.
     alpha : float, default=0.4
         Weight of the clean gradient's orthogonal component, at least 0. With 0, it is
         SAM. A parameter group may set its own.
-    **options
-        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     See Also
     --------
-    braindecode_sam.SAM : Base class, with all options that it takes.
     braindecode_sam.optim.WSAM : Weights the sharpness against the loss.
 
     Notes
@@ -71,10 +63,7 @@ class GSAM(TwoGradientSAM):
     ...     model.parameters(), torch.optim.SGD, lr=0.1, alpha=0.2)
     """
 
-    _options: ClassVar[dict[str, Check]] = {
-        **SAM._options,
-        "alpha": check_non_negative,
-    }
+    _options = SAM._options | {"alpha": check_non_negative}
 
     def __init__(
         self,
@@ -87,8 +76,8 @@ class GSAM(TwoGradientSAM):
         super().__init__(params, base_optimizer, alpha=alpha, **options)
 
     def _mix(self) -> None:
-        g, g_p = self._clean.values(), gradients(self._clean)
-        along = quotient(dot(g, g_p), dot(g_p, g_p))
+        _, inner, g_p_squared = self._inner_products()
+        along = quotient(inner, g_p_squared)
 
         def factors(group: dict[str, Any]) -> tuple[float, Any]:
             alpha = self._option(group, "alpha")

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from braindecode_sam._arguments import check_non_negative
-from braindecode_sam.optim._two_gradients import (
-    TwoGradientSAM,
-    dot,
-    gradients,
-    on,
-    quotient,
-)
-from braindecode_sam.optim.sam import SAM, BaseOptimizer, Check
+from braindecode_sam.optim._two_gradients import TwoGradientSAM, on, quotient
+from braindecode_sam.optim.sam import SAM, BaseOptimizer
 
 ACROSS = "sam__gradient_across"
 
@@ -29,18 +23,15 @@ class LookSAM(TwoGradientSAM):
 
     Parameters
     ----------
-    params, base_optimizer
+    params, base_optimizer, **options
         As for :class:`~braindecode_sam.SAM`.
     interval : int, default=5
         Make a second pass on every `interval`-th step (k), starting with the first.
     alpha : float, default=0.7
         Weight of the reused component, at least 0. A parameter group may set its own.
-    **options
-        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     See Also
     --------
-    braindecode_sam.SAM : Base class, with all options that it takes.
     braindecode_sam.optim.AESAM : Makes a second pass where gradients are large.
 
     Notes
@@ -84,10 +75,7 @@ class LookSAM(TwoGradientSAM):
     ...     model.parameters(), torch.optim.SGD, lr=0.1, interval=10)
     """
 
-    _options: ClassVar[dict[str, Check]] = {
-        **SAM._options,
-        "alpha": check_non_negative,
-    }
+    _options = SAM._options | {"alpha": check_non_negative}
 
     def __init__(
         self,
@@ -110,12 +98,12 @@ class LookSAM(TwoGradientSAM):
         super()._combine()
 
     def _mix(self) -> None:
-        first, second = list(self._clean.values()), gradients(self._clean)
-        if self.last_grad_norm is None:  # a step with one pass: g_v and g
-            scale = quotient(dot(second, second), dot(first, first)).sqrt()
+        first_squared, inner, second_squared = self._inner_products()
+        if self.last_grad_norm is None:  # a step with one pass: of g_v and g
+            scale = quotient(second_squared, first_squared).sqrt()
             self._step_along(lambda group: (self._option(group, "alpha") * scale, 1))
             return
-        along = quotient(dot(first, second), dot(first, first))  # g and g_p
+        along = quotient(inner, first_squared)  # of g and g_p
         self._scratch["across"] = {
             p: torch.where(on(p, along).isfinite(), p.grad - on(p, along) * g, 0)
             for p, g in self._clean.items()

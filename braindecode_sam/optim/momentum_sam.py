@@ -31,10 +31,6 @@ class MomentumSAM(SAM):
     TypeError, ValueError
         As SAM, and if the base optimizer keeps no momentum.
 
-    See Also
-    --------
-    braindecode_sam.SAM : Base class, with all options that it takes.
-
     Notes
     -----
     **Update rule.** With the momentum :math:`v` of the base optimizer, which starts at

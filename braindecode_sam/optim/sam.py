@@ -22,8 +22,8 @@ from braindecode_sam._arguments import (
     check_integer,
     check_non_negative,
 )
+from braindecode_sam._interrupts import DeferSigint
 from braindecode_sam.optim._second_pass import (
-    DeferSigint,
     PreservedBuffers,
     replayed_rng,
     rng_states,
@@ -173,6 +173,13 @@ class SAM(Optimizer):
     >>> before = optimizer.step(closure).item()
     >>> optimizer.step(closure).item() < before
     True
+
+    The same in two steps:
+
+    >>> _ = closure()
+    >>> optimizer.first_step()
+    >>> _ = closure()
+    >>> optimizer.second_step()
     """
 
     needs_closure = True  # so that no SAM is the base optimizer of another
@@ -445,17 +452,6 @@ class SAM(Optimizer):
         ------
         RuntimeError
             If the last call was not followed by :meth:`second_step` or :meth:`restore`.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from braindecode_sam import SAM
-        >>> model, x = torch.nn.Linear(2, 1), torch.ones(4, 2)
-        >>> optimizer = SAM(model.parameters(), lr=1e-3)
-        >>> model(x).square().mean().backward()
-        >>> optimizer.first_step(zero_grad=True)
-        >>> model(x).square().mean().backward()
-        >>> optimizer.second_step(zero_grad=True)
         """
         with DeferSigint():
             self._begin("first_step")
@@ -475,7 +471,6 @@ class SAM(Optimizer):
         """Move the weights back to w and step along the current gradients.
 
         Call it after the second backward pass, with the gradients at w + epsilon.
-        The example of :meth:`first_step` shows the loop.
 
         Parameters
         ----------

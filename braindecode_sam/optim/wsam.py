@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from braindecode_sam._arguments import check_below_one
 from braindecode_sam.optim._two_gradients import TwoGradientSAM
-from braindecode_sam.optim.sam import SAM, BaseOptimizer, Check
+from braindecode_sam.optim.sam import SAM, BaseOptimizer
 
 
 class WSAM(TwoGradientSAM):
@@ -20,18 +20,15 @@ class WSAM(TwoGradientSAM):
 
     Parameters
     ----------
-    params, base_optimizer
+    params, base_optimizer, **options
         As for :class:`~braindecode_sam.SAM`.
     gamma : float, default=0.7
         Weight of the sharpness, at least 0 and less than 1. With 0, it is the base
         optimizer, with 0.5 it is SAM. Values near 1 can keep a model from learning. A
         parameter group may set its own.
-    **options
-        Options of :class:`~braindecode_sam.SAM` and of the base optimizer.
 
     See Also
     --------
-    braindecode_sam.SAM : Base class, with all options that it takes.
     braindecode_sam.optim.GSAM : Also minimizes the gap between both losses.
 
     Notes
@@ -70,7 +67,7 @@ class WSAM(TwoGradientSAM):
     ...     model.parameters(), torch.optim.SGD, lr=0.1, gamma=0.8)
     """
 
-    _options: ClassVar[dict[str, Check]] = {**SAM._options, "gamma": check_below_one}
+    _options = SAM._options | {"gamma": check_below_one}
 
     def __init__(
         self,
