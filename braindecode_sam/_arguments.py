@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from numbers import Integral, Number, Real
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -72,7 +72,7 @@ def check_bool(name: str, value: object) -> None:
 
 def as_builtin(value: Any) -> Any:
     """Convert NumPy's numbers to Python's. torch refuses to load the former."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(as_builtin(v) for v in value)
-    is_numpy_number = isinstance(value, Number) and hasattr(value, "item")
+    if type(value) in (list, tuple):
+        return type(value)(map(as_builtin, value))
+    is_numpy_number = hasattr(value, "item") and not hasattr(value, "__len__")
     return value.item() if is_numpy_number else value

@@ -221,7 +221,7 @@ class SAMCallback(Callback):
         )
         span = max(max_epochs - 1 - self.start_epoch, 1)
         progress = min((epoch - self.start_epoch) / span, 1.0)
-        return SCHEDULES[self.schedule](start, self.final_rho, progress)
+        return float(SCHEDULES[self.schedule](start, self.final_rho, progress))
 
     def _check_options(self) -> None:
         check_choice("schedule", self.schedule, SCHEDULES)

@@ -64,12 +64,14 @@ class PreservedBuffers:
     def __exit__(self, *exc_info: object) -> None:
         self.__del__()
         with torch.inference_mode():  # which may write to inference tensors, too
-            for table, name, buffer, copy in self._saved:
+            for table, name, buffer, copy in reversed(
+                self._saved
+            ):  # the first is right
                 if buffer.shape != copy.shape:  # a forward resized it in place
                     buffer.resize_(copy.shape)
                 if _can_be_written(buffer):
-                    buffer.copy_(copy)
-                if table[name] is not buffer:  # a forward replaced it
+                    buffer.data.copy_(copy)  # which graphs made before do not notice
+                if name not in table or table[name] is not buffer:  # replaced
                     table[name] = buffer
         self._saved.clear()
 
@@ -79,7 +81,7 @@ class PreservedBuffers:
             handle.remove()
 
     def _see(self, module: Module) -> None:
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self._thread or _is_transformed():
             return
         if self._owned is not None and self._owned_root is None:
             if self._owned.isdisjoint(module.parameters()):
@@ -110,6 +112,11 @@ class PreservedBuffers:
 @torch._disable_dynamo
 def _see_uncompiled(preserved: PreservedBuffers, module: Module) -> None:
     preserved._see(module)
+
+
+def _is_transformed() -> bool:
+    """Whether this is within a transform of torch.func, where copies do not last."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _can_be_written(buffer: Tensor) -> bool:

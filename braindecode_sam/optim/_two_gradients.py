@@ -66,8 +66,9 @@ class TwoGradientSAM(SAM):
         for group in self.param_groups:
             a, b = factors(group)
             for p in self._clean.keys() & group["params"]:
-                mixed = on(p, a) * self._clean[p] + on(p, b) * p.grad
-                p.grad.copy_(torch.where(on(p, valid), mixed, p.grad))
+                g, g_p = self._clean[p], p.grad
+                mixed = on(p, a) * g + on(p, b) * g_p
+                p.grad = torch.where(on(p, valid), mixed, g_p).to(p.dtype)
 
 
 def _dot(first: list[Any], second: list[Any]) -> Tensor:

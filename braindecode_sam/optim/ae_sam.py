@@ -12,6 +12,7 @@ from braindecode_sam._arguments import check_below_one, check_number, check_posi
 from braindecode_sam.optim.sam import (
     SAM,
     BaseOptimizer,
+    Check,
     dense_gradient,
     joint_norm,
     norm,
@@ -20,9 +21,8 @@ from braindecode_sam.optim.sam import (
 MOMENTS = ("squared_norm_mean", "squared_norm_variance")
 
 
-def _check_number_or_none(name: str, value: Any) -> None:
-    if value is not None:
-        check_number(name, value)
+def _optional(check: Check) -> Check:
+    return lambda name, value: None if value is None else check(name, value)
 
 
 class AESAM(SAM):
@@ -103,9 +103,9 @@ class AESAM(SAM):
     """
 
     _options = SAM._options | {
-        "lambda_1": _check_number_or_none,
+        "lambda_1": _optional(check_number),
         "lambda_2": check_number,
-        "total_steps": _check_number_or_none,
+        "total_steps": _optional(check_positive),
         "delta": check_below_one,
     }
     _initial = SAM._initial | dict.fromkeys(MOMENTS, 0.0)

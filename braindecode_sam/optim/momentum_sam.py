@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -74,14 +74,16 @@ class MomentumSAM(SAM):
 
     def _check_options(self, groups: Iterable[dict[str, Any]]) -> None:
         super()._check_options(groups)
-        for group in groups:
-            if not (group.get("momentum") or "betas" in group):
-                raise ValueError(
-                    "MomentumSAM perturbs along the momentum of its base optimizer, but"
-                    f" {type(self.base_optimizer).__name__} keeps none with these"
-                    " options; expected, for instance, torch.optim.AdamW, or"
-                    " torch.optim.SGD with momentum=0.9"
-                )
+        if not all(group.get("momentum") or "betas" in group for group in groups):
+            self._refuse_base()
+
+    def _refuse_base(self) -> NoReturn:
+        raise ValueError(
+            "MomentumSAM perturbs along the momentum of its base optimizer, but"
+            f" {type(self.base_optimizer).__name__} keeps none with these options;"
+            " expected, for instance, torch.optim.AdamW, or torch.optim.SGD with"
+            " momentum=0.9"
+        )
 
     def _run_passes(self, run_pass: Callable[[], Loss]) -> Loss:
         if self._should_perturb():
@@ -91,6 +93,8 @@ class MomentumSAM(SAM):
 
     def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor | None:
         state = self.state.get(p, {})
+        if state and not any(name in state for name in MOMENTA):
+            self._refuse_base()
         momenta = (state.get(name) for name in MOMENTA)
         v = next((m for m in momenta if m is not None), None)
         # A base optimizer that maximizes has the momentum of the negated gradient.

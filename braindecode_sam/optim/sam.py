@@ -203,7 +203,8 @@ class SAM(Optimizer):
     _keys: dict[str, str]  # of options in a group, by their names
     _undo: Any  # within a step, an ExitStack that undoes the perturbation
     _scratch: dict[str, Any]  # of a variant, within a step
-    _earlier: list[Any]  # gradients at the begin of a step, unless zeroed
+    _zeroed: dict[Tensor, int]  # versions of gradients that zero_grad has zeroed
+    _earlier: dict[Tensor, int]  # and of those of earlier passes
 
     def __init__(
         self,
@@ -253,6 +254,8 @@ class SAM(Optimizer):
         if isinstance(param_group, dict):  # otherwise, the base optimizer raises
             param_group = self._spelled(param_group)
             self._check_options([{**self.defaults, **param_group}])
+            if any(self._option(g, "perturbed") is not None for g in self.param_groups):
+                param_group[self._keys["perturbed"]] = []
         self.base_optimizer.add_param_group(param_group)
         self._check_params()
 
@@ -314,11 +317,11 @@ class SAM(Optimizer):
             self._begin("step")
             try:
                 loss = self._run_passes(run_pass)
-            finally:
                 self._restore()
-            self._combine()
-            self._descend()
-            self._scratch.clear()
+                self._combine()
+                self._descend()
+            finally:
+                self._end()
         return loss
 
     # The stages of a step, in order. A variant overrides one or two of them.
@@ -326,12 +329,11 @@ class SAM(Optimizer):
     def _run_passes(self, run_pass: Callable[[], Loss]) -> Loss:
         """Make the passes, and return the loss of the clean one."""
         states = rng_states({p.device for p in self._params()})
-        found = [(p, p.grad) for p in self._params()]
-        self._earlier = [(p, g, g._version) for p, g in found if g is not None]
+        versions = self._gradient_versions().items()
+        self._earlier = {g: v for g, v in versions if self._zeroed.get(g) != v}
         self.last_loss = detached(loss := run_pass())
-        earlier, self._earlier = self._earlier, []
         if self._should_perturb():
-            _refuse_accumulation(earlier)
+            self._refuse_accumulation()
             self._perturb()
             for p in self._params():
                 p.grad = None  # in case the closure does not zero it
@@ -383,16 +385,18 @@ class SAM(Optimizer):
 
     # Parts of these stages.
 
-    def _begin(self, name: str) -> None:
+    def _refuse_within_step(self, name: str) -> None:
         if self._undo is not None:
             raise RuntimeError(
                 f"{name} was called between first_step and second_step, or in the"
                 " closure of step. Call second_step() first, or restore() to return to"
                 " the unperturbed weights."
             )
+
+    def _begin(self, name: str) -> None:
+        self._refuse_within_step(name)
         self._check_options(self.param_groups)
         self._undo = contextlib.ExitStack()
-        self._scratch = {}
         self.last_loss = self.last_perturbed_loss = self.last_grad_norm = None
 
     def _radius(self, group: dict[str, Any]) -> float:
@@ -429,8 +433,25 @@ class SAM(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Zero the gradients, or set them to None."""
-        self._earlier = []
         super().zero_grad(set_to_none)
+        self._earlier, self._zeroed = {}, self._gradient_versions()
+
+    def _gradient_versions(self) -> dict[Tensor, int]:
+        """Return the gradients, each with a number that counts changes in place."""
+        return {g: g._version for p in self._params() if (g := p.grad) is not None}
+
+    def _refuse_accumulation(self) -> None:
+        """Raise if a pass has added to gradients, without waiting for their values."""
+        versions, self._earlier = self._earlier, {}
+        now = self._gradient_versions()
+        if any(g in versions and versions[g] != version for g, version in now.items()):
+            raise RuntimeError(
+                "The closure changed gradients of earlier passes in place. If it added"
+                " to them, those of earlier batches would be lost: SAM computes both"
+                " gradients of a step on one batch. Call optimizer.zero_grad() in the"
+                " closure, and do not accumulate over batches (in Lightning,"
+                " accumulate_grad_batches=1)."
+            )
 
     # The two-step form, for loops that make the passes themselves.
 
@@ -460,7 +481,7 @@ class SAM(Optimizer):
                     self._perturb()
                     self._undo.enter_context(PreservedBuffers(self._params()))
             except BaseException:
-                self._restore()
+                self._end()
                 raise
         if zero_grad:
             self.zero_grad()
@@ -485,10 +506,12 @@ class SAM(Optimizer):
         if self._undo is None:
             raise RuntimeError("second_step was called without a first_step before it.")
         with DeferSigint():
-            self._restore()
-            self._combine()
-            self._descend()
-            self._scratch.clear()
+            try:
+                self._restore()
+                self._combine()
+                self._descend()
+            finally:
+                self._end()
         self._opt_called = True  # set by a scheduler's wrapper of step()
         if zero_grad:
             self.zero_grad()
@@ -501,13 +524,17 @@ class SAM(Optimizer):
         nothing if :meth:`first_step` was not called.
         """
         with DeferSigint():
-            self._restore()
+            self._end()
 
     def _restore(self) -> None:
         undo, self._undo = self._undo, None
         if undo is not None:
             undo.close()
             torch.clear_autocast_cache()  # which has casts of the perturbed weights
+
+    def _end(self) -> None:
+        self._restore()
+        self._scratch, self._earlier, self._zeroed = {}, {}, {}
 
     # Selection of what is perturbed.
 
@@ -543,25 +570,21 @@ class SAM(Optimizer):
     # Saving, loading and copying. state_dict() is torch's own.
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._undo is not None:
-            raise RuntimeError(
-                f"{type(self).__name__} was pickled or copied while its weights were"
-                " perturbed. Copy it outside the closure and, in a two-step loop,"
-                " after second_step() or restore()."
-            )
+        self._refuse_within_step("pickle or deepcopy")
         return {"base_optimizer": self.base_optimizer, "_keys": self._keys}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "base_optimizer" in state:
             super().__setstate__(state)
-        else:  # load_state_dict, perhaps with a state of the base optimizer alone
+        else:  # with a state of a SAM, or of its base optimizer alone
+            self._refuse_within_step("load_state_dict")
             groups = state["param_groups"]
             for group, current in zip(groups, self.param_groups, strict=True):
                 for key in self._keys.values():
                     group.setdefault(key, current[key])
             self.base_optimizer.__setstate__(state)
         self._undo = None
-        self._scratch, self._earlier = {}, []
+        self._end()
         self.last_loss = self.last_perturbed_loss = self.last_grad_norm = None
 
     # Checks.
@@ -615,17 +638,6 @@ def _checked_class(base: BaseOptimizer) -> type[Optimizer]:
             f" {cls.__name__}"
         )
     return cls
-
-
-def _refuse_accumulation(earlier: list[tuple[Tensor, Tensor, int]]) -> None:
-    """Raise if a pass has added to gradients, without waiting for their values."""
-    if any(p.grad is g and g._version != version for p, g, version in earlier):
-        raise RuntimeError(
-            "The closure added to gradients of earlier passes, which would be lost: SAM"
-            " computes both gradients of a step on one batch. Call"
-            " optimizer.zero_grad() in the closure, and do not accumulate over batches"
-            " (in Lightning, accumulate_grad_batches=1)."
-        )
 
 
 def dense_gradient(p: Tensor) -> Any:

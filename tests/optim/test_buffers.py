@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+from torch.func import functional_call
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, spectral_norm
 
@@ -147,6 +148,84 @@ def test_buffers_of_layers_that_are_added_during_training_move_once():
     counter.codes = torch.zeros(5)  # replaced by the user
     problem.train(optimizer, 1)
     assert counter.n_passes == 3
+
+
+def test_a_buffer_that_two_modules_share_moves_once_each():
+    shared, layers = torch.zeros(()), [Counter(), Counter()]
+    for layer in layers:
+        layer.n_passes = shared
+    problem = Problem()
+    problem.loss = lambda: problem.net(layers[1](layers[0](problem.x))).square().mean()
+    problem.train(SAM(problem.net.parameters(), rho=0.5), 3)
+    assert shared == 6
+    assert layers[0].n_passes is layers[1].n_passes is shared
+
+
+class Forgets(torch.nn.Module):
+    """Deletes a buffer in its second forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("n", torch.zeros(()))
+        self.register_buffer("warm", torch.ones(()))
+
+    def forward(self, x):
+        self.n += 1
+        if self.n == 2:
+            del self.warm
+        return x
+
+
+def test_a_buffer_that_the_second_pass_deletes_comes_back():
+    net = torch.nn.Sequential(Forgets(), *small_net())
+    problem = Problem(net)
+    problem.train(SAM(net.parameters(), rho=0.5), 1)
+    assert (net[0].n, net[0].warm) == (1, 1)
+
+
+def test_graphs_of_before_a_step_stay_valid():
+    problem, x = Problem(), torch.ones(4, 5, requires_grad=True)
+    constant = torch.nn.BatchNorm1d(5).eval()
+    loss, earlier = problem.loss, constant(x).sum()
+    problem.loss = lambda: loss() + constant(problem.x).mean()
+    problem.train(SAM(problem.net.parameters()), 1)
+    earlier.backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("transform", ["vmap", "grad"])
+def test_modules_within_transforms_of_torch_func(transform):
+    net = torch.nn.Sequential(Scaled(), torch.nn.Linear(5, 1))
+    problem = Problem(net)
+    optimizer, buffers = SAM(net.parameters(), rho=0.1), dict(net.named_buffers())
+
+    def loss(params, buffers, x, y):
+        return (functional_call(net, (params, buffers), (x,)) - y).square().mean()
+
+    def closure():
+        optimizer.zero_grad()
+        params = {name: p.detach() for name, p in net.named_parameters()}
+        gradient = torch.func.grad(loss)
+        if transform == "vmap":  # a gradient for each sample
+            gradient = torch.func.vmap(gradient, (None, None, 0, 0))
+        found = gradient(params, buffers, problem.x, problem.y)
+        for name, p in net.named_parameters():
+            p.grad = found[name].mean(0) if transform == "vmap" else found[name]
+        return problem.loss().detach()
+
+    losses = [optimizer.step(closure).item() for _ in range(4)]
+    assert losses[-1] < losses[0]
+    assert net[0].scale is buffers["0.scale"]
+    copy.deepcopy(net)
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(5))
+
+    def forward(self, x):
+        return x * self.scale
 
 
 BUFFERS = {
@@ -289,7 +368,7 @@ def test_a_perturbed_optimizer_refuses_to_be_copied(make_copy):
     optimizer = SAM(problem.net.parameters())
     problem.closure(optimizer)()
     optimizer.first_step()
-    with pytest.raises(RuntimeError, match="copied while its weights were perturbed"):
+    with pytest.raises(RuntimeError, match="pickle or deepcopy was called between"):
         COPIES[make_copy](optimizer)
     optimizer.restore()
     COPIES[make_copy](optimizer)

@@ -93,9 +93,16 @@ def test_perturb_only_leaves_others_out_of_the_norm():
     optimizer.first_step()
     assert (a.item(), b.item()) == (0.0, 0.5)
     optimizer.restore()
+    c = torch.nn.Parameter(torch.zeros(1))
+    c.grad = torch.tensor([12.0])
+    optimizer.add_param_group({"params": c})
+    optimizer.first_step()
+    assert (a.item(), b.item(), c.item()) == (0.0, 0.5, 0.0)
+    optimizer.restore()
     optimizer.perturb_only(None)
     optimizer.first_step()
-    assert (a.item(), b.item()) == pytest.approx((0.3, 0.4))
+    moved = (a.item(), b.item(), c.item())
+    assert moved == pytest.approx((0.5 * 3 / 13, 0.5 * 4 / 13, 0.5 * 12 / 13))
 
 
 def test_perturb_only_refuses_parameters_of_others():
@@ -377,6 +384,8 @@ def test_two_steps_out_of_order_are_refused():
         optimizer.first_step()
     with pytest.raises(RuntimeError, match=r"step was called between.*restore\(\)"):
         problem.train(optimizer, 1)
+    with pytest.raises(RuntimeError, match="load_state_dict was called between"):
+        optimizer.load_state_dict(optimizer.state_dict())
     optimizer.second_step()
     problem.train(optimizer, 1)
 
@@ -449,6 +458,11 @@ def test_steps_keep_nothing_but_a_moving_average_of_trained_weights(cls, n_kept)
     problem.train(optimizer, 2)
     # The gradient and the base optimizer's momentum come in addition.
     assert held() - before < (n_kept + 2.5) * n * 4
+    loss, calls = problem.loss, iter((1, 1, 1))
+    problem.loss = lambda: loss() / next(calls)
+    with pytest.raises(StopIteration):  # in a second pass
+        problem.train(optimizer, 2)
+    assert held() - before < (n_kept + 2.5) * n * 4
 
 
 # 14. Accumulated gradients
@@ -470,7 +484,9 @@ def nothing(problem, optimizer):
     pass
 
 
-@pytest.mark.parametrize("before_step", [nothing, zero_by_optimizer, zero_by_module])
+@pytest.mark.parametrize(
+    "before_step", [nothing, zero_by_optimizer, zero_by_module, zero_in_place]
+)
 @pytest.mark.parametrize(
     "in_closure", [nothing, zero_by_optimizer, zero_by_module, zero_in_place]
 )

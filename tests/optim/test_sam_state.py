@@ -46,12 +46,13 @@ def test_a_state_that_the_bases_constructor_fills_is_kept():
 def test_a_state_dict_holds_tensors_and_builtins_only():
     options = {"lr": np.float32(0.01), "betas": (np.float64(0.9), 0.99)}
     problem = Problem()
-    optimizer = SAM(problem.net.parameters(), rho=np.float64(0.1), **options)
+    own = {"rho": np.float64(0.1), "adaptive": np.True_, "interval": np.int64(2)}
+    optimizer = SAM(problem.net.parameters(), **own, **options)
     problem.train(optimizer, 2)
     loaded = save_and_load(optimizer.state_dict())
     assert loaded.keys() == {"state", "param_groups"}
     (group,) = loaded["param_groups"]
-    assert type(group["rho"]) is float
+    assert [type(group[name]) for name in own] == [float, bool, int]
     assert (group["betas"], group["n_steps"]) == ((0.9, 0.99), 2)
 
 

@@ -314,6 +314,9 @@ def test_a_gradient_that_is_not_finite_is_left_to_the_base(cls):
         gradients[q] = torch.ones(2)
         optimizer.step(closure)  # only the base's momentum depends on it
         assert p.isfinite().all()
+        for _ in range(5):  # a norm is None in steps without a second pass
+            optimizer.step(closure)
+            assert cls is MomentumSAM or math.isfinite(optimizer.last_grad_norm or 0)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -339,10 +342,12 @@ def test_steps_that_fail_leave_no_trace_in_those_that_follow(cls):
     assert_same(weights, expected)
 
 
+@pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("cls", CLASSES)
-def test_gradients_that_are_missing_in_one_pass_or_both_spoil_no_weight(cls):
+def test_gradients_that_are_missing_in_one_pass_or_both_spoil_no_weight(cls, base):
     both, first, second, never = (torch.nn.Parameter(torch.ones(2)) for _ in range(4))
-    optimizer = cls([both, first, second, never], torch.optim.SGD, lr=0.1, momentum=0.9)
+    _, torch_base, options = BASES[base]
+    optimizer = cls([both, first, second, never], torch_base, lr=0.1, **options)
     calls = []
 
     def closure():
@@ -353,10 +358,79 @@ def test_gradients_that_are_missing_in_one_pass_or_both_spoil_no_weight(cls):
         loss.backward()
         return loss
 
-    for _ in range(6):
+    for _ in range(7):
         optimizer.step(closure)
+        if len(calls) > 6:  # another order
+            calls.append(len(calls))
     assert torch.equal(never, torch.ones(2))
     assert all(p.isfinite().all() for p in (both, first, second))
+
+
+def of_both(a, b):
+    """Set one tensor as the gradient of both, as autograd.grad returns it."""
+    loss = ((a + b) ** 4).sum()
+    a.grad, b.grad = torch.autograd.grad(loss, [a, b])
+    return loss
+
+
+def by_backward(a, b):
+    loss = ((a + b) ** 4).sum()
+    loss.backward()
+    return loss
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_parameters_may_share_their_gradient(cls):
+    found = []
+    for gradients in (of_both, by_backward):
+        a, b = (torch.nn.Parameter(torch.tensor([0.1, 0.2, 0.3])) for _ in range(2))
+        optimizer = cls([a, b], torch.optim.SGD, lr=0.1, momentum=0.9)
+
+        def closure(optimizer=optimizer, pair=(a, b), gradients=gradients):
+            optimizer.zero_grad()
+            return gradients(*pair)
+
+        for _ in range(3):
+            optimizer.step(closure)
+        found.append(torch.cat([a, b]).detach())
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_gradients_may_be_expanded(cls):
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = cls([p], torch.optim.SGD, lr=0.1, momentum=0.9)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = p.sum()
+        (p.grad,) = torch.autograd.grad(loss, [p])
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+    assert p.isfinite().all()
+
+
+class Momentumless(torch.optim.SGD):
+    """Takes betas, but keeps nothing of the name of a momentum."""
+
+    def __init__(self, params, lr=0.1, betas=(0.9, 0.99)):
+        super().__init__(params, lr=lr)
+        for group in self.param_groups:
+            group["betas"] = betas
+
+    def step(self, closure=None):
+        super().step()
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["another"] = torch.zeros_like(p)
+
+
+def test_a_base_that_turns_out_to_keep_no_momentum_is_refused():
+    problem = Problem()
+    optimizer = MomentumSAM(problem.net.parameters(), Momentumless)
+    with pytest.raises(ValueError, match="but Momentumless keeps none"):
+        problem.train(optimizer, 2)
 
 
 # Arguments
@@ -373,6 +447,7 @@ def test_gradients_that_are_missing_in_one_pass_or_both_spoil_no_weight(cls):
         (LookSAM, {"alpha": None}, TypeError, "alpha must be a finite number >= 0"),
         (AESAM, {"lambda_2": math.nan}, ValueError, "lambda_2 must be a finite .* nan"),
         (AESAM, {"lambda_1": 1.0}, TypeError, "total_steps must be the number of step"),
+        (AESAM, {"total_steps": -3}, ValueError, "total_steps must be a finite .* -3"),
         (AESAM, {"delta": 1.0}, ValueError, "delta must be a number >= 0 and < 1"),
         (
             MomentumSAM,
