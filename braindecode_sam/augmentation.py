@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from braindecode.augmentation import AugmentedDataLoader as _AugmentedDataLoader
 from braindecode.augmentation import GaussianNoise as _GaussianNoise
 from braindecode.augmentation import Transform
 
@@ -213,3 +215,71 @@ class GaussianNoise(_GaussianNoise):
     """
 
     operation = staticmethod(gaussian_noise)
+
+
+class AugmentedDataLoader(_AugmentedDataLoader):
+    """A loader whose worker processes draw their own augmentations in every epoch.
+
+    With ``num_workers``, :class:`braindecode.augmentation.AugmentedDataLoader` copies
+    the generators of its transforms to each worker. All workers, and all epochs, then
+    draw the same numbers. Here each worker seeds them with its seed of torch, which
+    depends on torch's generator.
+
+    Parameters
+    ----------
+    dataset : torch.utils.data.Dataset
+        Windows and targets.
+    transforms : Transform, list of Transform or None, default=None
+        Applied to each batch.
+    worker_init_fn : callable or None, default=None
+        Called in each worker after its transforms are seeded.
+    **kwargs
+        Further parameters of :class:`braindecode.augmentation.AugmentedDataLoader`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.utils.data import TensorDataset
+    >>> from braindecode_sam.augmentation import AugmentedDataLoader, GaussianNoise
+    >>> data = TensorDataset(torch.zeros(8, 3, 100), torch.zeros(8))
+    >>> loader = AugmentedDataLoader(data, GaussianNoise(1.0), batch_size=4)
+    >>> [len(X) for X, y in loader]
+    [4, 4]
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        transforms: Any = None,
+        *,
+        worker_init_fn: Callable[[int], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dataset, transforms, **kwargs)
+        self.worker_init_fn = _SeedTransforms(transforms, worker_init_fn)
+
+
+class _SeedTransforms:
+    """Seed the transforms of a worker. They are pickled with those of its loader."""
+
+    def __init__(self, transforms: Any, then: Callable[[int], None] | None) -> None:
+        self.transforms, self.then = transforms, then
+
+    def __call__(self, worker_id: int) -> None:
+        transforms = list(_single(self.transforms))
+        sequence = np.random.SeedSequence(torch.initial_seed())
+        seeds = sequence.generate_state(len(transforms))
+        for transform, seed in zip(transforms, seeds, strict=True):
+            transform.rng = np.random.RandomState(seed)
+        if self.then is not None:
+            self.then(worker_id)
+
+
+def _single(transforms: Any) -> Iterator[Any]:
+    """Yield the transforms in a transform, a list or a Compose."""
+    for transform in transforms if isinstance(transforms, list) else [transforms]:
+        parts = getattr(transform, "transforms", None)
+        if parts is not None:
+            yield from _single(list(parts))
+        elif isinstance(transform, Transform):
+            yield transform

@@ -7,9 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from braindecode.augmentation import AugmentedDataLoader, Transform
+from braindecode.augmentation import Transform
 
-from braindecode_sam.augmentation import GaussianNoise, TimeShift
+from braindecode_sam.augmentation import (
+    AugmentedDataLoader,
+    GaussianNoise,
+    TimeShift,
+)
 from braindecode_sam.callbacks import SAMCallback, SeedCallback, WindowCheck
 from braindecode_sam.configs import (
     AugmentationConfig,

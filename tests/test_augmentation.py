@@ -3,15 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from braindecode.augmentation import AugmentedDataLoader, Compose
+from braindecode.augmentation import Compose
 from braindecode.augmentation import GaussianNoise as StockNoise
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from torch.utils.data import TensorDataset
+from torch.utils.data import TensorDataset, get_worker_info
 
 from braindecode_sam import TimeShift
-from braindecode_sam.augmentation import GaussianNoise, time_shift
+from braindecode_sam.augmentation import (
+    AugmentedDataLoader,
+    GaussianNoise,
+    time_shift,
+)
 
 
 @given(
@@ -110,3 +114,35 @@ def test_noise_repeats_and_goes_on(dtype):
     assert 0.45 < first.flatten(1).any(1).float().mean() < 0.55
     assert not X.any()
     assert not torch.equal(first, GaussianNoise(0.5, random_state=4)(X))
+
+
+def raise_windows(worker_id):
+    """Change the worker's own copy of the windows."""
+    get_worker_info().dataset.tensors[0].add_(100)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"worker_init_fn": raise_windows},
+        {"persistent_workers": True},
+        pytest.param({"multiprocessing_context": "spawn"}, marks=pytest.mark.full),
+    ],
+    ids=str,
+)
+def test_workers_and_epochs_draw_different_numbers_that_a_seed_repeats(options):
+    transforms = [Compose([GaussianNoise(1.0)]), TimeShift(1.0)]
+    data = TensorDataset(torch.zeros(16, 3, 50), torch.zeros(16))
+
+    def drawn():
+        loader = AugmentedDataLoader(
+            data, transforms, batch_size=4, num_workers=2, **options
+        )
+        torch.manual_seed(0)
+        return [X for _ in range(2) for X, y in loader]
+
+    first, second = drawn(), drawn()
+    assert len({tuple(X.flatten().tolist()) for X in first}) == 8
+    for X, again in zip(first, second, strict=True):
+        assert torch.equal(X, again)
+        assert (X.mean() > 50) == ("worker_init_fn" in options)

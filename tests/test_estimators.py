@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from braindecode import EEGRegressor
-from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
+from braindecode.augmentation import GaussianNoise
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, cross_validate
 from skorch.callbacks import EpochScoring
@@ -24,6 +24,7 @@ from braindecode_sam import (
     make_classifier,
     make_regressor,
 )
+from braindecode_sam.augmentation import AugmentedDataLoader
 from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import SubjectSplit, out_of_fold_predictions
 from braindecode_sam.nets import Classifier, Regressor
