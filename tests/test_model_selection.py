@@ -1,31 +1,35 @@
 """Splits by subject inside cross_validate, and out-of-fold predictions."""
 
+import itertools
 import types
 from typing import ClassVar
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from braindecode import EEGClassifier, EEGRegressor
 from braindecode.datasets import create_from_X_y
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import (
+    GridSearchCV,
     GroupKFold,
     ShuffleSplit,
     cross_val_predict,
     cross_validate,
 )
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset
 from skorch.helper import SliceDataset
 
-from braindecode_sam import SAM
+from braindecode_sam import SAM, make_classifier, make_regressor
 from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import (
     SubjectSplit,
@@ -148,11 +152,64 @@ def test_braindecode_datasets(dataset):
         SubjectSplit(subject="person")(dataset)
 
 
-def test_groups_by_metadata_routing():
-    split = SubjectSplit(1, random_state=1)
-    assert repr(split) == "SubjectSplit(1, random_state=1)"
-    train, valid = split(Dataset(X, Y), Y, groups=SUBJECTS)
-    assert (len(train), len(valid)) == (36, 4)
+class Noting(SubjectSplit):
+    """Notes the subjects of both parts."""
+
+    def __call__(self, dataset, y=None, groups=None):
+        parts = super().__call__(dataset, y, groups)
+        NOTED.append([{int(window[0, 0]) for window, _ in part} for part in parts])
+        return parts
+
+
+NOTED = []
+ROUTED = {"params": {"groups": SUBJECTS}, "cv": GroupKFold(2), "error_score": "raise"}
+UNCHANGED = FunctionTransformer()
+WAYS = {
+    "fit": lambda net, y: net.fit(X, y, groups=SUBJECTS),
+    "partial_fit": lambda net, y: net.partial_fit(X, y, groups=SUBJECTS),
+    "pipeline": lambda net, y: Pipeline([("same", UNCHANGED), ("net", net)]).fit(
+        X, y, net__groups=SUBJECTS
+    ),
+    "fit, routed": lambda net, y: net.fit(X, y, groups=SUBJECTS),
+    "pipeline, routed": lambda net, y: make_pipeline(UNCHANGED, net).fit(
+        X, y, groups=SUBJECTS
+    ),
+    "cross_validate, routed": lambda net, y: cross_validate(net, X, y, **ROUTED),
+    "search, routed": lambda net, y: GridSearchCV(
+        net, {"lr": [0.01, 0.02]}, cv=GroupKFold(2), error_score="raise"
+    ).fit(X, y, groups=SUBJECTS),
+}
+NUMBERS = Y.astype(np.float32)
+SCALED = "scaled targets, routed"
+
+
+@pytest.mark.parametrize(
+    ("builder", "way"),
+    [*itertools.product((make_regressor, make_classifier), WAYS),
+     (make_regressor, SCALED)],
+)  # fmt: skip
+def test_groups_reach_the_split_in_every_way(builder, way):
+    net = builder(
+        module="FastEEGNet", module__n_chans=3, module__n_times=120,
+        train_split=Noting(1), max_epochs=1, batch_size=4, verbose=0, device="cpu",
+    )  # fmt: skip
+    y = NUMBERS if builder is make_regressor else np.array(["a", "b"] * 20)
+    NOTED.clear()
+    with sklearn.config_context(enable_metadata_routing="routed" in way):
+        if "routed" in way:
+            net.set_fit_request(groups=True)
+        if way == SCALED:
+            net = TransformedTargetRegressor(net, transformer=StandardScaler())
+        WAYS.get(way, WAYS["cross_validate, routed"])(net, y)
+    assert NOTED
+    for train, valid in NOTED:
+        assert len(valid) == 1
+        assert not train & valid
+
+
+def test_groups_of_another_length_are_refused():
+    with refused("X and groups must have the same length"):
+        SubjectSplit(1)(Dataset(X, Y), Y, groups=SUBJECTS[1:])
 
 
 def test_splits_that_cannot_be_are_refused():

@@ -206,9 +206,16 @@ def test_a_net_is_returned_and_pickled_with_what_it_knows(kind):
         lambda net: net.fit(Windows(Y), y=None),
         lambda net: net.fit(Windows(Y[:, None]), y=None),
         lambda net: net.fit(X, list(Y)),
+        lambda net: net.fit(X, tuple(Y)),
+        lambda net: net.fit(X, Y.astype(object)),
+        lambda net: net.fit(X, pd.DataFrame({"time": Y})),
         lambda net: net.partial_fit(X, Y),
+        lambda net: net.partial_fit(X, pd.Series(Y)),
     ],
-    ids=["dataset", "column", "list", "partial_fit"],
+    ids=[
+        *("dataset", "column", "list", "tuple", "objects", "table", "partial_fit"),
+        "partial_fit, series",
+    ],
 )
 def test_targets_without_a_column_are_not_compared_with_all_of_a_batch(fit):
     one, other = (make_regressor(random_state=0, **QUICK, **SHAPE) for _ in range(2))

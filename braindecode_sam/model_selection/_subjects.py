@@ -13,7 +13,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from skorch.helper import SliceDataset
 from torch.utils.data import Dataset, Subset
 
-from braindecode_sam.checks import check_groups
+from braindecode_sam.checks import check_groups, check_same_length
 
 _SIZES = "a fraction between 0 and 1 or a number of subjects"
 
@@ -25,7 +25,8 @@ class SubjectSplit:
     and the choice of an epoch use neither the test fold nor a training subject.
     skorch's ``ValidSplit`` splits by window.
 
-    The data must carry the subjects. This holds for
+    The subjects are the `groups` that :class:`braindecode_sam.nets.Regressor` and
+    ``Classifier`` take in ``fit``, or the data carry them. This holds for
     :class:`~braindecode_sam.datasets.SubjectWindows`, for braindecode's windows
     datasets with subjects in their metadata or descriptions, and for a ``SliceDataset``
     of one.
@@ -92,7 +93,7 @@ class SubjectSplit:
         y : array-like or None
             Ignored.
         groups : array-like of shape (n_windows,) or None
-            Subject of each window, if scikit-learn's metadata routing passes them.
+            Subject of each window. The net passes those that its ``fit`` gets.
 
         Returns
         -------
@@ -102,6 +103,7 @@ class SubjectSplit:
         if groups is None:
             groups = subjects_of(dataset, self.subject)
         else:
+            check_same_length(X=dataset, groups=groups)
             groups = check_groups(groups)
         subjects = np.unique(groups)
         if len(subjects) < 2:
@@ -184,6 +186,7 @@ def _subjects_of(dataset: Any, subject: str) -> NDArray[Any]:
         )
     raise ValueError(
         f"no subjects found in {type(windows).__name__}; pass"
-        " X=SubjectWindows(X, groups) (braindecode_sam.datasets) or a windows dataset"
-        " of braindecode"
+        " X=SubjectWindows(X, groups) (braindecode_sam.datasets), a windows dataset of"
+        " braindecode, or fit(X, y, groups=...) to a net of make_regressor or"
+        " make_classifier"
     )

@@ -130,7 +130,7 @@ class Classifier(Conventions, EEGClassifier):
             " classes=[...] with all labels"
         )
 
-    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Self:
+    def fit(self, X: Any, y: Any = None, groups: Any = None, **fit_params: Any) -> Self:
         """Fit the net to labels.
 
         Parameters
@@ -140,6 +140,8 @@ class Classifier(Conventions, EEGClassifier):
         y : array-like of shape (n_windows,) or None, default=None
             Labels, either text, integers or booleans. None only for a dataset, which
             carries its targets.
+        groups : array-like of shape (n_windows,) or None, default=None
+            Subject of each window, for ``train_split=SubjectSplit(...)``.
         **fit_params
             See :meth:`braindecode.EEGClassifier.fit`.
 
@@ -158,10 +160,15 @@ class Classifier(Conventions, EEGClassifier):
         y = self._set_labels(X, y, None, is_new)
         if is_new and self.has_inferred_outputs_:
             self.module__n_outputs = len(self.labels_)
-        return super().fit(X, y, **fit_params)
+        return super().fit(X, y, groups=groups, **fit_params)
 
     def partial_fit(
-        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
+        self,
+        X: Any,
+        y: Any = None,
+        classes: Any = None,
+        groups: Any = None,
+        **fit_params: Any,
     ) -> Self:
         """Continue training.
 
@@ -174,6 +181,8 @@ class Classifier(Conventions, EEGClassifier):
         classes : list of labels or None, default=None
             All labels. Required in the first call if its `y` lacks some and the
             parameter `classes` is None. Later calls may repeat them.
+        groups : array-like of shape (n_windows,) or None, default=None
+            Subject of each window, as in ``fit``.
         **fit_params
             See :meth:`braindecode.EEGClassifier.partial_fit`.
 
@@ -189,7 +198,7 @@ class Classifier(Conventions, EEGClassifier):
         """
         if "_routing_method" not in fit_params:  # not called by skorch's fit
             y = self._set_labels(X, y, classes, False)
-        return super().partial_fit(X, y, classes=classes, **fit_params)
+        return super().partial_fit(X, y, classes=classes, groups=groups, **fit_params)
 
     def predict(self, X: Any) -> Labels:
         """Predict the label with the largest output.

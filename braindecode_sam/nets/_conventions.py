@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any, Self
 
 from skorch import NeuralNet
@@ -14,20 +16,46 @@ from braindecode_sam.threads import share_cores
 class Conventions(NeuralNet):
     """Mixin for regressors and classifiers, to precede braindecode's class."""
 
-    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Self:
+    groups_: Any = None  # while the net is fitted
+
+    # `groups` is a parameter, so that scikit-learn's metadata routing can request it.
+    def fit(self, X: Any, y: Any = None, groups: Any = None, **fit_params: Any) -> Self:
         _check_no_list(X)
         self._keep_weights(self.warm_start)
-        super().fit(X, y, **fit_params)
+        with self._split_by(groups):
+            super().fit(X, y, **fit_params)
         return self
 
     def partial_fit(
-        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
+        self,
+        X: Any,
+        y: Any = None,
+        classes: Any = None,
+        groups: Any = None,
+        **fit_params: Any,
     ) -> Self:
         _check_no_list(X)
         share_cores()
         self._keep_weights(True)
-        super().partial_fit(X, y, classes=classes, **fit_params)
+        with self._split_by(groups):
+            super().partial_fit(X, y, classes=classes, **fit_params)
         return self
+
+    @contextlib.contextmanager
+    def _split_by(self, groups: Any) -> Iterator[None]:
+        # skorch would hand them to the module's forward, too.
+        before = self.groups_
+        self.groups_ = before if groups is None else groups
+        try:
+            yield
+        finally:
+            self.groups_ = before
+
+    def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+        """Split the data for validation, by the groups if there are any."""
+        if self.groups_ is not None and self.train_split is not None:
+            fit_params["groups"] = self.groups_
+        return super().get_split_datasets(X, y, **fit_params)
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters. A new optimizer does not inherit the options of SAM.

@@ -56,18 +56,41 @@ class Regressor(Conventions, EEGRegressor):
 
     has_flat_targets_ = False
 
-    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Self:
-        """Fit the net and return it; see :meth:`braindecode.EEGRegressor.fit`."""
-        y = np.asarray(y, dtype=np.float32) if isinstance(y, list) else y
-        super().fit(X, y, **fit_params)
+    def fit(self, X: Any, y: Any = None, groups: Any = None, **fit_params: Any) -> Self:
+        """Fit the net and return it; see :meth:`braindecode.EEGRegressor.fit`.
+
+        Parameters
+        ----------
+        X : array-like, mne.Epochs or torch.utils.data.Dataset
+            Windows.
+        y : array-like of shape (n_windows,) or (n_windows, n_outputs), or None
+            Targets. None only for a dataset, which carries its targets.
+        groups : array-like of shape (n_windows,) or None, default=None
+            Subject of each window, for ``train_split=SubjectSplit(...)``.
+        **fit_params
+            See :meth:`braindecode.EEGRegressor.fit`.
+
+        Returns
+        -------
+        net : Regressor
+            The net itself.
+        """
+        y = _as_targets(y)
+        super().fit(X, y, groups=groups, **fit_params)
         self._note_targets(y)  # last, since braindecode's fit calls partial_fit
         return self
 
     def partial_fit(
-        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
+        self,
+        X: Any,
+        y: Any = None,
+        classes: Any = None,
+        groups: Any = None,
+        **fit_params: Any,
     ) -> Self:
-        """Continue training; see :meth:`braindecode.EEGRegressor.partial_fit`."""
-        super().partial_fit(X, y, classes=classes, **fit_params)
+        """Continue training, with parameters as in :meth:`fit`."""
+        y = _as_targets(y)
+        super().partial_fit(X, y, classes=classes, groups=groups, **fit_params)
         self._note_targets(y)
         return self
 
@@ -85,3 +108,11 @@ class Regressor(Conventions, EEGRegressor):
 
     def _note_targets(self, y: Any) -> None:
         self.has_flat_targets_ = y is not None and np.ndim(y) == 1
+
+
+def _as_targets(y: Any) -> Any:
+    """Convert lists, tuples, tables and arrays of objects to numbers."""
+    is_array = isinstance(y, np.ndarray) and y.dtype.kind == "O"
+    if is_array or isinstance(y, (list, tuple)) or hasattr(y, "to_numpy"):
+        return np.array(y, dtype=np.float32)  # a table's own values are read-only
+    return y
