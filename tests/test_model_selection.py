@@ -196,8 +196,6 @@ def test_groups_reach_the_split_in_every_way(builder, way):
     y = NUMBERS if builder is make_regressor else np.array(["a", "b"] * 20)
     NOTED.clear()
     with sklearn.config_context(enable_metadata_routing="routed" in way):
-        if "routed" in way:
-            net.set_fit_request(groups=True)
         if way == SCALED:
             net = TransformedTargetRegressor(net, transformer=StandardScaler())
         WAYS.get(way, WAYS["cross_validate, routed"])(net, y)

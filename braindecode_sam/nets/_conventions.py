@@ -17,8 +17,10 @@ class Conventions(NeuralNet):
     """Mixin for regressors and classifiers, to precede braindecode's class."""
 
     groups_: Any = None  # while the net is fitted
+    # With scikit-learn's metadata routing, groups reach the net without a request.
+    __metadata_request__fit = {"groups": True}  # noqa: RUF012, scikit-learn's form
+    __metadata_request__partial_fit = {"groups": True}  # noqa: RUF012
 
-    # `groups` is a parameter, so that scikit-learn's metadata routing can request it.
     def fit(self, X: Any, y: Any = None, groups: Any = None, **fit_params: Any) -> Self:
         _check_no_list(X)
         self._keep_weights(self.warm_start)
