@@ -182,6 +182,8 @@ class ResumableCheckpoint(Callback):
             self._changes(state)
             _check_parts(net, state)
             _set_parts(net, state, (*net._modules, *net._criteria))
+            for name, p in _trainable(net).items():  # a Freezer is past its epoch
+                p.requires_grad_(state["trained"].get(name, p.requires_grad))
             net.history = History(state["history"])
             _set_all_generators(net, state["began"])
             # Schedulers start from the current groups, and change them.
@@ -250,6 +252,7 @@ class ResumableCheckpoint(Callback):
         parts = {name: getattr(net, name).state_dict() for name in _part_names(net)}
         state = {
             "parts": parts,
+            "trained": {n: p.requires_grad for n, p in _trainable(net).items()},
             "history": json.loads(json.dumps(net.history.to_list()[:n_epochs])),
             "callbacks": {
                 name: {"class": type(callback).__name__, **_fitted(callback)}
@@ -316,6 +319,16 @@ NO_OPTIONS = {"n_steps", "initial_lr"}  # entries of a group that users do not s
 
 def _part_names(net: Any) -> list[str]:
     return [name + "_" for name in (*net._modules, *net._criteria, *net._optimizers)]
+
+
+def _trainable(net: Any) -> dict[str, torch.nn.Parameter]:
+    """Return all parameters of modules and criteria, frozen or not."""
+    parts = {name: getattr(net, name + "_") for name in (*net._modules, *net._criteria)}
+    return {
+        f"{name}.{of_part}": p
+        for name, part in parts.items()
+        for of_part, p in part.named_parameters()
+    }
 
 
 def _options(net: Any) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from braindecode import EEGClassifier
-from skorch.callbacks import Checkpoint, LRScheduler
+from skorch.callbacks import Checkpoint, Freezer, LRScheduler, Unfreezer
 from torch.optim.lr_scheduler import StepLR
 
 from braindecode_sam import SAM, SAMCallback, TimeShift
@@ -336,6 +336,26 @@ def test_reading_random_data_draws_no_numbers(tmp_path):
     nets[1].fit(Random(), None)
     assert_same_training(*nets[:2])
     assert_same_training(nets[1], checkpoint.resume(nets[2], Random()))
+
+
+def test_layers_that_were_frozen_stay_frozen(tmp_path):
+    def freezing():
+        return [Freezer("again*"), Unfreezer("again*", at=4)]
+
+    whole = make_net(ResumableCheckpoint(tmp_path / "whole.pt"), *freezing())
+    whole.set_params(max_epochs=4).fit(X, Y)
+    file, nets = tmp_path / "run.pt", []
+    for n_epochs in (2, 3, 4):
+        checkpoint = ResumableCheckpoint(file)
+        net = make_net(checkpoint, *freezing()).set_params(max_epochs=n_epochs)
+        run = checkpoint.resume if file.exists() else lambda net, *data: net.fit(*data)
+        options = {"changed": "ignore"} if file.exists() else {}
+        run(net, X, Y, **options)
+        nets.append(net)
+    weights = [net.module_.again.weight for net in nets]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    assert_same_training(whole, nets[-1])
 
 
 def test_changed_settings_take_effect_if_ignored(interrupted):
