@@ -210,8 +210,9 @@ def _settings(
             "optimizer must be a class such as braindecode_sam.SAM or"
             f" torch.optim.AdamW, got {optimizer!r}"
         )
+    has_instance = isinstance(overrides.get("module"), torch.nn.Module)
     settings = {
-        **_module_settings(config, task),
+        **({} if has_instance else _module_settings(config, task)),
         **_optimizer_settings(config.optimizer, optimizer),
         **_augmentation_settings(config.augmentation, augmentation),
         **dict(config.training),

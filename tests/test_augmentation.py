@@ -128,7 +128,7 @@ def raise_windows(worker_id):
         {"persistent_workers": True},
         pytest.param({"multiprocessing_context": "spawn"}, marks=pytest.mark.full),
     ],
-    ids=str,
+    ids=["fork", "persistent", "spawn"],
 )
 def test_workers_and_epochs_draw_different_numbers_that_a_seed_repeats(options):
     transforms = [Compose([GaussianNoise(1.0)]), TimeShift(1.0)]

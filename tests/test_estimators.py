@@ -18,6 +18,7 @@ from braindecode_sam import (
     SAM,
     SCORING,
     SCORING_CLASSIFICATION,
+    FastEEGNet,
     FastEEGNeX,
     TimeShift,
     load_config,
@@ -339,3 +340,18 @@ def test_refuses_data():
         assert not net.history
         with pytest.raises(ValueError, match=message):  # the same in cross_validate
             cross_validate(net, data, target, groups=SUBJECTS, cv=GroupKFold(2))
+
+
+@pytest.mark.parametrize("builder", [make_regressor, make_classifier])
+def test_an_instance_as_module_is_used_as_it_is(builder):
+    n_outputs = 1 if builder is make_regressor else 2
+    module = FastEEGNet(n_chans=X.shape[1], n_times=X.shape[2], n_outputs=n_outputs)
+    y = Y if builder is make_regressor else Y > 0
+    options = {"module": module, "max_epochs": 1, "batch_size": 4, "verbose": 0}
+    net = builder(device="cpu", **options).fit(X, y)
+    assert net.module_ is module
+    assert net.partial_fit(X, y).module_ is module
+    copied = clone(net).fit(X, y)
+    assert copied.module_ is not module
+    with pytest.raises(ValueError, match=r"instance of FastEEGNet.*module__n_times;"):
+        builder(device="cpu", module__n_times=64, **options).fit(X, y)

@@ -39,7 +39,7 @@ ALLOWED = {
     "nets": ARRAYS
     | {"torch", "skorch", "braindecode", "braindecode_sam.checks"}
     | {"braindecode_sam.nets"},
-    "nets/_conventions": {"skorch", "braindecode_sam.optim"},
+    "nets/_conventions": {"skorch", "torch", "braindecode_sam.optim"},
     "configs": {"pydantic", "torch", "braindecode.models"},
     "device": {"torch"},
     "threads": {"torch"},

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, Self
 
+import torch
 from skorch import NeuralNet
 
 from braindecode_sam.optim import SAM
@@ -58,6 +59,29 @@ class Conventions(NeuralNet):
         if self.groups_ is not None and self.train_split is not None:
             fit_params["groups"] = self.groups_
         return super().get_split_datasets(X, y, **fit_params)
+
+    def initialize_module(self) -> Self:
+        """Initialize the module, or take the instance that was given.
+
+        Returns
+        -------
+        net : NeuralNet
+            The net itself.
+
+        Raises
+        ------
+        ValueError
+            If the module is an instance, and there are parameters for a new one.
+        """
+        params = [f"module__{name}" for name in self.get_params_for("module")]
+        if params and isinstance(self.module, torch.nn.Module):
+            raise ValueError(
+                f"module is an instance of {type(self.module).__name__}, whose weights"
+                f" would be lost if {', '.join(params)} built another; pass the class,"
+                " or no parameters of the module"
+            )
+        super().initialize_module()
+        return self
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters. A new optimizer does not inherit the options of SAM.
