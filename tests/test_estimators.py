@@ -353,5 +353,5 @@ def test_an_instance_as_module_is_used_as_it_is(builder):
     assert net.partial_fit(X, y).module_ is module
     copied = clone(net).fit(X, y)
     assert copied.module_ is not module
-    with pytest.raises(ValueError, match=r"instance of FastEEGNet.*module__n_times;"):
+    with pytest.raises(ValueError, match=r"instance of FastEEGNet.*module__n_times"):
         builder(device="cpu", module__n_times=64, **options).fit(X, y)
