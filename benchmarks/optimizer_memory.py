@@ -51,6 +51,7 @@ def measure(name, n_weights, n_frozen, device):
     scale = iter(range(1, 10**6))
 
     def closure():
+        optimizer.zero_grad()
         factor = 1 + 0.001 * next(scale)
         for p, grad in zip(params, grads, strict=True):
             p.grad = grad.mul_(factor)

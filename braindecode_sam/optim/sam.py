@@ -442,9 +442,9 @@ class SAM(Optimizer):
 
     def _refuse_accumulation(self) -> None:
         """Raise if a pass has added to gradients, without waiting for their values."""
-        versions, self._earlier = self._earlier, {}
-        now = self._gradient_versions()
-        if any(g in versions and versions[g] != version for g, version in now.items()):
+        earlier, self._earlier = self._earlier, {}
+        now = self._gradient_versions() if earlier else {}
+        if any(earlier.get(g, version) != version for g, version in now.items()):
             raise RuntimeError(
                 "The closure changed gradients of earlier passes in place. If it added"
                 " to them, those of earlier batches would be lost: SAM computes both"
