@@ -63,7 +63,7 @@ def measure(name, n_weights, n_frozen, device):
             closure()  # the loop makes the first pass, as in its documentation
         optimizer.step(closure)
     gc.collect()
-    known = [*params, frozen, *grads]
+    known = [*params, frozen, *grads, *(p.grad for p in params)]
     print(kept_bytes(known), peak_bytes(device), sum(t.nbytes for t in known))
 
 

@@ -1,4 +1,4 @@
-"""Checks of single arguments, shared by several modules. Imports nothing but Python."""
+"""Checks of single arguments. Imports only the standard library."""
 
 from __future__ import annotations
 

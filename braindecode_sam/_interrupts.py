@@ -1,4 +1,4 @@
-"""Protection from Ctrl-C while weights are exchanged. Imports nothing but Python."""
+"""Protection from Ctrl-C. Imports only the standard library."""
 
 from __future__ import annotations
 

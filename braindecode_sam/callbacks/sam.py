@@ -38,15 +38,15 @@ class SAMCallback(Callback):
 
     The callback writes three quantities to the history, for every training batch and
     as an average for every epoch, where ``PrintLog`` shows them. ``sharpness`` is the
-    loss at w + epsilon minus the loss at w. ``rho`` is the radius. ``grad_norm`` is the
-    norm that scaled epsilon. ``sharpness`` and ``grad_norm`` are nan in batches whose
-    step was not perturbed.
+    loss at w + epsilon minus the loss at w. ``rho`` is the largest radius of the
+    groups. ``grad_norm`` is the norm that scaled epsilon. ``sharpness`` and
+    ``grad_norm`` are nan in batches whose step had one pass.
 
     Parameters
     ----------
     rho : float, callable or None, default=None
         Radius from `start_epoch` on, or at the beginning of a schedule. None takes the
-        optimizer's own. A callable gets the epoch, counted from 0, and returns the
+        one that the optimizer was constructed with, not that of its groups. A callable gets the epoch, counted from 0, and returns the
         radius. The radius is set in all parameter groups.
     schedule : {"constant", "linear", "cosine"}, default="constant"
         How the radius changes from `rho` to `final_rho`, which it reaches in the last
@@ -208,8 +208,8 @@ class SAMCallback(Callback):
         )
 
     def _is_scheduled(self) -> bool:
-        own = self.rho is None and self.schedule == "constant" and not self.start_epoch
-        return not own
+        is_own = self.rho is None and self.schedule == "constant"
+        return not is_own or self.start_epoch > 0
 
     def _rho_in(self, epoch: int, max_epochs: int, optimizer: SAM) -> float:
         if epoch < self.start_epoch:
@@ -260,8 +260,8 @@ def _check_equal_radii(optimizer: SAM) -> None:
         raise ValueError(
             "SAMCallback sets one rho for all parameter groups, but the groups have"
             f" different ones: {radii}. To keep them, leave rho=None,"
-            " schedule='constant' and start_epoch=0. Otherwise give all groups the same"
-            " rho."
+            " schedule='constant' and start_epoch=0. Otherwise set rho in SAMCallback"
+            " and in no group."
         )
 
 

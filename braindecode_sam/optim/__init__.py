@@ -1,4 +1,4 @@
-"""Sharpness-aware optimizers. They know torch only."""
+"""Sharpness-aware optimizers. They depend on torch alone."""
 
 from braindecode_sam.optim.ae_sam import AESAM
 from braindecode_sam.optim.friendly_sam import FriendlySAM

@@ -47,7 +47,7 @@ class PreservedBuffers:
         def see(module: Module, args: object) -> None:
             if not torch.compiler.is_compiling():
                 me._see(module)
-            elif module._compiled_call_impl is not None:  # not part of another's graph
+            elif module._compiled_call_impl is not None:  # root of module.compile()
                 _see_uncompiled(me, module)
 
         def leave(module: Module, args: object, output: object) -> None:
@@ -62,7 +62,7 @@ class PreservedBuffers:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.__del__()
+        self._remove_hooks()
         with torch.inference_mode():  # which may write to inference tensors, too
             for table, name, buffer, copy in reversed(
                 self._saved
@@ -75,10 +75,11 @@ class PreservedBuffers:
                     table[name] = buffer
         self._saved.clear()
 
-    def __del__(self) -> None:
-        # If an optimizer is deleted between first_step and second_step
+    def _remove_hooks(self) -> None:
         for handle in self._handles:
             handle.remove()
+
+    __del__ = _remove_hooks  # of an optimizer that is deleted between its two steps
 
     def _see(self, module: Module) -> None:
         if threading.get_ident() != self._thread or _is_transformed():
@@ -120,7 +121,7 @@ def _is_transformed() -> bool:
 
 
 def _can_be_written(buffer: Tensor) -> bool:
-    """Whether its elements have a place each, in contrast to those of expand()."""
+    """Whether each element has its own memory, unlike those of expand()."""
     return buffer.layout is not torch.strided or (
         0 not in buffer.stride() or buffer.is_contiguous()
     )
@@ -128,11 +129,12 @@ def _can_be_written(buffer: Tensor) -> bool:
 
 def rng_states(devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:
     """Read the generators of the CPU and of other devices, without waiting for them."""
-    return {
-        device: _get_state(device)
-        for device in {CPU, *devices}
-        if device.type != "meta"  # has no values, random or not
-    }
+    states = {}
+    for device in {CPU, *devices}:
+        if device.type != "meta":  # has no values, random or not
+            module, which = _generator(device)
+            states[device] = module.get_rng_state(*which)
+    return states
 
 
 @contextlib.contextmanager
@@ -146,19 +148,15 @@ def replayed_rng(states: dict[torch.device, Tensor]) -> Iterator[None]:
         _set_states(after)
 
 
-def _get_state(device: torch.device) -> Tensor:
-    if device.type == "cpu":
-        return torch.get_rng_state()
-    if device.type == "mps":  # one device, and no device argument
-        return torch.mps.get_rng_state()
-    return torch.get_device_module(device).get_rng_state(device)
-
-
 def _set_states(states: dict[torch.device, Tensor]) -> None:
     for device, state in states.items():
-        if device.type == "cpu":
-            torch.set_rng_state(state)
-        elif device.type == "mps":
-            torch.mps.set_rng_state(state)
-        else:
-            torch.get_device_module(device).set_rng_state(state, device)
+        module, which = _generator(device)
+        module.set_rng_state(state, *which)
+
+
+def _generator(device: torch.device) -> tuple[Any, tuple[torch.device, ...]]:
+    """Return the module with a device's generator, and the arguments that select it."""
+    if device.type == "cpu":
+        return torch, ()
+    module = torch.get_device_module(device)
+    return module, () if device.type == "mps" else (device,)

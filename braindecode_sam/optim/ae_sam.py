@@ -53,10 +53,6 @@ class AESAM(SAM):
         As SAM, and if an argument is out of its range, or `lambda_1` is given
         without `total_steps`.
 
-    See Also
-    --------
-    braindecode_sam.optim.LookSAM : Makes a second pass at fixed intervals.
-
     Notes
     -----
     **Update rule.** With the decay :math:`\delta`, and a mean :math:`\mu` and a
@@ -77,8 +73,9 @@ class AESAM(SAM):
 
     .. math:: c_t = \lambda_2 + (\lambda_1 - \lambda_2) \min(t / T, 1)
 
-    **Non-finite norms** lead to no second pass and update neither mean nor variance.
-    Both are saved with the optimizer's state.
+    **Mean and variance** are those of steps with a finite norm and a radius. They are
+    saved in the parameter groups. The options are those of the whole optimizer: those
+    of the first group count.
 
     **Accelerators.** The decision depends on the value of the norm. Each step therefore
     waits for the device once.
@@ -121,12 +118,18 @@ class AESAM(SAM):
         delta: float = 0.9,
         **options: Any,
     ) -> None:
-        if lambda_1 is not None:
-            accepted = "the number of steps, with lambda_1"
-            check_positive("total_steps", total_steps, accepted)
         options |= {"lambda_1": lambda_1, "lambda_2": lambda_2}
         options |= {"total_steps": total_steps, "delta": delta}
         super().__init__(params, base_optimizer, **options)
+
+    def _check_options(self, groups: Iterable[dict[str, Any]]) -> None:
+        super()._check_options(groups)
+        for group in groups:
+            if self._option(group, "lambda_1") is not None:
+                accepted = "the number of steps, with lambda_1"
+                check_positive(
+                    "total_steps", self._option(group, "total_steps"), accepted
+                )
 
     def _should_perturb(self) -> bool:
         if not super()._should_perturb():
@@ -139,7 +142,7 @@ class AESAM(SAM):
         mean = delta * mean + (1 - delta) * n
         variance = delta * variance + (1 - delta) * (n - mean) ** 2
         # Stored after both passes, since a pass that raises must not change them.
-        self._scratch["moments"] = mean, variance
+        self._scratch |= zip(MOMENTS, (mean, variance), strict=True)
         last, c, total = map(self._shared, ("lambda_1", "lambda_2", "total_steps"))
         if last is not None:
             c += (last - c) * min(self.n_steps / total, 1.0)
@@ -147,6 +150,5 @@ class AESAM(SAM):
 
     def _descend(self) -> None:
         super()._descend()
-        if "moments" in self._scratch:
-            for name, value in zip(MOMENTS, self._scratch["moments"], strict=True):
-                self._share(name, value)
+        for name, value in self._scratch.items():
+            self._share(name, value)

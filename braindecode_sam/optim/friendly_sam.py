@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from braindecode_sam._arguments import check_below_one, check_non_negative
-from braindecode_sam.optim._two_gradients import TwoGradientSAM, on
 from braindecode_sam.optim.sam import SAM, BaseOptimizer, dense_gradient
 
 MEAN = "sam__mean_gradient"
 
 
-class FriendlySAM(TwoGradientSAM):
+class FriendlySAM(SAM):
     r"""Friendly Sharpness-Aware Minimization, with two passes per step.
 
     The gradient of a batch is the sum of the full gradient and of noise that is
@@ -53,8 +52,8 @@ class FriendlySAM(TwoGradientSAM):
     code, so that :math:`m` contains nothing of the current batch.
 
     **Moving average.** It is updated in steps that are perturbed (`interval`, a
-    schedule of `rho`) and whose gradients are finite. It is saved with the optimizer's
-    state.
+    schedule of `rho`) and whose gradients are finite, for parameters with a gradient in
+    both passes. It is saved with the optimizer's state.
 
     References
     ----------
@@ -87,15 +86,17 @@ class FriendlySAM(TwoGradientSAM):
         super().__init__(params, base_optimizer, sigma=sigma, lmbda=lmbda, **options)
 
     def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor | None:
-        g, m = dense_gradient(p), self.state.get(p, {}).get(MEAN)
-        return g if g is None or m is None else g - self._option(group, "sigma") * m
+        g = dense_gradient(p)
+        if g is None:
+            return None
+        m = self.state.get(p, {}).get(MEAN, torch.zeros_like(g))
+        lmbda, sigma = self._option(group, "lmbda"), self._option(group, "sigma")
+        self._scratch[p] = m, lmbda * m + (1 - lmbda) * g
+        return g - sigma * m
 
     def _descend(self) -> None:
         super()._descend()
-        valid = self._inner_products()[0].isfinite() if self._clean else None
-        for group in self.param_groups:
-            lmbda = self._option(group, "lmbda")
-            for p in self._clean.keys() & group["params"]:
-                m = self.state[p].get(MEAN, torch.zeros_like(p))
-                new = lmbda * m + (1 - lmbda) * self._clean[p]
-                self.state[p][MEAN] = torch.where(on(p, valid), new, m)
+        for p, (m, new) in self._scratch.items():
+            if p.grad is not None and self.last_grad_norm is not None:
+                valid = self.last_grad_norm.to(p.device).isfinite()
+                self.state[p][MEAN] = torch.where(valid, new, m)

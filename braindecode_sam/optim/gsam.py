@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from braindecode_sam._arguments import check_non_negative
 from braindecode_sam.optim._two_gradients import TwoGradientSAM, quotient
@@ -27,10 +28,6 @@ class GSAM(TwoGradientSAM):
     alpha : float, default=0.4
         Weight of the clean gradient's orthogonal component, at least 0. With 0, it is
         SAM. A parameter group may set its own.
-
-    See Also
-    --------
-    braindecode_sam.optim.WSAM : Weights the sharpness against the loss.
 
     Notes
     -----
@@ -75,12 +72,8 @@ class GSAM(TwoGradientSAM):
     ) -> None:
         super().__init__(params, base_optimizer, alpha=alpha, **options)
 
-    def _mix(self) -> None:
-        _, inner, g_p_squared = self._inner_products()
-        along = quotient(inner, g_p_squared)
-
-        def factors(group: dict[str, Any]) -> tuple[float, Any]:
-            alpha = self._option(group, "alpha")
-            return -alpha, 1 + alpha * along  # g_p - alpha (g - along g_p)
-
-        self._step_along(factors)
+    def _factors(
+        self, group: dict[str, Any], g_g: Tensor, g_gp: Tensor, gp_gp: Tensor
+    ) -> tuple[Any, Any]:
+        alpha = self._option(group, "alpha")
+        return -alpha, 1 + alpha * quotient(g_gp, gp_gp)

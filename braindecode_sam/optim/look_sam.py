@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from braindecode_sam._arguments import check_non_negative
-from braindecode_sam.optim._two_gradients import TwoGradientSAM, on, quotient
+from braindecode_sam.optim._two_gradients import TwoGradientSAM, on_device, quotient
 from braindecode_sam.optim.sam import SAM, BaseOptimizer
 
 ACROSS = "sam__gradient_across"
@@ -29,10 +30,6 @@ class LookSAM(TwoGradientSAM):
         Make a second pass on every `interval`-th step (k), starting with the first.
     alpha : float, default=0.7
         Weight of the reused component, at least 0. A parameter group may set its own.
-
-    See Also
-    --------
-    braindecode_sam.optim.AESAM : Makes a second pass where gradients are large.
 
     Notes
     -----
@@ -91,23 +88,24 @@ class LookSAM(TwoGradientSAM):
 
     def _combine(self) -> None:
         is_on = any(self._option(group, "rho") for group in self.param_groups)
-        if is_on and not self._clean:  # with g_v in the place of g
+        if is_on and not self._clean:  # a step with one pass: g_v is in the place of g
             for p in self._params():
                 if p.grad is not None and ACROSS in self.state.get(p, {}):
                     self._clean[p] = self.state[p][ACROSS]
         super()._combine()
 
-    def _mix(self) -> None:
-        first_squared, inner, second_squared = self._inner_products()
-        if self.last_grad_norm is None:  # a step with one pass: of g_v and g
-            scale = quotient(second_squared, first_squared).sqrt()
-            self._step_along(lambda group: (self._option(group, "alpha") * scale, 1))
-            return
-        along = quotient(inner, first_squared)  # of g and g_p
-        self._scratch["across"] = {
-            p: torch.where(on(p, along).isfinite(), p.grad - on(p, along) * g, 0)
-            for p, g in self._clean.items()
-        }
+    def _factors(
+        self, group: dict[str, Any], g_g: Tensor, g_gp: Tensor, gp_gp: Tensor
+    ) -> tuple[Any, Any]:
+        if self.last_grad_norm is None:  # of g_v and g
+            return self._option(group, "alpha") * quotient(gp_gp, g_g).sqrt(), 1
+        along = quotient(g_gp, g_g)
+        for p in self._clean.keys() & group["params"]:
+            factor = on_device(p, along)
+            g_v = p.grad - factor * self._clean[p]
+            g_v = torch.where(factor.isfinite(), g_v, 0)
+            self._scratch.setdefault("across", {})[p] = g_v
+        return 0, 1
 
     def _descend(self) -> None:
         super()._descend()

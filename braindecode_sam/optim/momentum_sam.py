@@ -97,5 +97,5 @@ class MomentumSAM(SAM):
             self._refuse_base()
         momenta = (state.get(name) for name in MOMENTA)
         v = next((m for m in momenta if m is not None), None)
-        # A base optimizer that maximizes has the momentum of the negated gradient.
+        # If the base maximizes, v is of the negated gradient, and the radius negative.
         return v if v is None or group.get("maximize") else -v

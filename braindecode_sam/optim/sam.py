@@ -39,7 +39,7 @@ PREFIX = "base_optimizer__"
 
 
 def _of_base(name: str) -> Any:
-    """Return a property that is an attribute of the base optimizer."""
+    """Return a property that reads and writes an attribute of the base optimizer."""
     return property(
         lambda self: getattr(self.base_optimizer, name),
         lambda self, value: setattr(self.base_optimizer, name, value),
@@ -68,8 +68,8 @@ class SAM(Optimizer):
         group, a step is one plain pass and a step of the base optimizer.
     adaptive : bool, default=False
         Use ASAM's adaptive radius [2]_. Biases are not rescaled: parameters named
-        "bias" or, where `params` have no names, those with fewer than two dimensions
-        (which includes the weights of normalization layers).
+        "bias", as in "conv.bias", or, where `params` have no names, those with fewer
+        than two dimensions, which includes the weights of normalization layers.
     interval : int, default=1
         Perturb on every `interval`-th step, starting with the first.
     eta : float, default=0.01
@@ -82,13 +82,14 @@ class SAM(Optimizer):
     ----------
     base_optimizer : torch.optim.Optimizer
         The base optimizer. Its ``param_groups``, ``state`` and ``defaults`` are also
-        those of this optimizer. A group has the options of both. The name of an option
-        that both have is the base optimizer's there, and SAM's is ``sam__rho``.
+        those of this optimizer. A group has the options of both. If both have one of
+        the same name, it is the base optimizer's, and SAM's is ``sam__rho``. (In the
+        constructor and in `add_param_group`, the plain name is SAM's.)
     n_steps : int
         Number of steps made.
     last_loss, last_perturbed_loss : torch.Tensor or None
         Loss at w and at w + epsilon in the last step. The second is None if that step
-        was not perturbed.
+        was not perturbed. Both are None in the two-step form.
     last_grad_norm : torch.Tensor or None
         Norm that scaled epsilon in the last step. None if that step was not perturbed.
 
@@ -182,7 +183,6 @@ class SAM(Optimizer):
     >>> optimizer.second_step()
     """
 
-    needs_closure = True  # so that no SAM is the base optimizer of another
     # Options of a parameter group, each with its check. A variant adds others.
     _options: ClassVar[dict[str, Check]] = {
         "rho": check_non_negative,
@@ -202,9 +202,9 @@ class SAM(Optimizer):
     last_grad_norm: Tensor | None
     _keys: dict[str, str]  # of options in a group, by their names
     _undo: Any  # within a step, an ExitStack that undoes the perturbation
-    _scratch: dict[str, Any]  # of a variant, within a step
-    _zeroed: dict[Tensor, int]  # versions of gradients that zero_grad has zeroed
-    _earlier: dict[Tensor, int]  # and of those of earlier passes
+    _scratch: dict[Any, Any]  # of a variant, within a step
+    _zeroed: dict[Tensor, int]  # gradients that zero_grad has zeroed, with versions
+    _earlier: dict[Tensor, int]  # those of earlier passes
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class SAM(Optimizer):
         prefixed = {k.removeprefix(PREFIX): given[k] for k in given if k not in plain}
         base = base_optimizer(params, **plain, **prefixed)
         base.defaults.update(own)
-        # What torch's constructor would do beyond this is done for a copy, too.
+        # torch's constructor would build groups of its own. This sets up its hooks.
         self.__setstate__({"base_optimizer": base, "_keys": self._keys})
         self._check_params()
         self._check_options(self.param_groups)
@@ -297,9 +297,9 @@ class SAM(Optimizer):
         TypeError
             If there is no closure.
         RuntimeError
-            If the closure adds to gradients of earlier passes, which would be lost, or
-            calls this method itself. Also between :meth:`first_step` and
-            :meth:`second_step`.
+            If the step makes two passes, and the closure adds to earlier gradients,
+            which would be lost. If it calls this method itself, or this is between
+            :meth:`first_step` and :meth:`second_step`.
         """
         if closure is None:
             raise TypeError(
@@ -350,7 +350,7 @@ class SAM(Optimizer):
         parts, norms = [], []
         for group in self.param_groups:
             for params, directions in self._directions(group):
-                epsilon = _flat(directions)
+                epsilon = _flat(directions)  # few kernels on a GPU
                 magnitude = self._magnitude(group, params)
                 if magnitude is not None:
                     epsilon *= magnitude
@@ -366,7 +366,7 @@ class SAM(Optimizer):
                 torch._foreach_copy_(before, params)
                 self._undo.callback(torch._foreach_copy_, params, before)
                 epsilon *= joint.reciprocal().mul_(radius).to(epsilon.device)
-                # The norm is 0, or not finite. To read it, the host would have to wait.
+                # If the norm is 0 or not finite. An `if` would make the host wait.
                 as_real(epsilon).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
                 torch._foreach_add_(params, _views(epsilon, params))
         torch.clear_autocast_cache()  # which has casts of the weights at w
@@ -407,17 +407,16 @@ class SAM(Optimizer):
         return sign * self._option(group, "rho")
 
     def _directions(self, group: dict[str, Any]) -> list[tuple[Tensors, Tensors]]:
-        """Return parameters with a direction, and these, by device and dtype."""
+        """Group parameters and their directions by device and dtype."""
         params, positions = group["params"], self._option(group, "perturbed")
-        alike: dict[Any, list[tuple[Tensor, Tensor]]] = {}
+        alike: dict[Any, tuple[Tensors, Tensors]] = {}
         for p in params if positions is None else [params[i] for i in positions]:
             direction = self._direction(p, group)
             if direction is not None:
-                alike.setdefault((p.device, p.dtype), []).append((p, direction))
-        return [
-            ([p for p, _ in pairs], [direction for _, direction in pairs])
-            for pairs in alike.values()
-        ]
+                chosen, directions = alike.setdefault((p.device, p.dtype), ([], []))
+                chosen.append(p)
+                directions.append(direction)
+        return list(alike.values())
 
     def _magnitude(self, group: dict[str, Any], params: Tensors) -> Tensor | None:
         """Return T of ASAM, flat, which is |w| + eta for weights and 1 for biases."""
@@ -512,7 +511,7 @@ class SAM(Optimizer):
                 self._descend()
             finally:
                 self._end()
-        self._opt_called = True  # set by a scheduler's wrapper of step()
+        self._opt_called = True  # as a scheduler's wrapper of step() does
         if zero_grad:
             self.zero_grad()
 
@@ -541,8 +540,9 @@ class SAM(Optimizer):
     def perturb_only(self, params: Iterable[Tensor] | None = None) -> None:
         """Restrict the perturbation to some parameters.
 
-        The other parameters do not count in the norm either, so that the perturbation
-        keeps its radius. With ``rho=0`` in a group, its gradients still count.
+        The other parameters, and groups that are added later, do not count in the norm
+        either, so that the perturbation keeps its radius. To keep a group in the norm,
+        set its `rho` to 0 instead.
 
         Parameters
         ----------
@@ -554,12 +554,15 @@ class SAM(Optimizer):
         ValueError
             If `params` holds no parameter of this optimizer.
         """
-        chosen = None if params is None else set(params)
+        if params is None:
+            self._share("perturbed", None)
+            return
+        chosen = set(params)
         positions = [
-            chosen and [i for i, p in enumerate(group["params"]) if p in chosen]
+            [i for i, p in enumerate(group["params"]) if p in chosen]
             for group in self.param_groups
         ]
-        if chosen is not None and not any(positions):
+        if not any(positions):
             raise ValueError(
                 f"params holds {len(chosen)} tensors, none of which is a parameter of"
                 " this optimizer; expected some of its parameters."
@@ -631,7 +634,7 @@ def _checked_class(base: BaseOptimizer) -> type[Optimizer]:
     closure = inspect.signature(cls.step).parameters.get("closure")
     requires_closure = closure is not None and closure.default is closure.empty
     is_sharded = cls.__name__ == "ZeroRedundancyOptimizer"
-    if requires_closure or is_sharded or getattr(cls, "needs_closure", False):
+    if requires_closure or is_sharded or issubclass(cls, SAM):
         raise ValueError(
             "base_optimizer must be able to step without a closure and hold the state"
             " of all parameters, as torch.optim.AdamW and SGD do, got"
@@ -653,7 +656,7 @@ def as_real(tensor: Tensor) -> Tensor:
 
 def norm(tensor: Tensor) -> Tensor:
     """Return the Euclidean norm of a tensor, at least in float32."""
-    wide = torch.promote_types(tensor.dtype, torch.float32)  # squares overflow
+    wide = torch.promote_types(tensor.dtype, torch.float32)  # float16 overflows
     return torch.linalg.vector_norm(tensor, dtype=wide)
 
 

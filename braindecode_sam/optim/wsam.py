@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from braindecode_sam._arguments import check_below_one
 from braindecode_sam.optim._two_gradients import TwoGradientSAM
@@ -26,10 +27,6 @@ class WSAM(TwoGradientSAM):
         Weight of the sharpness, at least 0 and less than 1. With 0, it is the base
         optimizer, with 0.5 it is SAM. Values near 1 can keep a model from learning. A
         parameter group may set its own.
-
-    See Also
-    --------
-    braindecode_sam.optim.GSAM : Also minimizes the gap between both losses.
 
     Notes
     -----
@@ -79,10 +76,7 @@ class WSAM(TwoGradientSAM):
     ) -> None:
         super().__init__(params, base_optimizer, gamma=gamma, **options)
 
-    def _mix(self) -> None:
-        def factors(group: dict[str, Any]) -> tuple[float, float]:
-            gamma = self._option(group, "gamma")
-            a = gamma / (1 - gamma)
-            return 1 - a, a
-
-        self._step_along(factors)
+    def _factors(self, group: dict[str, Any], *products: Tensor) -> tuple[Any, Any]:
+        gamma = self._option(group, "gamma")
+        a = gamma / (1 - gamma)
+        return 1 - a, a

@@ -210,8 +210,9 @@ def test_schedulers_do_to_sam_what_they_do_to_its_base(name):
 # Hooks of torch
 
 
+@pytest.mark.parametrize("form", [Problem.train, Problem.train_in_two_steps])
 @pytest.mark.parametrize("cls", [SAM, MomentumSAM])
-def test_hooks_run_once_per_step(cls):
+def test_hooks_run_once_per_step(cls, form):
     problem, seen = Problem(), []
     optimizer = cls(problem.net.parameters())
     base = optimizer.base_optimizer
@@ -228,7 +229,7 @@ def test_hooks_run_once_per_step(cls):
         for name, register in registers.items()
     ]
     try:
-        problem.train(optimizer, 1)
+        form(problem, optimizer, 1)
     finally:
         for handle in handles:
             handle.remove()
