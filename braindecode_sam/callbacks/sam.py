@@ -46,8 +46,9 @@ class SAMCallback(Callback):
     ----------
     rho : float, callable or None, default=None
         Radius from `start_epoch` on, or at the beginning of a schedule. None takes the
-        one that the optimizer was constructed with, not that of its groups. A callable gets the epoch, counted from 0, and returns the
-        radius. The radius is set in all parameter groups.
+        one that the optimizer was constructed with, not that of its groups. A callable
+        gets the epoch, counted from 0, and returns the radius. The radius is set in all
+        parameter groups.
     schedule : {"constant", "linear", "cosine"}, default="constant"
         How the radius changes from `rho` to `final_rho`, which it reaches in the last
         of ``net.max_epochs``.
