@@ -122,9 +122,8 @@ def _is_transformed() -> bool:
 
 def _can_be_written(buffer: Tensor) -> bool:
     """Whether each element has its own memory, unlike those of expand()."""
-    return buffer.layout is not torch.strided or (
-        0 not in buffer.stride() or buffer.is_contiguous()
-    )
+    is_plain = buffer.layout is not torch.strided or buffer.is_contiguous()
+    return is_plain or 0 not in buffer.stride()
 
 
 def rng_states(devices: Iterable[torch.device]) -> dict[torch.device, Tensor]:

@@ -96,7 +96,8 @@ class FriendlySAM(SAM):
 
     def _descend(self) -> None:
         super()._descend()
-        for p, (m, new) in self._scratch.items():
+        while self._scratch:  # which frees memory as it goes
+            p, (m, new) = self._scratch.popitem()
             if p.grad is not None and self.last_grad_norm is not None:
                 valid = self.last_grad_norm.to(p.device).isfinite()
                 self.state[p][MEAN] = torch.where(valid, new, m)

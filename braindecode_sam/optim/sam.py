@@ -349,8 +349,7 @@ class SAM(Optimizer):
         """Move the weights from w to w + epsilon."""
         parts, norms = [], []
         for group in self.param_groups:
-            for params, directions in self._directions(group):
-                epsilon = _flat(directions)  # few kernels on a GPU
+            for params, epsilon in self._directions(group):
                 magnitude = self._magnitude(group, params)
                 if magnitude is not None:
                     epsilon *= magnitude
@@ -406,8 +405,11 @@ class SAM(Optimizer):
         sign = -1 if group.get("maximize") else 1
         return sign * self._option(group, "rho")
 
-    def _directions(self, group: dict[str, Any]) -> list[tuple[Tensors, Tensors]]:
-        """Group parameters and their directions by device and dtype."""
+    def _directions(self, group: dict[str, Any]) -> list[tuple[Tensors, Tensor]]:
+        """Group parameters by device and dtype, each with its flat direction.
+
+        Flat tensors need few kernels on a GPU.
+        """
         params, positions = group["params"], self._option(group, "perturbed")
         alike: dict[Any, tuple[Tensors, Tensors]] = {}
         for p in params if positions is None else [params[i] for i in positions]:
@@ -416,7 +418,7 @@ class SAM(Optimizer):
                 chosen, directions = alike.setdefault((p.device, p.dtype), ([], []))
                 chosen.append(p)
                 directions.append(direction)
-        return list(alike.values())
+        return [(chosen, _flat(directions)) for chosen, directions in alike.values()]
 
     def _magnitude(self, group: dict[str, Any], params: Tensors) -> Tensor | None:
         """Return T of ASAM, flat, which is |w| + eta for weights and 1 for biases."""
