@@ -23,6 +23,7 @@ from sklearn.model_selection import (
     cross_val_predict,
     cross_validate,
 )
+from sklearn.utils import get_tags
 from sklearn.utils.class_weight import compute_class_weight
 from skorch import NeuralNetBinaryClassifier
 from skorch.callbacks import EarlyStopping, EpochScoring
@@ -724,3 +725,25 @@ def test_a_net_that_diverged_says_so():
     with pytest.warns(UserWarning, match="outputs for 16 of 16 windows are not finite"):
         net.predict(X)
     assert np.isnan(net.predict_proba(X)).all()
+
+
+# Other tools of scikit-learn and skorch
+
+
+def test_tags_say_that_windows_have_three_dimensions():
+    for net in (make_regressor(), make_classifier()):
+        tags = get_tags(net)
+        assert tags.input_tags.three_d_array
+        assert not tags.input_tags.two_d_array
+        assert tags.non_deterministic
+
+
+def test_a_trimmed_classifier_predicts_as_before():
+    net = make_classifier(**QUICK, **SHAPE).fit(X, SIDES)
+    expected = net.predict_proba(X), net.predict(X)
+    for _ in range(2):
+        net.trim_for_prediction()
+        np.testing.assert_array_equal(net.predict_proba(X), expected[0])
+        np.testing.assert_array_equal(net.predict(X), expected[1])
+    copied = pickle.loads(pickle.dumps(net))
+    np.testing.assert_array_equal(copied.predict_proba(X), expected[0])

@@ -254,6 +254,13 @@ class Classifier(Conventions, EEGClassifier):
             )
         return found
 
+    def trim_for_prediction(self) -> None:
+        """Remove what only training needs, and predict as before."""
+        if self.criterion is not None:  # it tells how outputs become probabilities
+            nonlinearity = self._get_predict_nonlinearity()
+            super().trim_for_prediction()
+            self.predict_nonlinearity = nonlinearity
+
     def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss, with targets as indices of the classes."""
         if "labels_" in vars(self):

@@ -44,6 +44,12 @@ class Conventions(NeuralNet):
             super().partial_fit(X, y, classes=classes, **fit_params)
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
+        tags.non_deterministic = True
+        return tags
+
     @contextlib.contextmanager
     def _split_by(self, groups: Any) -> Iterator[None]:
         # skorch would hand them to the module's forward, too.
