@@ -64,9 +64,8 @@ class PreservedBuffers:
     def __exit__(self, *exc_info: object) -> None:
         self._remove_hooks()
         with torch.inference_mode():  # which may write to inference tensors, too
-            for table, name, buffer, copy in reversed(
-                self._saved
-            ):  # the first is right
+            # Of a buffer that several modules share, the first copy is right.
+            for table, name, buffer, copy in reversed(self._saved):
                 if buffer.shape != copy.shape:  # a forward resized it in place
                     buffer.resize_(copy.shape)
                 if _can_be_written(buffer):
