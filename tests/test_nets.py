@@ -747,3 +747,13 @@ def test_a_trimmed_classifier_predicts_as_before():
         np.testing.assert_array_equal(net.predict(X), expected[1])
     copied = pickle.loads(pickle.dumps(net))
     np.testing.assert_array_equal(copied.predict_proba(X), expected[0])
+
+
+def test_labels_of_a_dataset_may_have_a_column():
+    """As those that subject_target_windows gives for a trait of subjects."""
+    options = QUICK | SHAPE | {"random_state": 0}
+    column = Windows(CODES[:, None].astype(np.float32))
+    net = make_classifier(**options).fit(column, y=None)
+    expected = make_classifier(**options).fit(X, CODES)
+    assert net.classes_.tolist() == [0, 1]
+    assert_same(weights(net), weights(expected))

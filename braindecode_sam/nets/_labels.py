@@ -95,6 +95,8 @@ def codes_of(labels: Labels) -> NDArray[np.int64]:
 def class_indices(targets: torch.Tensor, labels: Labels) -> torch.Tensor:
     """Convert codes in a batch to indices of the classes."""
     codes = torch.as_tensor(codes_of(labels), device=targets.device)
+    if targets.shape[1:] == (1,):  # of windows whose targets are for regression, too
+        targets = targets[:, 0]
     targets = targets.to(codes.dtype).contiguous()
     indices = torch.searchsorted(codes, targets).clamp(max=len(codes) - 1)
     unknown = targets[codes[indices] != targets]
@@ -117,7 +119,8 @@ def read_targets(dataset: Any) -> NDArray[Any]:
     try:
         return to_numpy(data_from_dataset(dataset)[1])
     except AttributeError:  # skorch does not know this type
-        return np.array([np.asarray(dataset[i][1]) for i in range(len(dataset))])
+        targets = np.array([np.asarray(dataset[i][1]) for i in range(len(dataset))])
+        return targets[:, 0] if targets.shape[1:] == (1,) else targets
 
 
 def check_same_targets(dataset: Any, y: Labels, labels: Labels) -> None:
