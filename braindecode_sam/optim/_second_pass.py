@@ -42,16 +42,19 @@ class PreservedBuffers:
 
     def __enter__(self) -> Self:
         self._thread = threading.get_ident()
-        me = weakref.proxy(self)  # or the hooks would keep this object alive
+        # A strong reference would keep this object, and the hooks, alive.
+        me: weakref.ref[PreservedBuffers] = weakref.ref(self)
 
         def see(module: Module, args: object) -> None:
             if not torch.compiler.is_compiling():
-                me._see(module)
+                _see(me, module)
             elif module._compiled_call_impl is not None:  # root of module.compile()
                 _see_uncompiled(me, module)
 
         def leave(module: Module, args: object, output: object) -> None:
-            me._leave(module)
+            preserved = me()
+            if preserved is not None and module is preserved._owned_root:
+                preserved._owned_root = None
 
         self._handles = [register_module_forward_pre_hook(see)]
         if self._owned is not None:
@@ -90,10 +93,6 @@ class PreservedBuffers:
         if module not in self._seen:
             self.save(module)
 
-    def _leave(self, module: Module) -> None:
-        if module is self._owned_root:
-            self._owned_root = None
-
     def save(self, root: Module) -> None:
         """Copy the buffers in the tree of a module, except those copied before."""
         modules: list[Module | None] = [root]
@@ -109,9 +108,13 @@ class PreservedBuffers:
                     self._saved.append((table, name, buffer, buffer.clone()))
 
 
-@torch._disable_dynamo
-def _see_uncompiled(preserved: PreservedBuffers, module: Module) -> None:
-    preserved._see(module)
+def _see(reference: weakref.ref[PreservedBuffers], module: Module) -> None:
+    preserved = reference()
+    if preserved is not None:
+        preserved._see(module)
+
+
+_see_uncompiled = torch._disable_dynamo(_see)
 
 
 def _is_transformed() -> bool:
