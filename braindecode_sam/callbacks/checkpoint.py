@@ -182,8 +182,9 @@ class ResumableCheckpoint(Callback):
             self._changes(state)
             _check_parts(net, state)
             _set_parts(net, state, (*net._modules, *net._criteria))
-            for name, p in _trainable(net).items():  # a Freezer is past its epoch
-                p.requires_grad_(state["trained"].get(name, p.requires_grad))
+            params = [p for _, p in net.get_all_learnable_params()]
+            for p, is_trained in zip(params, state["trained"], strict=True):
+                p.requires_grad_(is_trained)  # a Freezer is past its epoch
             net.history = History(state["history"])
             _set_all_generators(net, state["began"])
             # Schedulers start from the current groups, and change them.
@@ -252,7 +253,7 @@ class ResumableCheckpoint(Callback):
         parts = {name: getattr(net, name).state_dict() for name in _part_names(net)}
         state = {
             "parts": parts,
-            "trained": {n: p.requires_grad for n, p in _trainable(net).items()},
+            "trained": [p.requires_grad for _, p in net.get_all_learnable_params()],
             "history": json.loads(json.dumps(net.history.to_list()[:n_epochs])),
             "callbacks": {
                 name: {"class": type(callback).__name__, **_fitted(callback)}
@@ -306,7 +307,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{str(path)!r} is not a complete checkpoint. It may have been truncated"
             " while it was copied. Expected a file written by ResumableCheckpoint."
         ) from error
-    if not (isinstance(state, dict) and "belongs" in state):
+    if not (isinstance(state, dict) and "trained" in state):
         raise ValueError(
             f"{str(path)!r} was written by other software or by an older version;"
             " expected a file written by this version's ResumableCheckpoint"
@@ -319,16 +320,6 @@ NO_OPTIONS = {"n_steps", "initial_lr"}  # entries of a group that users do not s
 
 def _part_names(net: Any) -> list[str]:
     return [name + "_" for name in (*net._modules, *net._criteria, *net._optimizers)]
-
-
-def _trainable(net: Any) -> dict[str, torch.nn.Parameter]:
-    """Return all parameters of modules and criteria, frozen or not."""
-    parts = {name: getattr(net, name + "_") for name in (*net._modules, *net._criteria)}
-    return {
-        f"{name}.{of_part}": p
-        for name, part in parts.items()
-        for of_part, p in part.named_parameters()
-    }
 
 
 def _options(net: Any) -> list[dict[str, Any]]:

@@ -328,14 +328,15 @@ class SAM(Optimizer):
 
     def _run_passes(self, run_pass: Callable[[], Loss]) -> Loss:
         """Make the passes, and return the loss of the clean one."""
-        states = rng_states({p.device for p in self._params()})
+        params = self._params()
+        states = rng_states({p.device for p in params})
         versions = self._gradient_versions().items()
         self._earlier = {g: v for g, v in versions if self._zeroed.get(g) != v}
         self.last_loss = detached(loss := run_pass())
         if self._should_perturb():
             self._refuse_accumulation()
             self._perturb()
-            for p in self._params():
+            for p in params:
                 p.grad = None  # in case the closure does not zero it
             with PreservedBuffers(), replayed_rng(states):
                 self.last_perturbed_loss = detached(run_pass())
@@ -435,7 +436,8 @@ class SAM(Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Zero the gradients, or set them to None."""
         super().zero_grad(set_to_none)
-        self._earlier, self._zeroed = {}, self._gradient_versions()
+        self._earlier = {}
+        self._zeroed = {} if set_to_none else self._gradient_versions()
 
     def _gradient_versions(self) -> dict[Tensor, int]:
         """Return the gradients, each with a number that counts changes in place."""
