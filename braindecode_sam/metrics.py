@@ -22,7 +22,7 @@ from sklearn.metrics import (
 from sklearn.utils import check_array
 
 from braindecode_sam._arguments import check_choice
-from braindecode_sam.checks import are_constant, as_columns
+from braindecode_sam._checks import are_constant, as_columns
 
 Columns = NDArray[np.float64]
 

@@ -15,8 +15,8 @@ from skorch.callbacks import Callback
 from skorch.helper import SliceDataset
 
 from braindecode_sam import SAM
+from braindecode_sam._checks import check_groups, check_scale, check_windows
 from braindecode_sam.callbacks import SeedCallback, WindowCheck
-from braindecode_sam.checks import check_groups, check_scale, check_windows
 from braindecode_sam.datasets import (
     SubjectWindows,
     simulate_response_times,

@@ -8,12 +8,16 @@ from pathlib import Path
 import braindecode_sam
 
 PACKAGE = Path(braindecode_sam.__file__).parent
-EVERYWHERE = {f"braindecode_sam.{name}" for name in ("_arguments", "_interrupts")}
-EVERYWHERE |= {"braindecode_sam.threads"}
+EVERYWHERE = {
+    f"braindecode_sam.{name}"
+    for name in ("_arguments", "_fingerprint", "_interrupts", "_random", "threads")
+}
 ARRAYS = {"numpy", "pandas", "scipy", "sklearn"}
 ALLOWED = {
     "_arguments": set(),
     "_interrupts": set(),
+    "_random": {"numpy", "torch"},
+    "_fingerprint": {"numpy", "pandas", "torch", "skorch"},
     "_version": set(),
     "optim": {"torch", "braindecode_sam.optim"},
     "models": {"torch", "scipy", "braindecode.models", "braindecode_sam.models"},
@@ -23,21 +27,21 @@ ALLOWED = {
     "callbacks/sam": {"torch", "numpy", "skorch"} | {"braindecode_sam.optim"},
     "callbacks/speed_up": {"skorch", "braindecode_sam.models"},
     "callbacks/window_check": {"torch", "numpy", "skorch", "mne"}
-    | {"braindecode_sam.checks"},
-    "checks": ARRAYS,
+    | {"braindecode_sam._checks"},
+    "_checks": ARRAYS,
     "amp": {"torch", "skorch"},
     "augmentation": {"torch", "numpy", "braindecode.augmentation"},
     "landscape": {"torch", "numpy", "sklearn"},
-    "metrics": ARRAYS | {"braindecode_sam.checks"},
+    "metrics": ARRAYS | {"braindecode_sam._checks"},
     "datasets": ARRAYS
     | {"mne", "braindecode.datasets", "braindecode.preprocessing"}
-    | {"braindecode_sam.checks", "braindecode_sam.datasets"},
+    | {"braindecode_sam._checks", "braindecode_sam.datasets"},
     "model_selection": ARRAYS
-    | {"torch", "skorch", "braindecode.datasets", "braindecode_sam.checks"}
+    | {"torch", "skorch", "braindecode.datasets", "braindecode_sam._checks"}
     | {"braindecode_sam.model_selection"},
     "model_selection/_dask": {"joblib", "distributed"},
     "nets": ARRAYS
-    | {"torch", "skorch", "braindecode", "braindecode_sam.checks"}
+    | {"torch", "skorch", "braindecode", "braindecode_sam._checks"}
     | {"braindecode_sam.nets"},
     "nets/_conventions": {"skorch", "torch", "braindecode_sam.optim"},
     "configs": {"pydantic", "torch", "braindecode.models"},
@@ -47,7 +51,7 @@ ALLOWED = {
     "__main__": {"braindecode_sam.installation"},
     "comparison": ARRAYS
     | {"joblib", "matplotlib", "mne", "skorch", "torch"}
-    | {f"braindecode_sam.{name}" for name in ("callbacks", "checks", "comparison")}
+    | {f"braindecode_sam.{name}" for name in ("callbacks", "_checks", "comparison")}
     | {f"braindecode_sam.{name}" for name in ("metrics", "model_selection")}
     | {"braindecode_sam.visualization"},
     "visualization": {"matplotlib", "numpy"},

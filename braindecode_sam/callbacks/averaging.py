@@ -22,7 +22,7 @@ from torch.optim.swa_utils import (
 
 from braindecode_sam._arguments import check_below_one, check_choice
 from braindecode_sam._interrupts import DeferSigint
-from braindecode_sam.callbacks._generators import (
+from braindecode_sam._random import (
     generator_states,
     own_generators,
     set_generator_states,

@@ -16,18 +16,18 @@ from skorch.callbacks import Callback
 from skorch.history import History
 
 from braindecode_sam._arguments import check_choice, check_integer
-from braindecode_sam.callbacks._fingerprint import (
+from braindecode_sam._fingerprint import (
     callbacks_given,
     data_of,
     differences,
     settings_of,
 )
-from braindecode_sam.callbacks._generators import (
+from braindecode_sam._random import (
     generator_states,
-    numpy_state,
     own_generators,
     set_generator_states,
-    set_numpy_state,
+    set_state,
+    state_of,
 )
 from braindecode_sam.callbacks._next_call import wrap_next_call
 
@@ -419,23 +419,13 @@ def _plain(value: Any) -> Any:
 
 
 def _all_generators(net: Any) -> dict[str, Any]:
-    own = [
-        numpy_state(g) if isinstance(g, np.random.RandomState) else g.get_state()
-        for g in _own(net)
-    ]
+    own = [state_of(container[key]) for container, key in own_generators(net)]
     return {"global": generator_states(), "own": own}
 
 
 def _set_all_generators(net: Any, states: dict[str, Any]) -> None:
-    own = _own(net)
-    if len(own) == len(states["own"]):  # otherwise the augmentation is another one
-        for generator, state in zip(own, states["own"], strict=True):
-            if isinstance(generator, np.random.RandomState):
-                set_numpy_state(generator, state)
-            else:
-                generator.set_state(state)
+    places = own_generators(net)
+    if len(places) == len(states["own"]):  # otherwise the augmentation is another one
+        for (container, key), state in zip(places, states["own"], strict=True):
+            set_state(container[key], state)
     set_generator_states(states["global"])
-
-
-def _own(net: Any) -> list[Any]:
-    return [container[key] for container, key in own_generators(net)]

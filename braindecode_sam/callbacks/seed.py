@@ -15,7 +15,7 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback
 
 from braindecode_sam._arguments import check_integer
-from braindecode_sam.callbacks._generators import (
+from braindecode_sam._random import (
     generator_states,
     own_generators,
     set_generator_states,

@@ -13,7 +13,7 @@ from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegr
 from skorch.callbacks import Callback
 from skorch.helper import SliceDataset
 
-from braindecode_sam.checks import (
+from braindecode_sam._checks import (
     check_finite,
     check_same_length,
     check_scale,
@@ -27,16 +27,13 @@ N_SCALED = 16  # windows of a dataset whose scale is checked
 class WindowCheck(Callback):
     """Check the data, and some settings, before a net trains.
 
-    The callback runs :func:`~braindecode_sam.checks.check_windows`. If the net's
-    parameters set the module's ``n_chans``, ``n_times`` and ``n_outputs``, it compares
-    them with the data. For a classifier, ``n_outputs`` is compared with the number of
-    classes, and labels may be strings. It warns if the unit of the windows is probably
-    not microvolts. Every window of a dataset is read once. Each epoch must have a
-    batch, and each pattern of ``optimizer__param_groups`` a parameter.
-
-    See Also
-    --------
-    braindecode_sam.checks.check_windows : Check windows without a net.
+    The windows must have three dimensions, no value may be missing or infinite, and the
+    targets must vary. If the net's parameters set the module's ``n_chans``, ``n_times``
+    and ``n_outputs``, the callback compares them with the data. For a classifier,
+    ``n_outputs`` is compared with the number of classes, and labels may be strings. It
+    warns if the unit of the windows is probably not microvolts. Every window of a
+    dataset is read once. Each epoch must have a batch, and each pattern of
+    ``optimizer__param_groups`` a parameter.
 
     Examples
     --------

@@ -23,14 +23,14 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import GroupKFold
 
 from braindecode_sam._arguments import check_choice, check_integer
-from braindecode_sam.callbacks._fingerprint import contents_of
-from braindecode_sam.checks import (
+from braindecode_sam._checks import (
     as_numbers,
     as_numbers_or_labels,
     check_groups,
     check_numbers_or_labels,
     check_same_length,
 )
+from braindecode_sam._fingerprint import contents_of
 from braindecode_sam.comparison import _fits
 from braindecode_sam.comparison._comparison import Comparison, stored
 from braindecode_sam.comparison._statistics import (

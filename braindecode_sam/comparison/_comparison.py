@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 from braindecode_sam._arguments import check_choice
-from braindecode_sam.checks import as_names, check_same_length
+from braindecode_sam._checks import as_names, check_same_length
 from braindecode_sam.comparison import _page
 from braindecode_sam.comparison._statistics import (
     ALPHA,

@@ -22,13 +22,13 @@ from sklearn.model_selection import cross_validate
 from skorch import NeuralNet
 from skorch.callbacks import LoadInitState
 
-from braindecode_sam.callbacks import SeedCallback, WeightSnapshots
-from braindecode_sam.callbacks._fingerprint import (
+from braindecode_sam._checks import are_probabilities
+from braindecode_sam._fingerprint import (
     callbacks_given,
     described,
     differences,
 )
-from braindecode_sam.checks import are_probabilities
+from braindecode_sam.callbacks import SeedCallback, WeightSnapshots
 
 # Parameters that may differ between runs that share a folder.
 _IGNORED_PARAMS = (

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 from braindecode_sam._arguments import check_choice, check_number
-from braindecode_sam.checks import (
+from braindecode_sam._checks import (
     are_probabilities,
     as_columns,
     as_numbers_or_labels,

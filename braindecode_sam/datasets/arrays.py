@@ -10,7 +10,7 @@ import numpy as np
 from braindecode.datasets import BaseConcatDataset
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from braindecode_sam.checks import (
+from braindecode_sam._checks import (
     as_numbers,
     as_targets,
     check_groups,

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from braindecode_sam._arguments import check_choice
-from braindecode_sam.checks import check_groups, check_windows
+from braindecode_sam._checks import check_groups, check_windows
 from braindecode_sam.datasets.arrays import SubjectWindows
 
 BLOCK = 16  # windows scaled at a time, to bound the memory of float64

@@ -11,7 +11,7 @@ from sklearn.base import is_regressor
 from sklearn.pipeline import Pipeline
 
 from braindecode_sam._arguments import check_choice
-from braindecode_sam.checks import has_text
+from braindecode_sam._checks import has_text
 
 
 def out_of_fold_predictions(

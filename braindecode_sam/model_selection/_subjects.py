@@ -13,7 +13,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from skorch.helper import SliceDataset
 from torch.utils.data import Dataset, Subset
 
-from braindecode_sam.checks import check_groups, check_same_length
+from braindecode_sam._checks import check_groups, check_same_length
 
 _SIZES = "a fraction between 0 and 1 or a number of subjects"
 

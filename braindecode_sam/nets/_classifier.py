@@ -19,7 +19,7 @@ from skorch.callbacks.scoring import ScoringBase
 from skorch.dataset import Dataset
 from skorch.utils import is_dataset, to_device
 
-from braindecode_sam.checks import are_probabilities
+from braindecode_sam._checks import are_probabilities
 from braindecode_sam.nets._class_weight import (
     check_has_weight,
     check_takes_weight,

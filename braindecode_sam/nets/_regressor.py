@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from braindecode import EEGRegressor
 
-from braindecode_sam.checks import is_missing_a_column
+from braindecode_sam._checks import is_missing_a_column
 from braindecode_sam.nets._conventions import Conventions
 
 

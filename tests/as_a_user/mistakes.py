@@ -3,8 +3,7 @@
 import numpy as np
 
 from braindecode_sam import SAM, make_regressor
-from braindecode_sam.checks import check_windows
-from braindecode_sam.datasets import read_recordings
+from braindecode_sam.datasets import SubjectScaler, read_recordings
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(24, 5, 200)).astype("float32")
@@ -23,7 +22,7 @@ for attempt in (
     lambda: make_regressor({"criterion": "os.system"}),
     lambda: make_regressor("challenge_9"),
     lambda: read_recordings("there/is/none.edf"),
-    lambda: check_windows(X, ["low", 1.0] * 12),
+    lambda: SubjectScaler().fit_transform(X[:2], groups=["a", 1.0]),
     lambda: SAM([]),
 ):
     try:
@@ -39,7 +38,7 @@ small().fit(1e-6 * X, y)
 # * validation errors for TrainingConfig*
 # config must be one of challenge_1, challenge_2, classification, the path of a *
 # cannot read there/is/none.edf:*
-# y must have the shape (n_windows,) and be all text or all numbers, got 1.0*
+# groups must have the shape (n_windows,) and be all text or all numbers, got 1.0*
 # params must hold at least one tensor, got none*
 # Warns:
 # *The training set has 24 example(s)*

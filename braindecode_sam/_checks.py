@@ -38,15 +38,6 @@ def check_windows(
         If `X` is not three-dimensional or empty, lengths differ, a value is not
         finite, a target is constant, a label or a subject is missing, or `y` holds
         both text and numbers.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from braindecode_sam.checks import check_windows
-    >>> check_windows(np.zeros((2, 4, 100)), y=[0.4, 0.6], groups=["a", "b"])
-    >>> check_windows(np.zeros((2, 4, 100)), y=[0.4])
-    Traceback (most recent call last):
-    ValueError: X, y and groups must have the same length, got X: 2, y: 1
     """
     _check_shape(X)
     check_same_length(X=X, y=y, groups=groups)

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from skorch.callbacks import Callback
 
-from braindecode_sam.callbacks._generators import (
+from braindecode_sam._random import (
     generator_states,
     set_generator_states,
 )
