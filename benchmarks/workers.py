@@ -28,7 +28,7 @@ def make_run(backend, n_threads, max_epochs, data, scores):
     X, y, splits = data
     net = make_regressor(
         "challenge_1", device="cpu", max_epochs=max_epochs, verbose=0,
-        random_state=0, callbacks__seed__n_threads=n_threads,
+        random_state=0, n_threads=n_threads,
     )  # fmt: skip
 
     def run():

@@ -238,11 +238,6 @@ def are_probabilities(y_pred: NDArray[Any], axis: int = -1) -> bool:
     return bool((finite >= 0).all() and np.allclose(finite.sum(axis=-1), 1, atol=1e-3))
 
 
-def is_missing_a_column(y_pred: Any, y_true: Any) -> bool:
-    """Return whether broadcasting would compare each target with all predictions."""
-    return np.ndim(y_true) == 1 and np.shape(y_pred) == (len(y_true), 1)
-
-
 def check_scale(X: Any) -> None:
     """Warn of windows that are probably not in the unit that models expect.
 

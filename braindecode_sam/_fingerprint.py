@@ -25,7 +25,7 @@ _MAY_CHANGE = (
     "callbacks", "max_epochs", "verbose", "device", "warm_start", "compile*",
     "*__num_workers", "*__pin_memory*", "*__prefetch_factor", "*__persistent_workers",
     "callbacks__*__f_*", "callbacks__*__every", "callbacks__*__sink",
-    "callbacks__*__n_threads", "callbacks__print_log*", "callbacks__epoch_timer*",
+    "n_threads", "callbacks__print_log*", "callbacks__epoch_timer*",
 )  # fmt: skip
 N_SAMPLED = 32  # windows of which the digest is computed
 MAX_DEPTH = 8  # of objects within objects

@@ -218,12 +218,13 @@ class GaussianNoise(_GaussianNoise):
 
 
 class AugmentedDataLoader(_AugmentedDataLoader):
-    """A loader whose worker processes draw their own augmentations in every epoch.
+    """A loader that draws new augmentations in every epoch and every worker.
 
     With ``num_workers``, :class:`braindecode.augmentation.AugmentedDataLoader` copies
     the generators of its transforms to each worker. All workers, and all epochs, then
-    draw the same numbers. Here each worker seeds them with its seed of torch, which
-    depends on torch's generator.
+    draw the same numbers. Here each transform draws a seed for every epoch from its own
+    generator, in the main process. With one worker, augmentations are those of the main
+    process. They depend on the number of workers.
 
     Parameters
     ----------
@@ -235,6 +236,11 @@ class AugmentedDataLoader(_AugmentedDataLoader):
         Called in each worker after its transforms are seeded.
     **kwargs
         Further parameters of :class:`braindecode.augmentation.AugmentedDataLoader`.
+
+    Notes
+    -----
+    With ``persistent_workers=True``, the generators of the workers are seeded once and
+    continue in later epochs.
 
     Examples
     --------
@@ -256,23 +262,51 @@ class AugmentedDataLoader(_AugmentedDataLoader):
         **kwargs: Any,
     ) -> None:
         super().__init__(dataset, transforms, **kwargs)
-        self.worker_init_fn = _SeedTransforms(transforms, worker_init_fn)
+        self.worker_init_fn = _SeedTransforms(list(_single(transforms)), worker_init_fn)
+
+    def __iter__(self) -> Any:
+        """Iterate over the augmented batches."""
+        seeding: Any = self.worker_init_fn
+        own = [transform.rng for transform in seeding.transforms]
+        seeding.seeds = [rng.randint(2**31) for rng in own]
+        batches = super().__iter__()  # which starts the workers
+        return batches if self.num_workers else _seeded(batches, seeding, own)
+
+
+def _seeded(batches: Iterator[Any], seeding: _SeedTransforms, own: Any) -> Any:
+    """Yield batches whose transforms draw from generators of this epoch."""
+    of_epoch = seeding.generators(0)
+    while True:
+        try:
+            seeding.set_generators(of_epoch)
+            batch = next(batches)
+        except StopIteration:
+            return
+        finally:
+            seeding.set_generators(own)
+        yield batch
 
 
 class _SeedTransforms:
     """Seed the transforms of a worker. They are pickled with those of its loader."""
 
-    def __init__(self, transforms: Any, then: Callable[[int], None] | None) -> None:
+    def __init__(
+        self, transforms: list[Any], then: Callable[[int], None] | None
+    ) -> None:
         self.transforms, self.then = transforms, then
+        self.seeds: list[int] = []
 
     def __call__(self, worker_id: int) -> None:
-        transforms = list(_single(self.transforms))
-        sequence = np.random.SeedSequence(torch.initial_seed())
-        seeds = sequence.generate_state(len(transforms))
-        for transform, seed in zip(transforms, seeds, strict=True):
-            transform.rng = np.random.RandomState(seed)
+        self.set_generators(self.generators(worker_id))
         if self.then is not None:
             self.then(worker_id)
+
+    def generators(self, worker_id: int) -> list[np.random.RandomState]:
+        return [np.random.RandomState([seed, worker_id]) for seed in self.seeds]
+
+    def set_generators(self, generators: list[np.random.RandomState]) -> None:
+        for transform, generator in zip(self.transforms, generators, strict=True):
+            transform.rng = generator
 
 
 def _single(transforms: Any) -> Iterator[Any]:

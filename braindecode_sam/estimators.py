@@ -14,7 +14,7 @@ from braindecode_sam.augmentation import (
     GaussianNoise,
     TimeShift,
 )
-from braindecode_sam.callbacks import SAMCallback, SeedCallback, WindowCheck
+from braindecode_sam.callbacks import SAMCallback, WindowCheck
 from braindecode_sam.configs import (
     AugmentationConfig,
     OptimizerConfig,
@@ -22,7 +22,7 @@ from braindecode_sam.configs import (
     load_config,
 )
 from braindecode_sam.device import resolve_device
-from braindecode_sam.nets import Classifier, Regressor, is_sam
+from braindecode_sam.nets import Classifier, Regressor
 from braindecode_sam.optim import SAM
 
 Augmentation: TypeAlias = str | Transform | Sequence[Transform] | None
@@ -74,13 +74,13 @@ def make_regressor(
     device : str or torch.device, default="auto"
         A device, as :func:`braindecode_sam.resolve_device` accepts it.
     random_state : int or None, default=None
-        Seed of weight initialization, shuffling, augmentation and dropout, set by a
-        callback named ``seed``; see :class:`~braindecode_sam.callbacks.SeedCallback`.
-        Pass ``callbacks__seed__n_threads=1`` for the same scores in any number of
-        workers.
+        Seed of weight initialization, shuffling, augmentation and dropout; see
+        :class:`~braindecode_sam.nets.Regressor`. Pass also ``n_threads=1`` for the same
+        scores in any number of workers.
     augmentation : "config", None or list of Transform, default="config"
         Transforms of :mod:`braindecode.augmentation` for training windows. "config"
-        takes those of the configuration, None takes none.
+        takes those of the configuration, unless there is an `iterator_train` among the
+        `overrides`. None takes none.
     **overrides
         Parameters of EEGRegressor that replace the configuration's, such as
         ``max_epochs=3``, ``optimizer__base_optimizer=torch.optim.SGD`` or
@@ -210,6 +210,8 @@ def _settings(
             "optimizer must be a class such as braindecode_sam.SAM or"
             f" torch.optim.AdamW, got {optimizer!r}"
         )
+    if isinstance(augmentation, str) and "iterator_train" in overrides:
+        augmentation = None
     has_instance = isinstance(overrides.get("module"), torch.nn.Module)
     settings = {
         **({} if has_instance else _module_settings(config, task)),
@@ -217,10 +219,8 @@ def _settings(
         **_augmentation_settings(config.augmentation, augmentation),
         **dict(config.training),
         "train_split": None,
-        "callbacks": [
-            *([] if random_state is None else [("seed", SeedCallback(random_state))]),
-            *_callbacks(optimizer, overrides.pop("callbacks", None)),
-        ],
+        "callbacks": _callbacks(optimizer, overrides.pop("callbacks", None)),
+        "random_state": random_state,
         "device": resolve_device(device),
     }
     return settings | overrides
@@ -246,7 +246,7 @@ def _callbacks(optimizer: Any, further: Iterable[Any] | None) -> list[Any]:
             f"callbacks must be a list of callbacks or None, got {further!r}; single"
             " ones are disabled by name, such as callbacks__window_check=None"
         )
-    sam = [("sam", SAMCallback())] if is_sam(optimizer) else []
+    sam = [("sam", SAMCallback())] if _is_sam(optimizer) else []
     return [("window_check", WindowCheck()), *sam, *(further or [])]
 
 
@@ -264,7 +264,7 @@ def _module_settings(config: TrainingConfig, task: _Task) -> dict[str, Any]:
 def _optimizer_settings(config: OptimizerConfig, optimizer: Any) -> dict[str, Any]:
     options = dict(config)
     lr = options.pop("lr")
-    if not is_sam(optimizer):
+    if not _is_sam(optimizer):
         options = {"weight_decay": config.weight_decay}
     settings = {f"optimizer__{name}": value for name, value in options.items()}
     return {"optimizer": optimizer, "lr": lr, **settings}
@@ -296,3 +296,7 @@ def _transforms(config: AugmentationConfig) -> list[Transform]:
         shift = TimeShift(config.probability, max_shift=config.max_shift)
         transforms.insert(0, shift)
     return transforms
+
+
+def _is_sam(optimizer: Any) -> bool:
+    return isinstance(optimizer, type) and issubclass(optimizer, SAM)

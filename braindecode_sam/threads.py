@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 
 import torch
 
 _SWITCH = "BRAINDECODE_SAM_SHARE_CORES"
 _is_in_effect = False  # a forked child inherits the effect, and with it this flag
+
+
+@contextlib.contextmanager
+def torch_threads(n_threads: int) -> Iterator[None]:
+    """Use so many threads of torch, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    if n_threads == before:  # torch prepares its threads anew if the number is set
+        yield
+        return
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def share_cores() -> str:

@@ -49,7 +49,7 @@ sklearn.set_config(enable_metadata_routing=True)
 net = make_regressor(
     "challenge_1", device="cpu", max_epochs=N_EPOCHS, verbose=0,
     module__n_chans=24, module__n_times=250, batch_size=16, random_state=0,
-    callbacks__seed__n_threads=1,
+    n_threads=1,
 )  # fmt: skip
 model = TransformedTargetRegressor(net, transformer=StandardScaler())
 search = GridSearchCV(

@@ -46,7 +46,7 @@ y = (y - y.mean()) / y.std()
 net = make_regressor(
     "challenge_1", device="cpu", max_epochs=N_EPOCHS, verbose=0,
     module__n_chans=24, module__n_times=250,
-    random_state=0, callbacks__seed__n_threads=1,
+    random_state=0, n_threads=1,
 )  # fmt: skip
 splits = list(GroupKFold(5).split(X, y, subjects))
 

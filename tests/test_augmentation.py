@@ -138,7 +138,7 @@ def test_workers_and_epochs_draw_different_numbers_that_a_seed_repeats(options):
         loader = AugmentedDataLoader(
             data, transforms, batch_size=4, num_workers=2, **options
         )
-        torch.manual_seed(0)
+        np.random.seed(0)
         return [X for _ in range(2) for X, y in loader]
 
     first, second = drawn(), drawn()
@@ -146,3 +146,19 @@ def test_workers_and_epochs_draw_different_numbers_that_a_seed_repeats(options):
     for X, again in zip(first, second, strict=True):
         assert torch.equal(X, again)
         assert (X.mean() > 50) == ("worker_init_fn" in options)
+
+
+def test_one_worker_draws_the_numbers_of_the_main_process():
+    data = TensorDataset(torch.zeros(16, 3, 50), torch.zeros(16))
+    found = []
+    for n_workers in (0, 1):
+        transforms = [
+            GaussianNoise(1.0, random_state=0),
+            TimeShift(1.0, random_state=1),
+        ]
+        loader = AugmentedDataLoader(
+            data, transforms, batch_size=4, num_workers=n_workers
+        )
+        found.append(torch.stack([X for _ in range(2) for X, y in loader]))
+    assert torch.equal(*found)
+    assert len(set(found[0].flatten(1).sum(1).tolist())) == 8

@@ -7,7 +7,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from braindecode import EEGRegressor
 from braindecode.datasets import create_from_X_y
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,12 +15,13 @@ from skorch.helper import SliceDataset
 
 from braindecode_sam import SAM
 from braindecode_sam._checks import check_groups, check_scale, check_windows
-from braindecode_sam.callbacks import SeedCallback, WindowCheck
+from braindecode_sam.callbacks import WindowCheck
 from braindecode_sam.datasets import (
     SubjectWindows,
     simulate_response_times,
     to_arrays,
 )
+from braindecode_sam.nets import Regressor
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 4, 100)).astype(np.float32)
@@ -169,10 +169,10 @@ class Counter(Callback):
 
 def make_net(**options):
     counter = Counter()
-    callbacks = [SeedCallback(0, n_threads=1), WindowCheck(), counter]
-    net = EEGRegressor(
+    net = Regressor(
         "FastEEGNet", optimizer=SAM, max_epochs=1, batch_size=6, train_split=None,
-        verbose=0, callbacks=callbacks, **options,
+        verbose=0, callbacks=[WindowCheck(), counter], random_state=0, n_threads=1,
+        **options,
     )  # fmt: skip
     return net, counter
 

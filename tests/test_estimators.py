@@ -287,15 +287,18 @@ def test_overrides_are_those_of_both(name):
         config, **SMALL, optimizer__base_optimizer=torch.optim.SGD, lr=0.5,
         optimizer__base_optimizer__momentum=0.9, optimizer__rho=0.2, module="EEGNet",
         callbacks=[("r2", EpochScoring("r2", name="r2"))], random_state=3,
-        train_split=SubjectSplit(2, random_state=0), callbacks__seed__n_threads=1,
+        train_split=SubjectSplit(2, random_state=0), n_threads=1,
     )  # fmt: skip
     names = [name for name, _ in net.callbacks]
-    assert names == ["seed", "window_check", "sam", "r2"]
+    assert names == ["window_check", "sam", "r2"]
     params = clone(net).initialize_callbacks().get_params()
-    assert params["callbacks__seed__random_state"] == 3
-    assert params["callbacks__seed__n_threads"] == 1
-    assert "seed" not in dict(builder(config, device="cpu").callbacks)
-    other = clone(net).set_params(optimizer=torch.optim.AdamW, callbacks__r2=None)
+    assert params["random_state"] == 3
+    assert params["n_threads"] == 1
+    assert builder(config, device="cpu").random_state is None
+    other = builder(
+        config, **SMALL, module="EEGNet", optimizer=torch.optim.AdamW, lr=0.5,
+        train_split=SubjectSplit(2, random_state=0),
+    )  # fmt: skip
     other.fit(SubjectWindows(X, SUBJECTS), y)
     group = other.optimizer_.param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.01)

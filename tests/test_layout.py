@@ -43,7 +43,7 @@ ALLOWED = {
     "nets": ARRAYS
     | {"torch", "skorch", "braindecode", "braindecode_sam._checks"}
     | {"braindecode_sam.nets"},
-    "nets/_conventions": {"skorch", "torch", "braindecode_sam.optim"},
+    "nets/_conventions": {"numpy", "skorch", "torch", "braindecode"},
     "configs": {"pydantic", "torch", "braindecode.models"},
     "device": {"torch"},
     "threads": {"torch"},

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from braindecode import EEGRegressor
 from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from torch.nn.utils import parametrize
 
 from braindecode_sam import SAM, SAMCallback, TimeShift
-from braindecode_sam.callbacks import ResumableCheckpoint, SeedCallback
+from braindecode_sam.callbacks import ResumableCheckpoint
 from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import SubjectSplit
+from braindecode_sam.nets import Regressor
 from tests.optim.helpers import assert_same
 
 RNG = np.random.default_rng(0)
@@ -49,13 +49,12 @@ class Small(torch.nn.Module):
         return self.last(self.third(self.again(x).relu()) + self.mask[0])
 
 
-def make_net(*callbacks, module=Small, cls=EEGRegressor, **options):
+def make_net(*callbacks, module=Small, cls=Regressor, **options):
     defaults = {
         "optimizer": SAM, "lr": 0.01, "max_epochs": 2, "batch_size": 6,
-        "train_split": None, "verbose": 0,
+        "train_split": None, "verbose": 0, "random_state": 1, "n_threads": 1,
     }  # fmt: skip
-    seeded = [("seed", SeedCallback(1, n_threads=1)), *callbacks]
-    return cls(module, callbacks=seeded, **(defaults | options))
+    return cls(module, callbacks=list(callbacks), **(defaults | options))
 
 
 def augmentation():

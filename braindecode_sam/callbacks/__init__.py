@@ -3,7 +3,6 @@
 from braindecode_sam.callbacks.averaging import WeightAveraging
 from braindecode_sam.callbacks.checkpoint import ResumableCheckpoint
 from braindecode_sam.callbacks.sam import SAMCallback
-from braindecode_sam.callbacks.seed import SeedCallback
 from braindecode_sam.callbacks.snapshots import WeightSnapshots
 from braindecode_sam.callbacks.speed_up import SpeedUp
 from braindecode_sam.callbacks.window_check import WindowCheck
@@ -11,7 +10,6 @@ from braindecode_sam.callbacks.window_check import WindowCheck
 __all__ = [
     "ResumableCheckpoint",
     "SAMCallback",
-    "SeedCallback",
     "SpeedUp",
     "WeightAveraging",
     "WeightSnapshots",

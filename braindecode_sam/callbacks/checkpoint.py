@@ -29,7 +29,6 @@ from braindecode_sam._random import (
     set_state,
     state_of,
 )
-from braindecode_sam.callbacks._next_call import wrap_next_call
 
 
 class ResumableCheckpoint(Callback):
@@ -49,10 +48,6 @@ class ResumableCheckpoint(Callback):
         write to the same file.
     every : int, default=1
         Write every `every` epochs, and always at the end of training.
-
-    See Also
-    --------
-    braindecode_sam.callbacks.SeedCallback : Make trainings reproducible.
 
     Notes
     -----
@@ -125,9 +120,7 @@ class ResumableCheckpoint(Callback):
     ) -> Any:
         """Fit a net for the remaining epochs.
 
-        A completed training continues if ``max_epochs`` is now larger. To draw the same
-        random numbers as in a single run, list this callback before a
-        :class:`SeedCallback`, which restores the generators at the end of training.
+        A completed training continues if ``max_epochs`` is now larger.
 
         Parameters
         ----------
@@ -189,7 +182,8 @@ class ResumableCheckpoint(Callback):
             _set_all_generators(net, state["began"])
             # Schedulers start from the current groups, and change them.
             self._set_optimizers(net, state)
-            wrap_next_call(net, "notify", self._begin_epochs)
+            # A new list, as skorch is iterating over the current one.
+            net.callbacks_ = [("resume", _Resume(self)), *net.callbacks_]
         self.began_ = _all_generators(net)
 
     def on_epoch_begin(
@@ -201,12 +195,7 @@ class ResumableCheckpoint(Callback):
     ) -> None:
         """Write, now that all callbacks have completed the last epoch."""
         n_epochs = len(net.history) - 1
-        state = self.resumed_
-        if state is not None:
-            _set_callbacks(net, state["callbacks"])
-            _set_all_generators(net, state["generators"])
-            self.resumed_ = None
-        elif n_epochs and n_epochs % self.every == 0:
+        if n_epochs and n_epochs % self.every == 0:
             self._write(net, n_epochs)
 
     def on_train_end(
@@ -215,8 +204,7 @@ class ResumableCheckpoint(Callback):
         """Write, unless training was interrupted within an epoch."""
         n_epochs = len(net.history)
         if self.resumed_ is not None:  # no epochs were left
-            self._set_optimizers(net, self.resumed_)
-            _set_callbacks(net, self.resumed_["callbacks"])
+            self._restore(net, self.resumed_)
         # skorch's EpochTimer, the first callback, adds "dur" to complete epochs.
         elif n_epochs and "dur" in net.history[-1]:
             self._write(net, n_epochs, stopped=n_epochs < net.max_epochs)
@@ -225,10 +213,11 @@ class ResumableCheckpoint(Callback):
         transient = dict.fromkeys(("resumed_", "began_", "belongs_", "options_"))
         return {**self.__dict__, **transient}
 
-    def _begin_epochs(self, net: Any, method: Any, *args: Any, **kwargs: Any) -> None:
-        if self.resumed_ is not None:
-            self._set_optimizers(net, self.resumed_)
-        method(*args, **kwargs)
+    def _restore(self, net: Any, state: dict[str, Any]) -> None:
+        """Restore what other callbacks changed when training began."""
+        net.callbacks_ = [c for c in net.callbacks_ if not isinstance(c[1], _Resume)]
+        self._set_optimizers(net, state)
+        _set_callbacks(net, state["callbacks"])
 
     def _set_optimizers(self, net: Any, state: dict[str, Any]) -> None:
         _load_optimizers(net, state, self._changes(state), self.options_ or [])
@@ -273,6 +262,25 @@ class ResumableCheckpoint(Callback):
                 "net.callbacks does not contain this ResumableCheckpoint; expected"
                 f" callbacks=[checkpoint, ...], got {callbacks!r}"
             )
+
+
+class _Resume(Callback):
+    """First of all callbacks in the first epoch that a checkpoint resumes."""
+
+    def __init__(self, checkpoint: ResumableCheckpoint) -> None:
+        self.checkpoint = checkpoint
+
+    def on_epoch_begin(
+        self,
+        net: Any,
+        dataset_train: Any = None,
+        dataset_valid: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        state: Any = self.checkpoint.resumed_
+        self.checkpoint._restore(net, state)
+        _set_all_generators(net, state["generators"])
+        self.checkpoint.resumed_ = None
 
 
 def write_checkpoint(state: dict[str, Any], path: str | os.PathLike[str]) -> None:

@@ -28,7 +28,7 @@ from braindecode_sam._fingerprint import (
     described,
     differences,
 )
-from braindecode_sam.callbacks import SeedCallback, WeightSnapshots
+from braindecode_sam.callbacks import WeightSnapshots
 
 # Parameters that may differ between runs that share a folder.
 _IGNORED_PARAMS = (
@@ -217,17 +217,8 @@ def nets_in(estimator: BaseEstimator) -> list[NeuralNet]:
 
 
 def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
-    """Clone an estimator and set every ``random_state`` in it.
-
-    A net that has no :class:`SeedCallback` gets one.
-    """
+    """Clone an estimator and set every ``random_state`` in it."""
     estimator = clone(estimator)
-    for net in nets_in(estimator):
-        _add_callback(net, "comparison_seed", SeedCallback(seed, n_threads=1))
-        # Callbacks without a name are not parameters.
-        for callback in callbacks_given(net.callbacks):
-            if isinstance(callback, SeedCallback):
-                callback.random_state = seed
     # Not its result, which FrozenEstimator does not return.
     estimator.set_params(**dict.fromkeys(_random_states(estimator), seed))
     return estimator

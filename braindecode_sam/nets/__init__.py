@@ -1,7 +1,6 @@
 """EEG regressors and classifiers that follow scikit-learn's conventions."""
 
 from braindecode_sam.nets._classifier import Classifier
-from braindecode_sam.nets._conventions import is_sam
 from braindecode_sam.nets._regressor import Regressor
 
-__all__ = ["Classifier", "Regressor", "is_sam"]
+__all__ = ["Classifier", "Regressor"]

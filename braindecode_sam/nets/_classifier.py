@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from braindecode import EEGClassifier
+from braindecode.datautil import infer_signal_properties
 from braindecode.training import CroppedLoss
 from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
@@ -20,23 +21,16 @@ from skorch.dataset import Dataset
 from skorch.utils import is_dataset, to_device
 
 from braindecode_sam._checks import are_probabilities
-from braindecode_sam.nets._class_weight import (
-    check_has_weight,
-    check_takes_weight,
-    compute_class_weights,
-    name_of_criterion,
-)
 from braindecode_sam.nets._conventions import Conventions
 from braindecode_sam.nets._labels import (
     Labels,
     as_labels,
-    check_integers,
     check_known,
-    check_same_targets,
     check_several_classes,
     class_indices,
+    class_weights,
     encode,
-    has_text,
+    is_text,
     read_targets,
     sorted_classes,
 )
@@ -46,10 +40,10 @@ class Classifier(Conventions, EEGClassifier):
     """An EEGClassifier that follows scikit-learn's conventions.
 
     It accepts all labels that scikit-learn accepts, and predicts them. Like
-    :class:`Regressor`, its ``fit`` returns the net, an initialized net keeps its
-    weights in ``partial_fit`` and with ``warm_start=True``, and
-    ``set_params(optimizer=torch.optim.AdamW)`` removes the options of SAM. Scoring
-    callbacks such as ``valid_acc`` receive labels.
+    :class:`Regressor`, it has a `random_state`, its ``fit`` returns the net and takes
+    `groups`, clones can be fitted to windows of another shape, and an initialized net
+    keeps its weights in ``partial_fit`` and with ``warm_start=True``. Scoring callbacks
+    such as ``valid_acc`` receive labels.
 
     :func:`braindecode_sam.make_classifier` builds one from a configuration.
 
@@ -67,9 +61,10 @@ class Classifier(Conventions, EEGClassifier):
     class_weight : None, "balanced" or dict of label to float, default=None
         Weights of the classes in the loss, as in scikit-learn, passed to the criterion
         as its ``weight``. "balanced" computes them from y in each call of ``fit`` and
-        ``partial_fit``, including held-out validation windows. A class that y lacks
-        gets the weight 1. A dict holds a weight for each class. The validation loss is
-        weighted too.
+        ``partial_fit``, including held-out validation windows. A class that y or the
+        dict lacks gets the weight 1. The validation loss is weighted too.
+    random_state, n_threads : int or None, default=None
+        As in :class:`Regressor`.
     **kwargs
         Further parameters of :class:`braindecode.EEGClassifier`.
 
@@ -88,7 +83,8 @@ class Classifier(Conventions, EEGClassifier):
     A :class:`torch.utils.data.Dataset` carries its targets, which must be integers. Fit
     it with ``y=None``. The net reads the targets once before training, if necessary
     window by window. To avoid this, pass `classes` and a `class_weight` other than
-    "balanced". The targets are then not checked, and braindecode truncates fractions.
+    "balanced". The targets are then checked by the criterion only, and fractions are
+    truncated.
 
     scikit-learn's ``VotingClassifier``, ``StackingClassifier`` and
     ``cross_val_predict(method="predict_proba")`` encode labels as integers before they
@@ -108,9 +104,7 @@ class Classifier(Conventions, EEGClassifier):
     (['left', 'rest'], (8, 2), 'U')
     """
 
-    # Trailing underscores, since skorch treats other attributes as parameters.
     class_weights_: NDArray[np.float64] | None = None
-    has_inferred_outputs_ = False
 
     def __init__(
         self, module: Any, *args: Any, class_weight: Any = None, **kwargs: Any
@@ -158,8 +152,6 @@ class Classifier(Conventions, EEGClassifier):
         """
         is_new = not (self.warm_start and self._is_initialized())
         y = self._set_labels(X, y, None, is_new)
-        if is_new and self.has_inferred_outputs_:
-            self.module__n_outputs = len(self.labels_)
         return super().fit(X, y, groups=groups, **fit_params)
 
     def partial_fit(
@@ -248,7 +240,7 @@ class Classifier(Conventions, EEGClassifier):
             raise ValueError(
                 "The outputs of the module are not probabilities, got"
                 f" {reprlib.repr(found[0].tolist())} for window 0, and"
-                f" criterion={name_of_criterion(self.criterion)} does not define how"
+                f" criterion={self._criterion_name()} does not define how"
                 " they become probabilities; expected a cross-entropy, or"
                 " predict_nonlinearity=a function of a batch of outputs"
             )
@@ -265,8 +257,7 @@ class Classifier(Conventions, EEGClassifier):
         """Compute the loss, with targets as indices of the classes."""
         if "labels_" in vars(self):
             _check_outputs(y_pred, self.labels_)
-            if isinstance(y_true, torch.Tensor):
-                y_true = class_indices(y_true, self.labels_)
+            y_true = class_indices(y_true, self.labels_)
         return super().get_loss(y_pred, y_true, *args, **kwargs)
 
     def get_dataset(self, X: Any, y: Any = None) -> Any:
@@ -279,7 +270,7 @@ class Classifier(Conventions, EEGClassifier):
     def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
         """Split the data; see :meth:`skorch.NeuralNet.get_split_datasets`."""
         train, valid = super().get_split_datasets(X, y, **fit_params)
-        if isinstance(valid, Dataset) and has_text(valid.y):
+        if isinstance(valid, Dataset) and is_text(np.asarray(valid.y)):
             valid = self.get_dataset(valid.X, valid.y)  # from skorch's predefined_split
         return train, valid
 
@@ -296,7 +287,7 @@ class Classifier(Conventions, EEGClassifier):
     def on_train_begin(
         self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
     ) -> None:
-        """Wrap the scoring callbacks so that they receive labels."""
+        """Wrap the scoring callbacks so that they receive labels instead of indices."""
         super().on_train_begin(net, X, y, **kwargs)
         for _, callback in self.callbacks_:
             is_scoring = isinstance(callback, ScoringBase)
@@ -312,37 +303,28 @@ class Classifier(Conventions, EEGClassifier):
         averages = self.cropped and self.aggregate_predictions
         return functools.partial(_softmax_of_classes, averages=averages)
 
-    def _set_signal_args(self, X: Any, y: Any, classes: Any) -> None:
-        if self._takes_outputs() and "n_outputs" not in self.get_params_for("module"):
-            self.set_params(module__n_outputs=len(self.labels_))
-            self.has_inferred_outputs_ = True
+    def _signal_properties(self, X: Any, y: Any) -> dict[str, Any]:
         if is_dataset(X):
             # Without metadata: braindecode would compare the classes with targets that
             # the dataset may transform.
             X = torch.utils.data.Subset(X, [0])
-        super()._set_signal_args(X, y, self.labels_.tolist())
-
-    def _takes_outputs(self) -> bool:
-        if isinstance(self.module, torch.nn.Module):  # an instance
-            return False
-        is_named = isinstance(self.module, str)  # all of braindecode's models do
-        return is_named or "n_outputs" in inspect.signature(self.module).parameters
+        found: dict[str, Any] = infer_signal_properties(
+            X, y, mode=self.mode, classes=self.labels_.tolist()
+        )
+        return {**found, "n_outputs": len(self.labels_)}
 
     def _set_labels(self, X: Any, y: Any, classes: Any, is_new: bool) -> Labels | None:
         """Determine the labels and their weights; return y as an array."""
-        known = self._known_labels(classes, is_new)
+        labels = self._known_labels(classes, is_new)
         is_carried = y is None and is_dataset(X)
-        if is_carried and known is not None and self.class_weight != "balanced":
-            labels, targets = known, None  # no need to read the targets
-        else:
+        targets = None
+        if not is_carried or labels is None or self.class_weight == "balanced":
             targets, found = as_labels("y", read_targets(X) if is_carried else y)
-            labels = found if known is None else known
+            labels = found if labels is None else labels
             check_several_classes("y", labels)
             check_known(found, labels)
-            if is_dataset(X) and not is_carried:
-                check_same_targets(X, targets, labels)
         if is_dataset(X):
-            check_integers(labels)
+            _check_dataset(X, labels, None if is_carried else targets)
         self._set_class_weights(labels, targets, is_new)
         self.labels_ = labels
         return None if is_carried else targets
@@ -368,13 +350,37 @@ class Classifier(Conventions, EEGClassifier):
         """Compute the weights of classes, and set them in an existing criterion."""
         had_weights, weights = self.class_weights_ is not None, None
         if self.class_weight is not None:
-            check_takes_weight(self.criterion, super().get_params_for("criterion"))
-            weights = compute_class_weights(self.class_weight, labels, y)
+            self._check_criterion_takes_weight()
+            weights = class_weights(self.class_weight, labels, y)
         self.class_weights_ = weights
         is_kept = self._is_initialized() and not is_new
         if is_kept and (had_weights or weights is not None):
-            check_has_weight(self.criterion_)
+            if not hasattr(self.criterion_, "weight"):
+                raise ValueError(
+                    "class_weight can change in an initialized net only if its"
+                    " criterion has the attribute weight, as torch's losses do, got"
+                    f" {self.criterion_!r}"
+                )
             self.criterion_.weight = self._criterion_weight()
+
+    def _check_criterion_takes_weight(self) -> None:
+        given = super().get_params_for("criterion")
+        if "weight" in given:
+            raise ValueError(
+                "class_weight and criterion__weight cannot be combined, got"
+                f" criterion__weight={given['weight']!r}; pass one of them"
+            )
+        is_built = isinstance(self.criterion, torch.nn.Module)
+        takes = {} if is_built else inspect.signature(self.criterion).parameters
+        has_kwargs = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+        if "weight" not in takes and not has_kwargs:
+            raise ValueError(
+                "class_weight needs a criterion class that takes a weight, such as"
+                f" torch.nn.CrossEntropyLoss, got criterion={self._criterion_name()}"
+            )
+
+    def _criterion_name(self) -> str:
+        return getattr(self.criterion, "__name__", repr(self.criterion))
 
     def _criterion_weight(self) -> torch.Tensor | None:
         if self.class_weights_ is None:
@@ -384,16 +390,35 @@ class Classifier(Conventions, EEGClassifier):
 
 
 class _LabelScoring:
-    """Scoring of a callback, with targets of batches converted to labels."""
+    """Scoring of a callback, with indices in batches converted to labels."""
 
     def __init__(self, scoring: Any) -> None:
         self.scoring = scoring
 
     def __call__(self, net: Any, X: Any, y: Any) -> Any:
         if isinstance(y, (np.ndarray, torch.Tensor)):
-            targets = torch.as_tensor(y)
-            y = net.labels_[class_indices(targets, net.labels_).cpu().numpy()]
+            indices = class_indices(torch.as_tensor(y), net.labels_)
+            y = net.labels_[indices.numpy(force=True)]
         return check_scoring(net, self.scoring)(net, X, y)
+
+
+def _check_dataset(X: Any, labels: Labels, y: Labels | None) -> None:
+    """Check labels beside a dataset, which trains on its own targets."""
+    if is_text(labels):
+        raise ValueError(
+            "The targets of a Dataset must be integers, got the classes"
+            f" {labels.tolist()}; convert them in the Dataset, for example with its"
+            " target_transform, or pass arrays X and y"
+        )
+    if y is None:
+        return
+    targets = read_targets(X)
+    is_unknown = targets.dtype == object and (targets == None).all()  # noqa: E711
+    if not is_unknown and not np.array_equal(targets, encode(y, labels)):
+        raise ValueError(
+            "y must equal the targets of the Dataset, which are used for training;"
+            " pass y=None"
+        )
 
 
 def _check_outputs(y_pred: Any, labels: Labels) -> None:

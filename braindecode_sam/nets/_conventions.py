@@ -7,24 +7,43 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, Self
 
+import numpy as np
 import torch
+from braindecode.datautil import infer_signal_properties
+from braindecode.models.util import interpolated_models_dict, models_dict
 from skorch import NeuralNet
 
-from braindecode_sam.optim import SAM
-from braindecode_sam.threads import share_cores
+from braindecode_sam._arguments import check_integer
+from braindecode_sam._random import own_generators, seeded
+from braindecode_sam.threads import share_cores, torch_threads
 
 
 class Conventions(NeuralNet):
     """Mixin for regressors and classifiers, to precede braindecode's class."""
 
+    # Trailing underscores, since skorch treats other attributes as parameters.
     groups_: Any = None  # while the net is fitted
+    inferred_: dict[str, Any] = {}  # noqa: RUF012, replaced and never changed
     # With scikit-learn's metadata routing, groups reach the net without a request.
     __metadata_request__fit = {"groups": True}  # noqa: RUF012, scikit-learn's form
     __metadata_request__partial_fit = {"groups": True}  # noqa: RUF012
 
+    def __init__(
+        self,
+        module: Any,
+        *args: Any,
+        random_state: int | None = None,
+        n_threads: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(module, *args, **kwargs)
+        self.random_state = random_state
+        self.n_threads = n_threads
+
     def fit(self, X: Any, y: Any = None, groups: Any = None, **fit_params: Any) -> Self:
         _check_no_list(X)
-        self._keep_weights(self.warm_start)
+        # braindecode's flag: whether the shape of the windows is already known.
+        self.signal_args_set_ = self.warm_start and self._is_initialized()
         with self._split_by(groups):
             super().fit(X, y, **fit_params)
         return self
@@ -39,16 +58,65 @@ class Conventions(NeuralNet):
     ) -> Self:
         _check_no_list(X)
         share_cores()
-        self._keep_weights(True)
-        with self._split_by(groups):
+        # Otherwise braindecode's initialize would not know the shape.
+        self.signal_args_set_ = self._is_initialized()
+        with self._split_by(groups), self._threads(), self._seeded_training():
             super().partial_fit(X, y, classes=classes, **fit_params)
         return self
+
+    def evaluation_step(self, batch: Any, training: bool = False) -> Any:
+        """Predict a batch with `n_threads` threads."""
+        with self._threads():
+            return super().evaluation_step(batch, training=training)
+
+    def __repr__(self) -> str:
+        """Show the parameters that differ from the defaults."""
+        defaults = {
+            param.name: param.default
+            for cls in reversed(type(self).__mro__[:-1])
+            for param in inspect.signature(cls).parameters.values()
+        }
+        shown = [
+            f"{name}={getattr(value, '__name__', None) or repr(value)}"
+            for name, value in sorted(self.get_params(deep=False).items())
+            if name not in defaults or repr(value) != repr(defaults[name])
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
-        tags.non_deterministic = True
+        tags.non_deterministic = self.random_state is None
         return tags
+
+    def _seed(self) -> int:
+        return check_integer("random_state", self.random_state, 0, 2**32 - 1)
+
+    @contextlib.contextmanager
+    def _seeded_training(self) -> Iterator[None]:
+        """Seed all generators from which a training draws, unless it is continued."""
+        is_continued = self._is_initialized() and len(self.history)
+        if self.random_state is None or is_continued:
+            yield
+            return
+        places = own_generators(self)
+        sequence = np.random.SeedSequence(self._seed())
+        first, *seeds = map(int, sequence.generate_state(1 + len(places)))
+        for (container, key), seed in zip(places, seeds, strict=True):
+            # Not in place, as it may be NumPy's global one.
+            own = container[key]
+            container[key] = (
+                torch.Generator(own.device).manual_seed(seed)
+                if isinstance(own, torch.Generator)
+                else np.random.RandomState(seed)
+            )
+        with seeded(first):
+            yield
+
+    def _threads(self) -> contextlib.AbstractContextManager[None]:
+        if self.n_threads is None:
+            return contextlib.nullcontext()
+        return torch_threads(check_integer("n_threads", self.n_threads, 1))
 
     @contextlib.contextmanager
     def _split_by(self, groups: Any) -> Iterator[None]:
@@ -67,7 +135,7 @@ class Conventions(NeuralNet):
         return super().get_split_datasets(X, y, **fit_params)
 
     def initialize_module(self) -> Self:
-        """Initialize the module, or take the instance that was given.
+        """Initialize the module with its seed, or take the instance that was given.
 
         Returns
         -------
@@ -86,69 +154,69 @@ class Conventions(NeuralNet):
                 f" would be lost if {', '.join(params)} built another; pass the class,"
                 " or no parameters of the module"
             )
-        super().initialize_module()
+        with self._seeded_initialization():
+            super().initialize_module()
         return self
 
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters. A new optimizer does not inherit the options of SAM.
-
-        Parameters
-        ----------
-        **params
-            Parameters of the net.
+    def initialize_criterion(self) -> Self:
+        """Initialize the criterion with its seed.
 
         Returns
         -------
         net : NeuralNet
             The net itself.
-
-        Raises
-        ------
-        ValueError
-            If `optimizer` changes in an initialized net.
         """
-        before, after = self.optimizer, params.get("optimizer", self.optimizer)
-        if after is not before:
-            if self._is_initialized():
-                raise ValueError(
-                    "The optimizer of an initialized net cannot be replaced, got"
-                    f" optimizer={after!r}; set it on sklearn.base.clone(net)"
-                )
-            self._exchange_options(before, after, params)
-        if self._has_sam_off() and params.get("callbacks__sam", "") is None:
-            del params["callbacks__sam"]  # skorch raises the second time
-        super().set_params(**params)
+        with self._seeded_initialization():
+            super().initialize_criterion()
         return self
 
-    def _exchange_options(
-        self, before: Any, after: Any, params: dict[str, Any]
-    ) -> None:
-        """Set aside the options of the old optimizer, and restore those of the new."""
-        stored = self.__dict__.setdefault("taken_", {})
-        for option in _own_options(before) - _own_options(after):
-            for name in [name for name in vars(self) if _is_spelling(name, option)]:
-                stored[name] = getattr(self, name)
-                delattr(self, name)
-        for name in list(stored):
-            if any(_is_spelling(name, option) for option in _own_options(after)):
-                params.setdefault(name, stored.pop(name))
-        # Disables the callback as skorch does, which cannot be repeated or undone.
-        names = [c[0] for c in self.callbacks or [] if isinstance(c, tuple)]
-        if not is_sam(after) and "sam" in names and not self._has_sam_off():
-            stored["callbacks__sam"] = self.callbacks__sam = None
-        elif is_sam(after) and "callbacks__sam" in stored:
-            del stored["callbacks__sam"], self.callbacks__sam
+    @contextlib.contextmanager
+    def _seeded_initialization(self) -> Iterator[None]:
+        with self._threads(), contextlib.ExitStack() as stack:
+            if self.random_state is not None:
+                stack.enter_context(seeded(self._seed()))
+            yield
 
-    def _has_sam_off(self) -> bool:
-        return vars(self).get("callbacks__sam", "") is None
+    def get_params_for(self, prefix: str) -> dict[str, Any]:
+        """Return parameters by their prefix, including those inferred from the data."""
+        params: dict[str, Any] = super().get_params_for(prefix)
+        return {**self.inferred_, **params} if prefix == "module" else params
+
+    def _set_signal_args(self, X: Any, y: Any, classes: Any) -> None:
+        """Infer the properties of the data that the module takes.
+
+        braindecode would store them as parameters, so that clones could not be fitted
+        to windows of another shape.
+        """
+        found = self._signal_properties(X, y)
+        takes = inspect.signature(self._module_class()).parameters
+        self.inferred_ = {
+            name: value
+            for name, value in found.items()
+            if value is not None and name in takes
+        }
+
+    def _module_class(self) -> Any:
+        """Return the class of the module, or a class that takes nothing."""
+        module = self.module
+        if isinstance(module, str):  # braindecode raises for an unknown name
+            module = models_dict.get(module) or interpolated_models_dict.get(module)
+        return (
+            object if module is None or isinstance(module, torch.nn.Module) else module
+        )
+
+    def __sklearn_clone__(self) -> Any:
+        # So that a clone can be initialized for weights that are loaded.
+        copied = super().__sklearn_clone__()
+        copied.inferred_ = dict(self.inferred_)
+        return copied
+
+    def _signal_properties(self, X: Any, y: Any) -> dict[str, Any]:
+        found: dict[str, Any] = infer_signal_properties(X, y, mode=self.mode)
+        return found
 
     def _is_initialized(self) -> bool:
         return getattr(self, "initialized_", False)
-
-    def _keep_weights(self, is_wanted: bool) -> None:
-        # Otherwise braindecode infers the signal's shape and rebuilds the module.
-        if is_wanted and self._is_initialized():
-            self.signal_args_set_ = True
 
 
 def _check_no_list(X: Any) -> None:
@@ -160,23 +228,3 @@ def _check_no_list(X: Any) -> None:
             f" {type(X).__name__} of length {len(X)}; make an array with"
             " braindecode_sam.datasets.to_arrays or np.stack"
         )
-
-
-def is_sam(optimizer: Any) -> bool:
-    """Return whether a net's optimizer is a SAM."""
-    return isinstance(optimizer, type) and issubclass(optimizer, SAM)
-
-
-def _own_options(optimizer: Any) -> set[str]:
-    """Return the names of options that SAM adds to those of its base optimizer."""
-    if not is_sam(optimizer):
-        return set()
-    family = [cls for cls in optimizer.__mro__ if issubclass(cls, SAM)]
-    return {name for cls in family for name in inspect.signature(cls).parameters}
-
-
-def _is_spelling(name: str, option: str) -> bool:
-    spelled = f"optimizer__{option}"
-    return name == spelled or (
-        option == "base_optimizer" and name.startswith(spelled + "__")
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from braindecode.datasets import BaseConcatDataset
 from numpy.typing import NDArray
 from sklearn.utils import column_or_1d
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import unique_labels
 from skorch.utils import data_from_dataset, to_numpy
 
@@ -29,18 +31,15 @@ def as_labels(name: str, y: Any) -> tuple[Labels, Labels]:
     return column_or_1d(y, warn=True), found
 
 
-def has_text(y: Any) -> bool:
-    is_array = y is not None and not isinstance(y, torch.Tensor)
-    return is_array and np.asarray(y).dtype.kind in "OSTU"
-
-
 def sorted_classes(classes: Any) -> Labels:
+    """Return the unique labels of a parameter."""
     _, labels = as_labels("classes", classes)
     check_several_classes("classes", labels)
     return labels
 
 
 def check_several_classes(name: str, labels: Labels) -> None:
+    """Raise for a single class."""
     if len(labels) < 2:
         raise ValueError(
             f"{name} must hold at least two classes, got {labels.tolist()}; if some"
@@ -48,16 +47,8 @@ def check_several_classes(name: str, labels: Labels) -> None:
         )
 
 
-def check_integers(labels: Labels) -> None:
-    if labels.dtype.kind not in "biuf":
-        raise ValueError(
-            "The targets of a Dataset must be integers, got the classes"
-            f" {labels.tolist()}; convert them in the Dataset, for example with its"
-            " target_transform, or pass arrays X and y"
-        )
-
-
 def check_known(found: Labels, labels: Labels) -> None:
+    """Raise for labels that are not among the classes."""
     known = set(labels.tolist())
     unknown = [label for label in found.tolist() if label not in known]
     if unknown:
@@ -73,39 +64,39 @@ def check_known(found: Labels, labels: Labels) -> None:
         )
 
 
+def is_text(labels: Labels) -> bool:
+    """Return whether labels are text, which batches replace by indices."""
+    return labels.dtype.kind not in "biuf"
+
+
 def encode(y: Labels, labels: Labels) -> NDArray[np.int64]:
-    """Convert labels to their codes."""
+    """Convert labels to numbers for batches.
+
+    Text becomes the index of its class. Numbers stay, since the targets of a Dataset
+    are such numbers.
+    """
     found, rows = np.unique(y, return_inverse=True)
     check_known(found, labels)
-    indices = {label: index for index, label in enumerate(labels.tolist())}
-    codes = codes_of(labels)
-    return np.array([codes[indices[label]] for label in found.tolist()])[rows]
-
-
-def codes_of(labels: Labels) -> NDArray[np.int64]:
-    """Return the codes of labels in batches: numbers themselves, or indices of text.
-
-    Numbers are not replaced by indices, since the targets of a Dataset are labels.
-    """
-    if labels.dtype.kind in "biuf":
-        return labels.astype(np.int64)
-    return np.arange(len(labels))
+    if not is_text(labels):
+        return y.astype(np.int64)
+    index = {label: i for i, label in enumerate(labels.tolist())}
+    return np.array([index[label] for label in found.tolist()])[rows]
 
 
 def class_indices(targets: torch.Tensor, labels: Labels) -> torch.Tensor:
-    """Convert codes in a batch to indices of the classes."""
-    codes = torch.as_tensor(codes_of(labels), device=targets.device)
+    """Convert the targets of a batch to indices of the classes.
+
+    No value is read, so that a GPU is not waited for. For an unknown target the index
+    is too large, so that the criterion raises.
+    """
     if targets.shape[1:] == (1,):  # of windows whose targets are for regression, too
         targets = targets[:, 0]
-    targets = targets.to(codes.dtype).contiguous()
+    targets = targets.long().contiguous()
+    if is_text(labels) or np.array_equal(labels, np.arange(len(labels))):
+        return targets
+    codes = torch.as_tensor(labels.astype(np.int64), device=targets.device)
     indices = torch.searchsorted(codes, targets).clamp(max=len(codes) - 1)
-    unknown = targets[codes[indices] != targets]
-    if len(unknown):
-        raise ValueError(
-            f"targets must be among the classes {labels.tolist()}, got"
-            f" {unknown[0].item()} in a batch"
-        )
-    return indices
+    return indices.where(codes[indices] == targets, len(codes))
 
 
 def read_targets(dataset: Any) -> NDArray[Any]:
@@ -123,12 +114,31 @@ def read_targets(dataset: Any) -> NDArray[Any]:
         return targets[:, 0] if targets.shape[1:] == (1,) else targets
 
 
-def check_same_targets(dataset: Any, y: Labels, labels: Labels) -> None:
-    """Raise if labels differ from the targets of a dataset."""
-    targets = read_targets(dataset)
-    is_unknown = targets.dtype == object and (targets == None).all()  # noqa: E711
-    if not is_unknown and not np.array_equal(targets, encode(y, labels)):
+def class_weights(
+    class_weight: Any, labels: Labels, y: Labels | None
+) -> NDArray[np.float64]:
+    """Compute the weight of each class, as scikit-learn does.
+
+    A class that `y` lacks gets the weight 1.
+    """
+    if isinstance(class_weight, Mapping):
+        unknown = [label for label in class_weight if label not in labels.tolist()]
+        wrong = [w for w in class_weight.values() if not 0 < w < np.inf]
+        if unknown or wrong:
+            raise ValueError(
+                "class_weight must hold positive numbers for some of the classes"
+                f" {labels.tolist()}, got {dict(class_weight)!r}"
+            )
+        return np.array([class_weight.get(label, 1.0) for label in labels.tolist()])
+    if not (isinstance(class_weight, str) and class_weight == "balanced"):
         raise ValueError(
-            "y must equal the targets of the Dataset, which are used for training;"
-            " pass y=None"
+            "class_weight must be None, 'balanced' or a dict of label to weight, got"
+            f" {class_weight!r}"
         )
+    y = np.asarray(y)
+    weights = np.ones(len(labels))
+    is_present = np.isin(labels, y)
+    weights[is_present] = compute_class_weight(
+        "balanced", classes=labels[is_present], y=y
+    )
+    return weights

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from braindecode import EEGRegressor
 
-from braindecode_sam._checks import is_missing_a_column
+from braindecode_sam._checks import as_numbers
 from braindecode_sam.nets._conventions import Conventions
 
 
@@ -16,30 +16,56 @@ class Regressor(Conventions, EEGRegressor):
 
     It differs from :class:`braindecode.EEGRegressor` as follows:
 
-    - ``fit`` returns the net.
+    - It has a `random_state`.
+    - ``fit`` returns the net, and takes `groups` for ``train_split=SubjectSplit(...)``.
     - After fitting to targets of shape (n_windows,), predictions have that shape, so
       that ensembles such as ``VotingRegressor`` can average them.
     - Targets of shape (batch,), from a windows dataset or ``partial_fit``, are compared
       with the output of the same window. They are not broadcast over the batch.
     - An initialized net keeps its weights in ``partial_fit`` and, with
-      ``warm_start=True``, in ``fit``.
-    - ``set_params(optimizer=torch.optim.AdamW)`` removes the options of SAM and the
-      callback named ``sam``.
+      ``warm_start=True``, in ``fit``. Otherwise ``fit`` takes the shape of the windows
+      anew, and so does the ``fit`` of a clone.
 
     :func:`braindecode_sam.make_regressor` builds one from a configuration.
 
     Parameters
     ----------
     module : str, type or torch.nn.Module
-        Model, or the name of a registered one such as ``"FastEEGNeX"``.
-    *args, **kwargs
+        Model, or the name of a registered one such as ``"FastEEGNeX"``. Those of
+        `n_chans`, `n_times`, `n_outputs`, `sfreq` and `chs_info` that it takes, and
+        that are not given as ``module__n_chans`` and so on, are inferred in ``fit``.
+    *args
+        Further positional parameters of :class:`braindecode.EEGRegressor`.
+    random_state : int or None, default=None
+        Seed of weight initialization, shuffling, augmentation and dropout, at most
+        2**32 - 1. Each ``fit`` of the net and of its clones draws the same numbers, as
+        does the first ``partial_fit``. Afterwards, also if training fails, the global
+        generators of torch, NumPy and Python are in their states of before. None draws
+        from the global generators.
+    n_threads : int or None, default=None
+        Number of threads that torch uses while the net is built, trained and predicts.
+        Rounding errors of sums depend on it. With 1, ``cross_validate`` returns the
+        same scores, bit for bit, in one process, in joblib's workers and on a cluster.
+        None leaves the number unchanged.
+    **kwargs
         Further parameters of :class:`braindecode.EEGRegressor`, such as `optimizer`,
         `lr`, `max_epochs`, `batch_size`, `train_split`, `callbacks` and `device`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When the net is initialized, if `random_state` or `n_threads` is out of range.
 
     See Also
     --------
     Classifier : The same for labels.
     braindecode_sam.make_regressor : Build a net from a configuration.
+
+    Notes
+    -----
+    A net that continues its training, in a later ``partial_fit`` or with
+    ``warm_start=True``, does not seed. With joblib's threading backend, nets that train
+    at the same time share the global generators, so that results are not reproducible.
 
     Examples
     --------
@@ -102,8 +128,8 @@ class Regressor(Conventions, EEGRegressor):
 
     def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss, with targets in the shape of the predictions."""
-        if is_missing_a_column(y_pred, y_true):
-            y_true = y_true[:, None]
+        if np.ndim(y_true) == 1 and np.shape(y_pred) == (len(y_true), 1):
+            y_true = y_true[:, None]  # or each would be compared with all predictions
         return super().get_loss(y_pred, y_true, *args, **kwargs)
 
     def _note_targets(self, y: Any) -> None:
@@ -114,5 +140,6 @@ def _as_targets(y: Any) -> Any:
     """Convert lists, tuples, tables and arrays of objects to numbers."""
     is_array = isinstance(y, np.ndarray) and y.dtype.kind == "O"
     if is_array or isinstance(y, (list, tuple)) or hasattr(y, "to_numpy"):
-        return np.array(y, dtype=np.float32)  # a table's own values are read-only
+        # A copy, as a table's own values are read-only.
+        return np.array(as_numbers("y", y, np.float32))
     return y

@@ -20,7 +20,7 @@ def main():
         batch_size=4,
         verbose=0,
         random_state=0,
-        callbacks__seed__n_threads=1,
+        n_threads=1,
         module__n_chans=4,
         module__n_times=128,
     )

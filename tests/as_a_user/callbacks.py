@@ -5,7 +5,7 @@ from braindecode import EEGRegressor
 from skorch.callbacks import EarlyStopping
 
 from braindecode_sam import SAM, SAMCallback
-from braindecode_sam.callbacks import SeedCallback, SpeedUp, WindowCheck
+from braindecode_sam.callbacks import SpeedUp, WindowCheck
 from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import SubjectSplit
 
@@ -16,7 +16,6 @@ net = EEGRegressor(
     "EEGNeX", optimizer=SAM, batch_size=4, max_epochs=3, verbose=0,
     train_split=SubjectSplit(2, random_state=0),
     callbacks=[
-        ("seed", SeedCallback(0)),
         ("check", WindowCheck()),
         ("sam", SAMCallback(schedule="cosine", start_epoch=1)),
         ("fast", SpeedUp(verbose=True)),

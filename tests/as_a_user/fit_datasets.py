@@ -18,7 +18,7 @@ windows = create_from_X_y(
 def net():
     return make_regressor(
         module__n_chans=5, module__n_times=200, batch_size=8, max_epochs=2, verbose=0,
-        random_state=0, callbacks__seed__n_threads=1,
+        random_state=0, n_threads=1,
     )  # fmt: skip
 
 

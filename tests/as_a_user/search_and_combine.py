@@ -1,13 +1,12 @@
 """A net in scikit-learn's searches, ensembles and meta-estimators."""
 
 import numpy as np
-import torch
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import VotingRegressor
 from sklearn.model_selection import GridSearchCV, learning_curve
 from sklearn.preprocessing import StandardScaler
 
-from braindecode_sam import SAM, make_regressor
+from braindecode_sam import make_regressor
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(24, 5, 200)).astype("float32")
@@ -15,7 +14,7 @@ y = rng.normal(size=24).astype("float32")
 net = make_regressor(
     module__n_chans=5, module__n_times=200, batch_size=4, max_epochs=1, verbose=0
 )
-grid = {"optimizer": [SAM, torch.optim.AdamW], "lr": [0.01, 0.001]}
+grid = {"optimizer__rho": [0.0, 0.1], "lr": [0.01, 0.001]}
 search = GridSearchCV(net, grid, cv=2, error_score="raise").fit(X, y)
 print(len(search.cv_results_["params"]), search.predict(X).shape)
 print(VotingRegressor([("a", net), ("b", net)]).fit(X, y).predict(X).shape)

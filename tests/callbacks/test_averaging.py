@@ -320,21 +320,6 @@ def test_cropped_scores_find_the_indices_of_the_validation():
         assert indices.tolist() == [6, 7, 8, 9, 10, 11]
 
 
-def test_datasets_that_are_iterated_over_have_statistics():
-    class Stream(torch.utils.data.IterableDataset):
-        def __iter__(self):
-            return iter(zip(X[:12], Y[:12], strict=True))
-
-        def __len__(self):
-            return 12
-
-    shape = {"module__n_chans": 4, "module__n_times": 64, "module__n_outputs": 1}
-    net = averaged_net(train_split=None, iterator_train__shuffle=False, **shape)
-    net.signal_args_set_ = True  # braindecode would ask for the first window
-    fitted(net, Stream(), None)
-    assert int(net.module_.norm.num_batches_tracked) == 2
-
-
 # The training
 
 
@@ -345,15 +330,15 @@ def generators():
 
 @pytest.mark.parametrize(("kind", "optimizer"), [("swa", "SAM"), ("ema", "AdamW")])
 def test_the_training_is_that_without_averaging(kind, optimizer):
-    """Including all numbers that are drawn, although no SeedCallback protects them."""
+    """Including all numbers that are drawn, although no random_state protects them."""
     nets, records, drawn = [], [], []
     for average in ([], [("averaging", WeightAveraging(kind, 0.7, 1))]):
         net = make_net(
             *average, ("generators", Record(lambda net: generators())),
             **OPTIMIZERS[optimizer], **augmentation(),
             iterator_valid__generator=torch.Generator().manual_seed(3),
+            random_state=None,
         )  # fmt: skip
-        net.callbacks.pop(0)
         for seed in (torch.manual_seed, np.random.seed, random.seed):
             seed(1)
         records.append(recorded(net, state_of))
@@ -544,7 +529,7 @@ def test_more_training_continues_from_the_training_weights(kind, is_warm_start):
     def net(n_epochs):
         options = {"max_epochs": n_epochs, "warm_start": is_warm_start}
         net = averaged_net(kind, 0.7, 1, cls=Regressor, train_split=None, **options)
-        net.callbacks.pop(0)
+        net.set_params(random_state=None)
         torch.manual_seed(0)
         return fitted(net)
 

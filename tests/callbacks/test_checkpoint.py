@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from braindecode import EEGClassifier
 from skorch.callbacks import Checkpoint, Freezer, LRScheduler, Unfreezer
 from torch.optim.lr_scheduler import StepLR
 
 from braindecode_sam import SAM, SAMCallback, TimeShift
-from braindecode_sam.callbacks import ResumableCheckpoint, SeedCallback
+from braindecode_sam.callbacks import ResumableCheckpoint
 from braindecode_sam.datasets import SubjectWindows
+from braindecode_sam.nets import Classifier
 from braindecode_sam.optim import FriendlySAM, LookSAM
 from tests.worker_parts import (
     Stop,
@@ -123,8 +123,8 @@ def test_a_finished_training_continues_for_more_epochs(tmp_path):
 
     def net(name, max_epochs):
         checkpoint = ResumableCheckpoint(tmp_path / name, every=2)
-        callbacks = [checkpoint, SeedCallback(2), "accuracy"]
-        options = {"cls": EEGClassifier, "max_epochs": max_epochs}
+        callbacks = [checkpoint, "accuracy"]
+        options = {"cls": Classifier, "max_epochs": max_epochs}
         options["train_split"] = resumable_net(checkpoint).train_split
         return make_net(**options).set_params(callbacks=callbacks), checkpoint
 
@@ -311,7 +311,7 @@ def test_settings_of_any_kind_are_distinguished_and_equal_ones_are_not(tmp_path)
 
 def test_some_settings_may_change(interrupted):
     options = {"max_epochs": 3, "iterator_valid__num_workers": 0}
-    options["callbacks__seed__n_threads"] = 2
+    options["n_threads"] = 2
     assert len(resume(interrupted, **options).history) == 3
 
 
@@ -326,8 +326,7 @@ def test_reading_random_data_draws_no_numbers(tmp_path):
     checkpoint, nets = ResumableCheckpoint(tmp_path / "run.pt"), []
     shape = {"module__n_chans": 4, "module__n_times": 64, "module__n_outputs": 1}
     for callbacks in ([], [checkpoint], [checkpoint]):
-        nets.append(make_net(*callbacks, **shape))
-        nets[-1].callbacks.pop(0)
+        nets.append(make_net(*callbacks, random_state=None, **shape))
     torch.manual_seed(0)
     np.random.seed(0)
     nets[0].fit(Random(), None)

@@ -12,7 +12,7 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback
 
 from braindecode_sam import SAM, SAMCallback, callbacks
-from braindecode_sam.callbacks import SeedCallback
+from braindecode_sam.nets import Regressor
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 4, 32)).astype(np.float32)
@@ -33,10 +33,10 @@ class Normed(torch.nn.Module):
 
 def fitted(callback, max_epochs=4, **options):
     defaults = {"optimizer": SAM, "optimizer__rho": 0.1, "batch_size": 5, "verbose": 0}
-    seed = ("seed", SeedCallback(0, n_threads=1))
-    net = EEGRegressor(
+    net = Regressor(
         options.pop("module", Normed), max_epochs=max_epochs, train_split=None,
-        callbacks=[seed, ("sam", callback)], **(defaults | options),
+        callbacks=[("sam", callback)], random_state=0, n_threads=1,
+        **(defaults | options),
     )  # fmt: skip
     net.fit(X, Y)
     return net

@@ -19,7 +19,7 @@ class Predictions(Callback):
         return self
 
     def on_epoch_end(self, net, **kwargs):
-        self.found_.append(net.predict(X))
+        self.found_.append(net.predict(X).ravel())
 
 
 def fitted(*callbacks, module="FastEEGNet"):

@@ -6,11 +6,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from braindecode import EEGClassifier
 from sklearn.base import clone
 
 from braindecode_sam import SAM, SAMCallback
-from braindecode_sam.callbacks import SeedCallback, SpeedUp
+from braindecode_sam.callbacks import SpeedUp
+from braindecode_sam.nets import Classifier
 from tests.models.helpers import maps
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*for the current model parameters")
@@ -22,10 +22,10 @@ BATCH = torch.from_numpy(X)
 
 
 def fitted(*callbacks, module="EEGNeX"):
-    callbacks = [SeedCallback(0, n_threads=1), *callbacks, SAMCallback()]
-    net = EEGClassifier(
+    net = Classifier(
         module, optimizer=SAM, max_epochs=2, batch_size=4, verbose=0, train_split=None,
-        module__drop_prob=0.0, callbacks=callbacks,
+        module__drop_prob=0.0, callbacks=[*callbacks, SAMCallback()], random_state=0,
+        n_threads=1,
     )  # fmt: skip
     net.fit(X, Y)
     return net

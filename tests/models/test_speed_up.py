@@ -10,7 +10,7 @@ import braindecode.models
 import pytest
 import torch
 from braindecode.models.util import models_dict, models_mandatory_parameters
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
@@ -52,6 +52,7 @@ HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
     kind=st.sampled_from(KINDS),
     seed=st.integers(0, 99),
 )
+@example(2, 30, 2, "same", 2, False, (False, True, False, True, False), 1, KINDS[0], 0)
 def test_equals_the_stock_layers(
     n_chans, n_times, n_taps, padding, second, is_full, flags, n_branches, kind, seed
 ):

@@ -172,6 +172,8 @@ def cross_covariance(
     `samples` and tap j. The shape is (n_taps, n_samples * n_columns), and the second
     index runs over s, then over t.
     """
+    if not samples:  # two taps with padding "same" have no tail
+        return moments.band.new_zeros(n_taps, 0)
     reads = range(first + samples.start, first + samples.stop + n_taps - 1)
     block = _covariance(moments, columns, reads)
     return block.unfold(1, n_taps, 1).permute(2, 1, 0).flatten(1)

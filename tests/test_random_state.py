@@ -1,4 +1,4 @@
-"""SeedCallback: what it seeds, and that it leaves no trace."""
+"""random_state and n_threads of nets: what they set, and that they leave no trace."""
 
 import functools
 import pickle
@@ -10,7 +10,7 @@ import torch
 from sklearn.base import clone
 from skorch.callbacks import Callback
 
-from braindecode_sam.callbacks import SeedCallback, WindowCheck
+from braindecode_sam.callbacks import WindowCheck
 from tests.optim.helpers import assert_same
 from tests.worker_parts import (
     Small,
@@ -69,9 +69,7 @@ def test_fit_initialize_and_set_params_leave_nothing_behind():
     assert_same(state_of(first), state_of(second))
     net = make_net(("draws", Raising()))
     net.fit(X, Y)
-    net.set_params(callbacks__seed__random_state=3)
-    net.set_params(callbacks__seed=SeedCallback(4))
-    SeedCallback().initialize()  # without a net
+    net.set_params(random_state=3, module__settings=None)  # builds the module again
 
 
 @pytest.mark.usefixtures("_nothing_is_left")
@@ -117,7 +115,7 @@ def test_every_fit_draws_the_same_numbers_and_partial_fit_continues():
     assert draws[0] == draws[1]
     nets[0].fit(X, Y)
     assert_same(first, state_of(nets[0]))
-    other = clone(make_net()).set_params(callbacks__seed__random_state=2)
+    other = clone(make_net()).set_params(random_state=np.int64(2))
     other.fit(X, Y)
     assert not is_same(first, state_of(other))
     for seed, net in enumerate(nets):
@@ -139,8 +137,7 @@ def test_threads_while_a_net_trains_and_predicts_and_not_elsewhere(n_threads):
 
     seen = []
     torch.set_num_threads(3 - n_threads)
-    net = make_net(module=Watching, max_epochs=1)
-    net.set_params(callbacks__seed__n_threads=n_threads)
+    net = make_net(module=Watching, max_epochs=1, n_threads=n_threads)
     net.fit(X[:6], Y[:6])
     net.predict(X[:6])
     assert torch.get_num_threads() == 3 - n_threads
@@ -148,16 +145,41 @@ def test_threads_while_a_net_trains_and_predicts_and_not_elsewhere(n_threads):
     assert set(seen) == {(kind, n_threads) for kind in ("built", True, False)}
 
 
+def test_initialize_and_then_partial_fit_is_fit():
+    shape = {"module__n_chans": 4, "module__n_times": 64, "module__n_outputs": 1}
+    one, other = (make_net(**augmentation(), **shape) for _ in range(2))
+    other.initialize()
+    torch.manual_seed(9)
+    assert_same(state_of(one.fit(X, Y)), state_of(other.partial_fit(X, Y)))
+
+
+def test_a_generator_of_the_loader_is_seeded_too():
+    def loader(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return {"iterator_train__generator": generator}
+
+    one, other = (make_net(**loader(seed)).fit(X, Y) for seed in (3, 4))
+    assert_same(state_of(one), state_of(other))
+
+
+def test_the_text_of_a_net_shows_what_it_depends_on():
+    net = make_net(random_state=3, lr=0.2)
+    assert "random_state=3" in repr(net)
+    assert "lr=0.2" in repr(net)
+    assert repr(net) == repr(clone(net)) == repr(clone(net).fit(X, Y))
+    assert repr(net) != repr(clone(net).set_params(random_state=4))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"random_state": -1}, ValueError, "random_state must be .*>= 0 .*, got -1"),
         ({"random_state": 2**32}, ValueError, "<= 4294967295, got 4294967296"),
-        ({"random_state": None}, TypeError, "random_state must be .*, got None"),
+        ({"random_state": "a"}, TypeError, "random_state must be .*, got 'a'"),
         ({"n_threads": 0}, ValueError, "n_threads must be an integer >= 1, got 0"),
         ({"n_threads": "all"}, TypeError, "n_threads must be .*, got 'all'"),
     ],
 )
-def test_seed_refuses(options, error, message):
+def test_refuses(options, error, message):
     with pytest.raises(error, match=message):
-        SeedCallback(**options).initialize()
+        make_net(**options).fit(X, Y)
