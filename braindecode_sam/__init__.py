@@ -82,9 +82,9 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _import_error is not None:
-        from braindecode_sam import installation
+        from braindecode_sam._installation import explain
 
-        raise ImportError(installation.explain(_import_error)) from _import_error
+        raise ImportError(explain(_import_error)) from _import_error
     return getattr(importlib.import_module(_LAZY[name]), name)
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from braindecode_sam.installation import report
+from braindecode_sam._installation import report
 
 text, is_usable = report()
 print(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import warnings
+from collections.abc import Sequence
 from numbers import Number
 from typing import Any
 
@@ -75,6 +76,22 @@ def _length(name: str, value: Any) -> int:
         return len(value)
     except TypeError:
         raise TypeError(f"{name} must have a length, got {value!r}") from None
+
+
+def check_disjoint(test_folds: Sequence[NDArray[Any]]) -> None:
+    """Check that no window is in several test folds, or several times in one."""
+    windows, counts = np.unique(np.concatenate(test_folds), return_counts=True)
+    if (counts > 1).any():
+        shared = windows[counts > 1][0]
+        where = [
+            i for i, rows in enumerate(test_folds) for row in rows if row == shared
+        ]
+        raise ValueError(
+            f"test folds must not share windows, got window {shared} in test folds"
+            f" {where[0] + 1} and {where[1] + 1}; use a splitter that tests each window"
+            " at most once, such as GroupKFold, and pass repeated splits one repeat at"
+            " a time"
+        )
 
 
 def as_numbers(

@@ -6,6 +6,8 @@ import re
 
 import torch
 
+__all__ = ["resolve_device"]
+
 ACCEPTED = "'auto', 'cpu', 'cuda', 'cuda:N', 'rocm', 'rocm:N' or 'mps'"
 PATTERN = re.compile(r"(auto|cpu|mps)|(cuda|rocm)(?::(\d+))?")
 
@@ -54,65 +56,37 @@ def resolve_device(device: str | torch.device = "auto") -> str:
     """
     match = PATTERN.fullmatch(str(device))
     if match is None:
-        raise ValueError(_unknown(device))
+        hint = ""
+        if str(device).startswith("hip"):
+            hint = " torch.device accepts 'hip' but cannot compute on it; use 'rocm'."
+        raise ValueError(f"device must be {ACCEPTED}, got {device!r}.{hint}")
     plain, gpu, index = match.groups()
-    if plain == "auto":
-        return _best()
-    if plain == "mps":
-        _require(torch.backends.mps.is_available(), device, "Apple's MPS")
-    if gpu is None:
+    if plain == "cpu":
         return plain
+    if plain == "auto":
+        has_mps = torch.backends.mps.is_available()
+        return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     if gpu == "rocm" and torch.version.hip is None:
         raise RuntimeError(NO_HIP.format(device=device, build=torch_build()))
-    _require(torch.cuda.is_available(), device, "a GPU")
-    return "cuda" if index is None else f"cuda:{_existing(device, int(index))}"
-
-
-def _best() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _require(available: bool, device: str | torch.device, what: str) -> None:
-    if not available:
+    kind, what = (torch.cuda, "a GPU") if gpu else (torch.backends.mps, "Apple's MPS")
+    if not kind.is_available():
         raise RuntimeError(
             f"device {device!r} needs {what}, but PyTorch finds none here"
             f" ({torch_build()}). Use 'cpu', or 'auto' for the best available device."
         )
-
-
-def _existing(device: str | torch.device, index: int) -> int:
+    if index is None:
+        return plain or "cuda"
     count = torch.cuda.device_count()
-    if index >= count:
+    if int(index) >= count:
         raise ValueError(
             f"device {device!r} does not exist: PyTorch finds {count} GPU(s), so the"
             f" index must be between 0 and {count - 1}"
         )
-    return index
-
-
-def _unknown(device: str | torch.device) -> str:
-    hint = ""
-    if str(device).startswith("hip"):
-        hint = " torch.device accepts 'hip' but cannot compute on it; use 'rocm'."
-    return f"device must be {ACCEPTED}, got {device!r}.{hint}"
+    return f"cuda:{int(index)}"
 
 
 def torch_build() -> str:
-    """Describe this build of PyTorch.
-
-    Returns
-    -------
-    text : str
-        Kind of the build and version.
-
-    Examples
-    --------
-    >>> from braindecode_sam.device import torch_build
-    >>> "build, torch 2." in torch_build()
-    True
-    """
+    """Return the kind of this build of PyTorch, and its version."""
     kind = "a CPU build"
     if torch.version.hip is not None:
         kind = f"a ROCm {torch.version.hip} build"

@@ -15,12 +15,7 @@ from braindecode_sam.augmentation import (
     TimeShift,
 )
 from braindecode_sam.callbacks import SAMCallback, WindowCheck
-from braindecode_sam.configs import (
-    AugmentationConfig,
-    OptimizerConfig,
-    TrainingConfig,
-    load_config,
-)
+from braindecode_sam.configs import TrainingConfig, load_config
 from braindecode_sam.device import resolve_device
 from braindecode_sam.nets import Classifier, Regressor
 from braindecode_sam.optim import SAM
@@ -252,7 +247,9 @@ def _callbacks(optimizer: Any, further: Iterable[Any] | None) -> list[Any]:
 
 def _module_settings(config: TrainingConfig, task: _Task) -> dict[str, Any]:
     model = config.model
-    chosen = model.model_dump(exclude_unset=True, exclude={"model_name_"})
+    chosen = model.model_dump(
+        exclude_unset=True, exclude_none=True, exclude={"model_name_"}
+    )
     if config.training.criterion in task.foreign_losses:
         chosen.pop("n_outputs", None)  # that of the other task
     return {
@@ -261,7 +258,7 @@ def _module_settings(config: TrainingConfig, task: _Task) -> dict[str, Any]:
     }
 
 
-def _optimizer_settings(config: OptimizerConfig, optimizer: Any) -> dict[str, Any]:
+def _optimizer_settings(config: Any, optimizer: Any) -> dict[str, Any]:
     options = dict(config)
     lr = options.pop("lr")
     if not _is_sam(optimizer):
@@ -270,9 +267,7 @@ def _optimizer_settings(config: OptimizerConfig, optimizer: Any) -> dict[str, An
     return {"optimizer": optimizer, "lr": lr, **settings}
 
 
-def _augmentation_settings(
-    config: AugmentationConfig | None, chosen: Augmentation
-) -> dict[str, Any]:
+def _augmentation_settings(config: Any, chosen: Augmentation) -> dict[str, Any]:
     if isinstance(chosen, str) and chosen == "config":
         chosen = None if config is None else _transforms(config)
     if chosen is None:
@@ -290,7 +285,7 @@ def _augmentation_settings(
     }
 
 
-def _transforms(config: AugmentationConfig) -> list[Transform]:
+def _transforms(config: Any) -> list[Transform]:
     transforms = [GaussianNoise(config.probability, std=config.noise_std)]
     if config.max_shift > 0:
         shift = TimeShift(config.probability, max_shift=config.max_shift)

@@ -1,13 +1,13 @@
 """``python -m braindecode_sam``, with compatible and incompatible torchaudio."""
 
 import os
+import runpy
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import torch
-
-from braindecode_sam import installation
 
 FULL = pytest.mark.full
 # Errors of torchaudio for a missing library and for another version of CUDA.
@@ -69,19 +69,23 @@ def test_the_fast_models_work_without_the_hub(tmp_path):
     assert done.stdout.split() == ["False", "WaitingConv2d"], done.stderr
 
 
-def test_the_report_names_what_is_here(monkeypatch):
+def test_the_report_names_what_is_here_and_what_is_missing(monkeypatch, capsys):
+    version = metadata.version
+
+    def without_mne(name):
+        return version("no-such-package" if name == "mne" else name)
+
+    monkeypatch.setattr(metadata, "version", without_mne)
     monkeypatch.setenv("HSA_OVERRIDE_GFX_VERSION", "10.3.0")
-    text, fits = installation.report()
-    lines = text.splitlines()
-    for name in installation.PACKAGES:
-        assert any(line.startswith(f"{name} ") for line in lines)
-    assert torch.__version__ in text
-    assert "  auto: " in text
-    assert "HSA_OVERRIDE_GFX_VERSION=10.3.0" in text
-    assert fits
+    with pytest.raises(SystemExit) as done:
+        runpy.run_module("braindecode_sam", run_name="__main__")
+    assert done.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("braindecode_sam", "torchaudio", "braindecode", "skorch", "numpy"):
+        assert f"{name} {version(name)}" in lines
+    assert "mne not installed" in lines
+    (build,) = [line for line in lines if line.startswith("  PyTorch is a ")]
+    assert build.endswith(f" build, torch {torch.__version__}")
+    assert [line for line in lines if line.startswith("  auto: ")]
+    assert "  HSA_OVERRIDE_GFX_VERSION=10.3.0" in lines
     assert lines[-1].startswith("torch and torchaudio are compatible")
-
-
-def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setattr(installation, "PACKAGES", ("torch", "no-such-package"))
-    assert installation.versions()["no-such-package"] == "not installed"

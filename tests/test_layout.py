@@ -38,8 +38,7 @@ ALLOWED = {
     | {"braindecode_sam._checks", "braindecode_sam.datasets"},
     "model_selection": ARRAYS
     | {"torch", "skorch", "braindecode.datasets", "braindecode_sam._checks"}
-    | {"braindecode_sam.model_selection"},
-    "model_selection/_dask": {"joblib", "distributed"},
+    | {"joblib", "distributed"},
     "nets": ARRAYS
     | {"torch", "skorch", "braindecode", "braindecode_sam._checks"}
     | {"braindecode_sam.nets"},
@@ -47,8 +46,8 @@ ALLOWED = {
     "configs": {"pydantic", "torch", "braindecode.models"},
     "device": {"torch"},
     "threads": {"torch"},
-    "installation": {"torch", "braindecode_sam.device"},
-    "__main__": {"braindecode_sam.installation"},
+    "_installation": {"torch", "braindecode_sam.device"},
+    "__main__": {"braindecode_sam._installation"},
     "comparison": ARRAYS
     | {"joblib", "matplotlib", "mne", "skorch", "torch"}
     | {f"braindecode_sam.{name}" for name in ("callbacks", "_checks", "comparison")}

@@ -24,7 +24,6 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.svm import LinearSVC
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset
 from skorch.helper import SliceDataset
@@ -214,14 +213,13 @@ def test_splits_that_cannot_be_are_refused():
     windows = SubjectWindows(X, SUBJECTS)
     for data, valid_size, message in (
         (X, 0.2, r"no subjects found in ndarray.*SubjectWindows\(X"),
-        (windows[:4], 0.2, r"at least 2 subjects.*got 1: \[.*0"),
-        (windows, 1.5, "valid_size must be a fraction.* 10 .*got 1.5"),
-        (windows, 10, "valid_size must be a fraction.* 10 .*got 10"),
+        (windows[:4], 0.2, "valid_size must leave some .*got 0.2 and 1 subjects"),
+        (windows, 1.5, "valid_size must leave some .*got 1.5 and 10 subjects"),
+        (windows, 10, "valid_size must leave some .*got 10 and 10 subjects"),
+        (windows, "2", "valid_size must leave some .*got '2' and 10 subjects"),
     ):
         with refused(message):
             make_net(train_split=SubjectSplit(valid_size)).fit(data, Y[: len(data)])
-    with pytest.raises(TypeError, match=r"valid_size must be a fraction.*got '2'"):
-        make_net(train_split=SubjectSplit("2")).fit(windows, Y)
 
 
 # Out-of-fold predictions
@@ -284,8 +282,7 @@ def test_labels_of_several_outputs():
     found = out_of_fold_predictions(results, X[:, 0])
     assert found.shape == (40, 2)
     assert set(found.ravel()) == {"right"}
-    message = r"one array of shape .* got a list of 2 from DummyClassifier"
-    with refused(message):
+    with refused(r"classifiers of one output .*, got \[array\("):
         out_of_fold_predictions(results, X[:, 0], method="predict_proba")
 
 
@@ -302,19 +299,17 @@ def test_probabilities_of_nets_that_take_subject_windows():
 
 
 @pytest.mark.parametrize(
-    ("estimator", "data", "name"),
+    ("estimator", "data"),
     [
         # skorch's regressors have a predict_proba, which predicts values.
-        (make_net(train_split=None, max_epochs=1), X, "EEGRegressor"),
-        (make_pipeline(StandardScaler(), Ridge()), X[:, 0], "Pipeline of Ridge"),
-        (LinearSVC(), X[:, 0], "LinearSVC"),
+        (make_net(train_split=None, max_epochs=1), X),
+        (make_pipeline(StandardScaler(), Ridge()), X[:, 0]),
     ],
 )
-def test_refuses_probabilities_of_estimators_without(estimator, data, name):
+def test_refuses_probabilities_of_regressors(estimator, data):
     y = (np.arange(40) % 2).astype(np.float32)
     results = fitted(estimator, y, data, cv=GroupKFold(2))
-    message = f"every estimator has, got 'predict_proba', which {name} of fold 1 does"
-    with refused(message):
+    with refused("needs classifiers .*, got None in fold 1"):
         out_of_fold_predictions(results, data, method="predict_proba")
     with refused(r"one of 'predict', 'predict_proba', got 'x'"):
         out_of_fold_predictions(results, data, method="x")
@@ -334,13 +329,12 @@ def test_refuses_probabilities_of_other_classes():
     rows = np.arange(40)
     folds = [(rows[:36], rows[36:]), (rows[:32], rows[32:36])]
     results = fitted(DummyClassifier(), y, cv=folds)
-    known = r"got \['left', 'rest', 'right'\] in fold 2 and \['left', 'never', "
-    with refused(known):
+    with refused(r"\['left' 'rest' 'right'\] in fold 2 and \['left' 'never' 'rest'"):
         out_of_fold_predictions(results, X[:, 0], method="predict_proba")
     assert set(out_of_fold_predictions(results, X[:, 0])) == {"", "right"}
     folds = [(rows[:20], rows[20:30]), (rows[10:30], rows[30:])]  # as many classes
     results = fitted(DummyClassifier(), np.repeat(list("abcc"), 10), cv=folds)
-    with refused(r"got \['b', 'c'\] in fold 2 and \['a', 'b'\] in fold 1"):
+    with refused(r"got \['b' 'c'\] in fold 2 and \['a' 'b'\] in fold 1"):
         out_of_fold_predictions(results, X[:, 0], method="predict_proba")
 
 
@@ -348,8 +342,7 @@ def test_refuses_folds_whose_predictions_do_not_fit_together():
     results = fitted(DummyRegressor(), np.stack([Y, Y], axis=1), cv=GroupKFold(2))
     other = fitted(DummyRegressor(), Y, cv=GroupKFold(2))
     results["estimator"][1] = other["estimator"][1]
-    message = "got 1 of float.* in fold 2 and 2 of float.* in fold 1"
-    with refused(message):
+    with refused("at index 0 has size 2 and the array at index 1 has size 1"):
         out_of_fold_predictions(results, X[:, 0])
 
 
@@ -357,8 +350,7 @@ def test_refuses_results_that_lack_something():
     for key in ("estimator", "indices"):
         results = fitted(DummyRegressor(), Y)
         del results[key]
-        message = f"results must have the key '{key}'.*; call cross_validate"
-        with refused(message):
+        with refused("results must have 'estimator' and 'indices', as cross_validate"):
             out_of_fold_predictions(results, X[:, 0])
 
 

@@ -26,6 +26,7 @@ from braindecode_sam._arguments import check_choice, check_integer
 from braindecode_sam._checks import (
     as_numbers,
     as_numbers_or_labels,
+    check_disjoint,
     check_groups,
     check_numbers_or_labels,
     check_same_length,
@@ -39,7 +40,7 @@ from braindecode_sam.comparison._statistics import (
     window_losses,
 )
 from braindecode_sam.metrics import SCORING, SCORING_CLASSIFICATION
-from braindecode_sam.model_selection import check_disjoint, subjects_of
+from braindecode_sam.model_selection import subjects_of
 
 DUMMY = "dummy"
 RESERVED = {

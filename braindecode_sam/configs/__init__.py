@@ -1,4 +1,4 @@
-"""Training configurations in JSON, and the models that validate them.
+"""Training configurations in JSON.
 
 ``challenge_1`` and ``challenge_2`` are the two configurations of the competition notes,
 which describe an entry to a 2025 competition on EEG regression. ``classification`` is
@@ -8,196 +8,106 @@ for labels, and for windows of any shape.
 import json
 import os
 import warnings
-from importlib import resources
+from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
 import torch
 from braindecode.models import EEGNeX
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeFloat,
-    PlainSerializer,
-    PositiveFloat,
-    PositiveInt,
-)
+from pydantic import BeforeValidator, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from braindecode_sam._arguments import check_integer, check_number
+from braindecode_sam._arguments import as_builtin
 
 with warnings.catch_warnings():
     # On import, braindecode makes a configuration class for each of its models, and
     # pydantic warns about one of them.
     warnings.filterwarnings("ignore", message="TypedDict class 'ChsInfoType'")
-    from braindecode.models.config import SIGNAL_ARGS_TYPES, make_model_config
+    from braindecode.models.config import make_model_config
 
     # braindecode's class requires the shape of the windows, which nets infer.
     _WithoutShape: Any = make_model_config(EEGNeX, required=[])
 
+__all__ = ["TrainingConfig", "load_config"]
 
-def _load_class(value: Any, home: Any, base: type, accepted: str) -> type:
+
+def _find_class(value: Any, home: Any, base: type) -> type:
     """Look up a class in a module that is already imported, and nowhere else."""
     found = value
     if isinstance(value, str):
-        name = value.rpartition(".")[2]
-        found = getattr(home, name, None)
-        if value not in (f"{home.__name__}.{name}", _path(found)):
-            found = None
-    is_right = isinstance(found, type) and issubclass(found, base)
-    if not is_right or found is base:
-        raise ValueError(f"expected {accepted}, or the class itself, got {value!r}")
+        found = getattr(home, value.rpartition(".")[2], None)
+        found = found if isinstance(found, type) and value in _names(found) else None
+    if not isinstance(found, type) or not issubclass(found, base) or found is base:
+        raise ValueError(
+            f"expected a subclass of {base.__name__}, or its name in {home.__name__},"
+            f" got {value!r}"
+        )
     return found
 
 
-def _load_criterion(value: Any) -> type:
-    accepted = "the name of a loss in torch.nn such as 'torch.nn.MSELoss'"
-    base: type = torch.nn.modules.loss._Loss
-    if isinstance(value, type):  # passed by the caller's code, not read from a file
-        base = torch.nn.Module
-    return _load_class(value, torch.nn, base, accepted)
+def _names(cls: type) -> list[str]:
+    """Return the short name of a class, if torch has one, and the full name."""
+    homes = [h for h in (torch.nn, torch.optim) if getattr(h, cls.__name__, 0) is cls]
+    short = [f"{home.__name__}.{cls.__name__}" for home in homes]
+    return [*short, f"{cls.__module__}.{cls.__qualname__}"]
 
 
-def _load_optimizer(value: Any) -> type:
-    accepted = "the name of an optimizer in torch.optim such as 'torch.optim.AdamW'"
-    return _load_class(value, torch.optim, torch.optim.Optimizer, accepted)
+_find_module = partial(_find_class, home=torch.nn, base=torch.nn.Module)
+_find_optimizer = partial(_find_class, home=torch.optim, base=torch.optim.Optimizer)
+_Named = pydantic.PlainSerializer(lambda cls: _names(cls)[0], str, when_used="json")
+_Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+_Size = Annotated[int, pydantic.Field(gt=0, strict=True), BeforeValidator(as_builtin)]
 
 
-def _check_model(value: Any) -> Any:
-    """Check the settings before braindecode does, which would import names in them."""
-    if isinstance(value, pydantic.BaseModel):  # braindecode's own configuration
-        value = value.model_dump(exclude_unset=True)
-    if not isinstance(value, dict):
-        return value
-    # None means that the net infers it from the data.
-    inferred = {name for name in SIGNAL_ARGS_TYPES if value.get(name) is None}
-    value = {name: setting for name, setting in value.items() if name not in inferred}
-    for name, setting in value.items():
-        if isinstance(setting, str) and name != "model_name_":
-            accepted = "the name of a layer in torch.nn such as 'torch.nn.ELU'"
-            try:
-                _load_class(setting, torch.nn, torch.nn.Module, accepted)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-        if name in ("n_chans", "n_times", "n_outputs"):
-            check_integer(name, setting, 1)
-        if name == "drop_prob":
-            check_number(name, setting)
-            if not 0 <= setting <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {setting!r}")
-    return value
+class _Model(_WithoutShape):
+    n_chans: _Size | None = None
+    n_times: _Size | None = None
+    n_outputs: _Size | None = None
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _find_layers(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Look up layers by name; braindecode's class would import any name."""
+        is_layer = isinstance(value, str) and info.field_name != "model_name_"
+        return _find_module(value) if is_layer else value
 
 
-def _name(cls: type) -> str:
-    """Return the name of a class in a configuration."""
-    for home in (torch.nn, torch.optim):
-        if getattr(home, cls.__name__, None) is cls:
-            return f"{home.__name__}.{cls.__name__}"
-    return _path(cls)
-
-
-def _path(cls: Any) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else ""
-
-
-_Named = PlainSerializer(_name, return_type=str, when_used="json")
-Criterion = Annotated[type, BeforeValidator(_load_criterion), _Named]
-BaseOptimizer = Annotated[type, BeforeValidator(_load_optimizer), _Named]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+def _copy_settings(value: Any) -> Any:
+    """Copy a dict; braindecode's class writes into it and fails for other types."""
+    if not isinstance(value, (dict, _Model)):
+        raise ValueError(f"expected a dict, got {value!r}")
+    return copy(value)
 
 
 class _Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class EEGNeXConfig(_WithoutShape):
-    """Settings of EEGNeX. The shape of the windows is optional."""
-
-
-class OptimizerConfig(_Section):
-    """SAM and its base optimizer.
-
-    All fields are required.
-
-    Parameters
-    ----------
-    base_optimizer : type
-        Optimizer class of :mod:`torch.optim`. JSON has its name, such as
-        ``"torch.optim.AdamW"``.
-    lr : float
-        Learning rate of the base optimizer, positive.
-    weight_decay : float
-        Weight decay of the base optimizer, non-negative.
-    rho : float
-        Radius of SAM's perturbation, non-negative.
-    adaptive : bool
-        Whether to measure the radius relative to the weights (ASAM).
-
-    See Also
-    --------
-    braindecode_sam.SAM : What the parameters mean.
-    """
-
-    base_optimizer: BaseOptimizer
+class _Optimizer(_Section):
+    base_optimizer: Annotated[type, BeforeValidator(_find_optimizer), _Named]
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
     rho: NonNegativeFloat
     adaptive: bool
 
 
-class AugmentationConfig(_Section):
-    """Augmentation of training windows by TimeShift and GaussianNoise.
-
-    All fields are required.
-
-    Parameters
-    ----------
-    probability : float
-        Probability with which each transform is applied to a window, from 0 to 1.
-    max_shift : float
-        Largest shift in time as a fraction of the window, from 0 to 1. 0 leaves out
-        TimeShift.
-    noise_std : float
-        Standard deviation of the noise in the unit of the windows, non-negative.
-
-    See Also
-    --------
-    braindecode_sam.TimeShift : Shift windows circularly in time.
-    braindecode_sam.augmentation.GaussianNoise : Add Gaussian noise.
-    """
-
-    probability: Fraction
-    max_shift: Fraction
+class _Augmentation(_Section):
+    probability: _Fraction
+    max_shift: _Fraction
     noise_std: NonNegativeFloat
 
 
-class LoopConfig(_Section):
-    """Settings of the training loop.
-
-    All fields are required.
-
-    Parameters
-    ----------
-    criterion : type
-        Loss class of :mod:`torch.nn`. JSON has its name, such as
-        ``"torch.nn.MSELoss"``.
-    max_epochs : int
-        Number of epochs, positive.
-    batch_size : int
-        Number of windows in a batch, positive.
-    """
-
-    criterion: Criterion
+class _Loop(_Section):
+    criterion: Annotated[type, BeforeValidator(_find_module), _Named]
     max_epochs: PositiveInt
     batch_size: PositiveInt
 
 
 class TrainingConfig(_Section):
-    """A training configuration, from which the builders make a net.
+    """A training configuration, as :func:`braindecode_sam.load_config` returns it.
 
-    The builders are :func:`braindecode_sam.make_regressor` and
-    :func:`braindecode_sam.make_classifier`. All fields are required. Unknown keys raise
-    at every level.
+    All fields are required, also those of each dict, and unknown keys raise.
 
     Parameters
     ----------
@@ -207,18 +117,19 @@ class TrainingConfig(_Section):
         Parameters of :class:`braindecode.models.EEGNeX`, and `model_name_`, which is
         ``"EEGNeX"``. `n_chans`, `n_times` and `n_outputs` are optional: nets infer them
         from the data.
-    optimizer : OptimizerConfig
-        SAM and its base optimizer.
-    augmentation : AugmentationConfig or None
-        Augmentation of training windows, if any.
-    training : LoopConfig
-        Loss, number of epochs and batch size.
+    optimizer : dict
+        `base_optimizer`, a class of :mod:`torch.optim` or its name, with its `lr` and
+        `weight_decay`, and `rho` and `adaptive` of :class:`braindecode_sam.SAM`.
+    augmentation : dict or None
+        `probability` with which each transform is applied to a training window,
+        `max_shift` of :class:`braindecode_sam.TimeShift` as a fraction of the window,
+        and `noise_std` of :class:`braindecode_sam.augmentation.GaussianNoise` in the
+        unit of the windows. If `max_shift` is 0, windows are not shifted.
+    training : dict
+        `criterion`, a loss class of :mod:`torch.nn` or its name, `max_epochs` and
+        `batch_size`.
     n_splits : int
         Number of cross-validation folds, at least 2. The builders do not use it.
-
-    See Also
-    --------
-    braindecode_sam.load_config : Read a configuration from JSON.
 
     Examples
     --------
@@ -231,29 +142,11 @@ class TrainingConfig(_Section):
     """
 
     name: str
-    model: Annotated[EEGNeXConfig, BeforeValidator(_check_model)]
-    optimizer: OptimizerConfig
-    augmentation: AugmentationConfig | None
-    training: LoopConfig
-    n_splits: Annotated[int, Field(ge=2)]
-
-
-def config_names() -> list[str]:
-    """List the configurations that come with the package.
-
-    Returns
-    -------
-    names : list of str
-        Names in alphabetical order.
-
-    Examples
-    --------
-    >>> from braindecode_sam.configs import config_names
-    >>> config_names()
-    ['challenge_1', 'challenge_2', 'classification']
-    """
-    files = resources.files(__package__).iterdir()
-    return sorted(Path(f.name).stem for f in files if f.name.endswith(".json"))
+    model: Annotated[_Model, BeforeValidator(_copy_settings)]
+    optimizer: _Optimizer
+    augmentation: _Augmentation | None
+    training: _Loop
+    n_splits: Annotated[int, pydantic.Field(ge=2)]
 
 
 def load_config(
@@ -261,9 +154,10 @@ def load_config(
 ) -> TrainingConfig:
     """Read a configuration.
 
-    A configuration is data, not code. Class names are looked up in ``torch.nn`` and
-    ``torch.optim`` only, and nothing is imported. Pass a custom loss or base optimizer
-    to the builder, as in ``make_regressor(criterion=MyLoss)``.
+    :func:`braindecode_sam.make_regressor` and :func:`braindecode_sam.make_classifier`
+    build nets from it. It is data, not code: class names are looked up in ``torch.nn``
+    and ``torch.optim`` only, and nothing is imported. Pass a custom loss or base
+    optimizer to the builder, as in ``make_regressor(criterion=MyLoss)``.
 
     Parameters
     ----------
@@ -280,13 +174,6 @@ def load_config(
     ------
     ValueError
         If the name is unknown, a key is unknown or missing, or a value is out of range.
-    FileNotFoundError
-        If the file does not exist.
-
-    See Also
-    --------
-    make_regressor : Build an EEGRegressor from a configuration.
-    make_classifier : Build an EEGClassifier from a configuration.
 
     Examples
     --------
@@ -294,32 +181,20 @@ def load_config(
     >>> load_config("challenge_2").model.n_chans
     104
     """
-    if isinstance(config, TrainingConfig):
-        return config
     if isinstance(config, (str, os.PathLike)):
         config = _read(config)
     return TrainingConfig.model_validate(config)
 
 
 def _read(config: str | os.PathLike[str]) -> Any:
-    if str(config).endswith(".json"):
-        return _read_file(config)
-    if config not in config_names():
+    ours = {file.stem: file for file in sorted(Path(__file__).parent.glob("*.json"))}
+    path = Path(config) if str(config).endswith(".json") else ours.get(str(config))
+    if path is None:
         raise ValueError(
-            f"config must be one of {', '.join(config_names())}, the path of a .json"
-            f" file or a dict, got {config!r}"
+            f"config must be one of {', '.join(ours)}, the path of a .json file or a"
+            f" dict, got {config!r}"
         )
-    return json.loads(
-        resources.files(__package__).joinpath(f"{config}.json").read_text()
-    )
-
-
-def _read_file(path: str | os.PathLike[str]) -> Any:
     try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"config must be a file that contains JSON, got {str(path)!r}: {error}"
-        ) from error
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} must contain JSON: {error}") from error
