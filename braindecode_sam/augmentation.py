@@ -93,6 +93,10 @@ class TimeShift(Transform):
         super().__init__(probability=probability, random_state=random_state)
         self.max_shift = max_shift
 
+    def extra_repr(self) -> str:
+        """Show the parameters in the repr, without the generator."""
+        return f"probability={self.probability}, max_shift={self.max_shift}"
+
     def get_augmentation_params(self, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Draw a shift for each window.
 
@@ -215,6 +219,12 @@ class GaussianNoise(_GaussianNoise):
     """
 
     operation = staticmethod(gaussian_noise)
+
+    def extra_repr(self) -> str:
+        """Show the parameters in the repr, without the generator."""
+        # NumPy would abbreviate and round an array.
+        std = self.std.tolist() if hasattr(self.std, "tolist") else self.std
+        return f"probability={self.probability}, std={std}"
 
 
 class AugmentedDataLoader(_AugmentedDataLoader):

@@ -1,10 +1,10 @@
 """Checks before training: every error text, and no training on bad data."""
 
-import enum
 import io
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from braindecode.datasets import create_from_X_y
@@ -14,9 +14,10 @@ from skorch.callbacks import Callback
 from skorch.helper import SliceDataset
 
 from braindecode_sam import SAM
-from braindecode_sam._checks import check_groups, check_scale, check_windows
 from braindecode_sam.callbacks import WindowCheck
+from braindecode_sam.comparison import paired_comparison
 from braindecode_sam.datasets import (
+    SubjectScaler,
     SubjectWindows,
     simulate_response_times,
     to_arrays,
@@ -54,37 +55,72 @@ BAD_LABELS = {
         ["low", None] * 6,
         "y must name a label for every window, got None .* 1",
     ),
-    "columns": ([["low", "a"]] * 12, r"\(n_windows,\) where it holds text, got \(12,"),
+    "columns": (
+        [["low", "a"]] * 12,
+        r"y must have the shape \(n_windows,\), got .*12,",
+    ),
     "mixed": (["low", 1.0] * 6, "y must .* all text or all numbers, got 1.0 for wind"),
     "lengths": (["low", "high"], "same length, got X: 12, y: 2"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_check_windows_refuses(name):
+def test_arrays_are_refused(name):
     windows, y, message = BAD[name]
     with pytest.raises(ValueError, match=message):
-        check_windows(windows, y)
+        to_arrays(windows, y, GROUPS[: len(windows)])
 
 
 @pytest.mark.parametrize("name", BAD_LABELS)
-def test_check_windows_refuses_labels(name):
+def test_labels_are_refused(name):
     y, message = BAD_LABELS[name]
     with pytest.raises(ValueError, match=message):
-        check_windows(X, y)
+        to_arrays(X, y, GROUPS)
 
 
-def test_check_windows_accepts():
-    check_windows(X, Y, GROUPS)
-    check_windows(X, ["low", "high"] * 6, GROUPS)
-    check_windows(torch.tensor(X), Y[:, None])
-    check_windows(SubjectWindows(X, GROUPS), torch.tensor(np.stack([Y, -Y], axis=1)))
-    check_windows(X, np.tile([-1.7e308, 1.7e308], 6))  # the range overflows
+def test_targets_are_refused_by_comparisons():
+    for y, message in (
+        (spoiled(Y, 2, np.nan), "y must be finite, got .?nan.? for wind"),
+        (np.ones(12), "y is constant .output 0 is 1.0 in all 12 windows"),
+        (["low", 1.0] * 6, "y must .* all text or all numbers, got 1.0 for wind"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            paired_comparison(Y, Y, y, GROUPS)
+
+
+def test_windows_of_many_blocks_are_read_to_the_end():
+    windows = np.zeros((600, 1, 10))
+    windows[517, 0, 9] = np.inf
+    with pytest.raises(ValueError, match="window 517 holds NaN or infinite"):
+        SubjectScaler().transform(windows, np.arange(600) // 100)
+
+
+def test_arrays_are_accepted():
+    for windows, y in (
+        (X, ["low", "high"] * 6),
+        (torch.tensor(X), Y[:, None]),
+        (SubjectWindows(X, GROUPS), torch.tensor(np.stack([Y, -Y], axis=1))),
+        (X, np.tile([-3e38, 3e38], 6)),  # the range overflows
+        (X, pd.Series([*range(11), 2**24], dtype="Int64")),
+    ):
+        found = to_arrays(windows, y, GROUPS)
+        np.testing.assert_array_equal(found[0], X)
+        expected = y if isinstance(y[0], str) else np.asarray(y, dtype=np.float32)
+        np.testing.assert_array_equal(found[1], expected)
+        np.testing.assert_array_equal(found[2], GROUPS)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "Int64", object])
+@pytest.mark.parametrize("large", [2**24 + 1, 2**53 + 1, 2**62 + 1])
+def test_integers_that_would_change_are_refused(dtype, large):
+    y = pd.Series([*range(11), large], dtype=dtype)
+    with pytest.raises(ValueError, match=f"float32 represents exactly.*got {large}"):
+        to_arrays(X, y, GROUPS)
 
 
 def test_an_error_stays_short():
     with pytest.raises(ValueError, match="y must hold numbers") as raised:
-        check_windows(np.zeros((999, 4, 200)), [b"high"] * 999)
+        to_arrays(X, [b"high"] * 999, GROUPS)
     assert len(str(raised.value)) < 300
 
 
@@ -94,11 +130,9 @@ def test_an_error_stays_short():
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        (
-            spoiled(GROUPS.astype(object), 5, None),
-            "every window, got None for window 5",
-        ),
-        (spoiled(GROUPS.astype(object), 5, np.nan), "every window, got nan for window"),
+        (spoiled(GROUPS.astype(object), 5, None), "window, got None for window 5"),
+        (spoiled(GROUPS.astype(object), 5, np.nan), "window, got nan for window 5"),
+        (np.array(["NaT"] * 12, "M8[ns]"), "window, got .*NaT.* for window 0"),
         (GROUPS[:3], "got X: 12, y: 12, groups: 3"),
         (set(range(12)), r"groups must have the shape \(n_windows,\)"),
         ([[1]] * 12, r"groups must have the shape \(n_windows,\)"),
@@ -109,32 +143,23 @@ def test_an_error_stays_short():
         ([Fraction(1, 3)] * 12, "NumPy stores unchanged"),
     ],
 )
-def test_check_windows_refuses_groups(groups, message):
+def test_groups_are_refused(groups, message):
     with pytest.raises(ValueError, match=message):
-        check_windows(X, Y, groups)
-
-
-class Number(np.int64):
-    """A custom integer type."""
-
-
-class Sex(enum.StrEnum):
-    F = "female"
-    M = "male"
+        to_arrays(X, Y, groups)
 
 
 @pytest.mark.parametrize(
     ("groups", "dtype"),
     [
-        (np.array([Number(3), 4, np.uint8(5)], dtype=object), "<i8"),
+        (np.array([3, 4, np.uint8(5)], dtype=object), "<i8"),
         (np.array([1, 2], dtype=np.uint64), "<u8"),
-        ([Sex.F, Sex.M], "<U6"),
+        (pd.Series(["a", "bc"], dtype="string"), "<U2"),
         ([1, 2.5], "<f8"),
         ([True, False], "|b1"),
     ],
 )
 def test_groups_have_a_dtype_of_their_kind(groups, dtype):
-    found = check_groups(groups)
+    found = SubjectWindows(X[: len(groups)], groups).groups
     assert found.dtype == dtype
     assert found.tolist() == list(groups)
 
@@ -146,12 +171,13 @@ def test_groups_have_a_dtype_of_their_kind(groups, dtype):
     )
 )
 def test_any_groups_stay_what_they_are_and_can_be_stored(groups):
+    windows = np.zeros((len(groups), 1, 1))
+    found = SubjectWindows(windows, np.array(groups, dtype=object)).groups
     file = io.BytesIO()
-    found = check_groups(np.array(groups, dtype=object))
     np.save(file, found)
     file.seek(0)
     assert np.load(file).tolist() == groups
-    np.testing.assert_array_equal(check_groups(found), found)
+    np.testing.assert_array_equal(SubjectWindows(windows, found).groups, found)
 
 
 # The callback
@@ -184,15 +210,14 @@ def test_windows_in_volts_are_noticed(factor, match):
     zeros = factor * X
     zeros[:, 1:] = 0
     for check in (
-        lambda: check_scale(factor * X),
-        lambda: check_scale(zeros),  # channels without a signal do not hide it
         lambda: to_arrays(factor * X, Y, GROUPS),
+        lambda: to_arrays(zeros, Y, GROUPS),  # silent channels do not hide it
         lambda: make_net()[0].fit(factor * X, Y),
     ):
         with pytest.warns(UserWarning, match=match):
             check()
     for ordinary in (0.0, 0.1, 100.0):
-        check_scale(ordinary * X)
+        to_arrays(ordinary * X, Y, GROUPS)
 
 
 def test_the_callback_refuses_before_training():

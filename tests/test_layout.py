@@ -22,13 +22,14 @@ ALLOWED = {
     "optim": {"torch", "braindecode_sam.optim"},
     "models": {"torch", "scipy", "braindecode.models", "braindecode_sam.models"},
     "models/speed_up": {"torch", "pandas", "braindecode_sam.models"},
-    "callbacks": {"torch", "numpy", "pandas", "skorch"}
-    | {"braindecode_sam.callbacks", "braindecode_sam.optim"},
-    "callbacks/sam": {"torch", "numpy", "skorch"} | {"braindecode_sam.optim"},
-    "callbacks/speed_up": {"skorch", "braindecode_sam.models"},
-    "callbacks/window_check": {"torch", "numpy", "skorch", "mne"}
+    "callbacks": {"torch", "numpy", "pandas", "skorch", "sklearn"}
+    | {"braindecode_sam.callbacks"},
+    "callbacks/sam": {"torch", "numpy", "skorch", "sklearn"}
+    | {"braindecode_sam.optim"},
+    "callbacks/speed_up": {"skorch", "sklearn", "braindecode_sam.models"},
+    "callbacks/window_check": {"torch", "numpy", "skorch", "sklearn", "mne"}
     | {"braindecode_sam._checks"},
-    "_checks": ARRAYS,
+    "_checks": {"numpy", "pandas"},
     "amp": {"torch", "skorch"},
     "augmentation": {"torch", "numpy", "braindecode.augmentation"},
     "landscape": {"torch", "numpy", "sklearn"},

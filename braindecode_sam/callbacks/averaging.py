@@ -10,29 +10,22 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from skorch.callbacks import Callback
 from skorch.dataset import get_len, unpack_data
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import (
-    get_ema_multi_avg_fn,
-    get_swa_multi_avg_fn,
-    update_bn,
-)
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from braindecode_sam._arguments import check_below_one, check_choice
 from braindecode_sam._interrupts import DeferSigint
-from braindecode_sam._random import (
-    generator_states,
-    own_generators,
-    set_generator_states,
-)
-from braindecode_sam.optim._second_pass import PreservedBuffers
+from braindecode_sam._random import generator_states, set_generator_states
 
+SWA = get_swa_multi_avg_fn()
 STARTS = {"ema": 0.0, "swa": 0.75}  # by kind, where `start` is None
 
 
-class WeightAveraging(Callback):
+class WeightAveraging(BaseEstimator, Callback):
     r"""Average the weights of a training, and validate and predict with the average.
 
     From the first validation on, the net holds the averaged weights wherever it is
@@ -121,12 +114,13 @@ class WeightAveraging(Callback):
     since they are of other activations. The same holds for their average. The callback
     therefore computes new statistics in one forward pass over the training windows per
     epoch. The pass uses windows without augmentation and the batch size of the
-    validation. It leaves everything else unchanged, including the random number
-    generators. The windows are in a fixed random order. In the order of the data, a
-    batch would often hold a single subject, whose windows vary less than those of all
-    subjects. A last, smaller batch is left out. Dropout is active, as in training.
-    Layers that stay in evaluation mode keep their statistics. Modules without BatchNorm
-    need no pass.
+    validation. It leaves everything else unchanged, including the generators of torch,
+    NumPy and Python, but not one that is passed as ``iterator_valid__generator``. The
+    windows are in a fixed random order, so that the dataset must have a length. In the
+    order of the data, a batch would often hold a single subject, whose windows vary
+    less than those of all subjects. A last, smaller batch is left out. Dropout is
+    active, as in training. Layers that stay in evaluation mode keep their statistics.
+    Modules without BatchNorm need no pass.
 
     **Scores of training batches**, such as ``train_loss``, are those of the training's
     own weights.
@@ -178,7 +172,7 @@ class WeightAveraging(Callback):
         self.kind = kind
         self.decay = decay
         self.start = start
-        self.windows_ = _Windows()
+        self._dataset: Any = None  # the training windows, while training runs
         self._reset()
 
     def initialize(self) -> Self:
@@ -189,14 +183,10 @@ class WeightAveraging(Callback):
         self._reset()
         return self
 
-    def on_train_begin(
-        self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Become the first callback."""
         _check_is_alone(net.callbacks_)
-        first = self._first_epoch(net.max_epochs)
-        self.windows_.has_warned = first >= len(net.history) + net.max_epochs
-        if self.windows_.has_warned:
+        if self._first_epoch(net.max_epochs) >= len(net.history) + net.max_epochs:
             warnings.warn(
                 f"Averaging begins in epoch start={self.start!r}, counted from 0, which"
                 f" is not reached with max_epochs={net.max_epochs}. No weights are"
@@ -205,31 +195,37 @@ class WeightAveraging(Callback):
             )
         # A new list, as skorch is iterating over the current one.
         net.callbacks_ = sorted(net.callbacks_, key=lambda named: named[1] is not self)
-        self.windows_.dataset = None
+        self._dataset = None
 
     def on_epoch_begin(
-        self,
-        net: Any,
-        dataset_train: Any = None,
-        dataset_valid: Any = None,
-        **kwargs: Any,
+        self, net: Any, dataset_train: Any = None, **kwargs: Any
     ) -> None:
-        """Restore the training's own weights."""
-        if self.windows_.dataset is None:  # this is the first epoch of a training
-            self._reset_if_replaced(net)
+        """Restore the training's own weights, unless the net was given others."""
+        if self._dataset is None and self.training_ is not None:
+            params, averaged = _params(net), self.averaged_ or {}
+            is_in_net = averaged.keys() <= params.keys() and all(
+                torch.equal(params[name].cpu(), value.cpu())
+                for name, value in averaged.items()
+            )
+            if not is_in_net:
+                self._reset()
         self._restore_training(net)
-        self.windows_.dataset = dataset_train
+        self._dataset = dataset_train
 
     def on_batch_begin(
         self, net: Any, batch: Any = None, training: bool | None = None, **kwargs: Any
     ) -> None:
         """Load the average before the first batch of the validation."""
-        if training:
-            # ResumableCheckpoint restores these attributes after on_epoch_begin.
-            self._restore_training(net)
-            self._add_unfrozen(net)
-        elif self.windows_.dataset is not None:
+        if not training:
             self._end_steps(net)
+            return
+        # ResumableCheckpoint restores these attributes after on_epoch_begin.
+        self._restore_training(net)
+        if self.averaged_ is not None:
+            # Parameters that were frozen until now join as they are before this step.
+            trainable = _trainable(net).items()
+            new = {n: param for n, param in trainable if n not in self.averaged_}
+            self.averaged_ |= _copies(new)
 
     def on_batch_end(
         self, net: Any, batch: Any = None, training: bool | None = None, **kwargs: Any
@@ -238,52 +234,32 @@ class WeightAveraging(Callback):
         if training and self.kind == "ema" and self._has_started(net):
             self._update(net)
 
-    def on_epoch_end(
-        self,
-        net: Any,
-        dataset_train: Any = None,
-        dataset_valid: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Load the average, if there was no validation."""
         self._end_steps(net)
 
-    def on_train_end(
-        self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Leave the average in the net, even after an interrupt within an epoch."""
-        if self.windows_.dataset is not None:
-            self._load_average(net)
-            is_early = self.averaged_ is None and not self._has_started(net)
-            if is_early and not self.windows_.has_warned:
-                warnings.warn(
-                    f"Training ended after {len(net.history)} epochs, before averaging"
-                    f" began with start={self.start!r}. No weights are averaged.",
-                    stacklevel=2,
-                )
-        self.windows_.dataset = None
+        if self._dataset is None:  # there was no epoch
+            return
+        self._load_average(net)
+        self._dataset = None
+        if len(net.history) <= self._first_epoch(net.max_epochs) < net.max_epochs:
+            warnings.warn(
+                f"Training ended after {len(net.history)} epochs, before averaging"
+                f" began with start={self.start!r}. No weights are averaged.",
+                stacklevel=2,
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # skorch maps the devices of modules and optimizers, but not of callbacks.
         on_cpu = {"averaged_": _cpu(self.averaged_), "training_": _cpu(self.training_)}
-        return {**self.__dict__, **on_cpu, "windows_": _Windows()}
+        return {**self.__dict__, **on_cpu, "_dataset": None}
 
     def _reset(self) -> None:
         self.averaged_: dict[str, Tensor] | None = None
         self.n_averaged_ = 0
         self.training_: dict[str, Tensor] | None = None
-
-    def _reset_if_replaced(self, net: Any) -> None:
-        """Reset if the net no longer holds the average that was left in it."""
-        if self.training_ is None or self.averaged_ is None:
-            return
-        params = _params(net)
-        is_there = params.keys() >= self.averaged_.keys() and all(
-            torch.equal(params[name], average.to(params[name].device))
-            for name, average in self.averaged_.items()
-        )
-        if not is_there:
-            self._reset()
 
     def _first_epoch(self, max_epochs: int) -> int:
         start = STARTS[self.kind] if self.start is None else self.start
@@ -306,27 +282,17 @@ class WeightAveraging(Callback):
         params = _params(net)
         with DeferSigint():
             if self.averaged_ is None:
-                self.averaged_ = _copies(_trainable(params))
+                self.averaged_ = _copies(_trainable(net))
             else:
+                is_ema = self.kind == "ema"
+                update = get_ema_multi_avg_fn(self.decay) if is_ema else SWA
+                now = [params[name] for name in self.averaged_]
                 # After a checkpoint was read, the average is on the CPU.
-                averaged = {
+                self.averaged_ = {
                     n: a.to(params[n].device) for n, a in self.averaged_.items()
                 }
-                current = [params[name] for name in averaged]
-                self._average()(list(averaged.values()), current, self.n_averaged_)
-                self.averaged_ = averaged
+                update(list(self.averaged_.values()), now, self.n_averaged_)
             self.n_averaged_ += 1
-
-    def _average(self) -> Any:
-        is_ema = self.kind == "ema"
-        return get_ema_multi_avg_fn(self.decay) if is_ema else get_swa_multi_avg_fn()
-
-    def _add_unfrozen(self, net: Any) -> None:
-        """Begin averages of parameters that were frozen until now."""
-        if self.averaged_ is not None:
-            params = _trainable(_params(net))
-            new = {n: p for n, p in params.items() if n not in self.averaged_}
-            self.averaged_ |= _copies(new)
 
     @torch.no_grad()
     def _load_average(self, net: Any) -> None:
@@ -334,14 +300,14 @@ class WeightAveraging(Callback):
         if self.training_ is not None or self.averaged_ is None:
             return
         params, statistics = _params(net), _statistics(net)
-        before = {name: params[name] for name in self.averaged_} | statistics
         with DeferSigint() as sigint:
+            before = {name: params[name] for name in self.averaged_} | statistics
             self.training_ = _copies(before)
             try:
                 for name, average in self.averaged_.items():
                     params[name].copy_(average)
                 if statistics:
-                    _estimate_statistics(net, self.windows_, sigint.call)
+                    _estimate_statistics(net, self._dataset, sigint)
             except BaseException:  # not even an interrupt may leave a mixture
                 self._restore_training(net)
                 raise
@@ -356,33 +322,6 @@ class WeightAveraging(Callback):
                 # In place, as optimizers hold these tensors.
                 tensors[name].copy_(value)
             self.training_ = None
-
-
-class _Windows:
-    """The training windows of the current fit.
-
-    They are in an object of a class so that ResumableCheckpoint does not save them.
-    """
-
-    def __init__(self) -> None:
-        self.dataset: Any = None
-        self.has_warned = False  # that no weights will be averaged
-
-    def inputs(self, net: Any) -> Iterator[tuple[Any]]:
-        """Yield the inputs of all whole batches, without augmentation.
-
-        They are in a fixed random order.
-        """
-        dataset = self.dataset
-        if not isinstance(dataset, torch.utils.data.IterableDataset):
-            order = np.random.default_rng(0).permutation(len(dataset))
-            dataset = torch.utils.data.Subset(dataset, order.tolist())
-        largest = 0
-        for batch in net.get_iterator(dataset, training=False):
-            X, _ = unpack_data(batch)
-            if get_len(X) >= largest:
-                largest = get_len(X)
-                yield (X,)
 
 
 def _check_start(start: Any) -> None:
@@ -408,28 +347,39 @@ def _check_is_alone(callbacks: list[tuple[str, Any]]) -> None:
         )
 
 
-def _modules(net: Any, names: list[str]) -> dict[str, torch.nn.Module]:
+def _parts(net: Any, names: list[str]) -> dict[str, torch.nn.Module]:
     parts = {name: getattr(net, name + "_") for name in names}
     return {n: part for n, part in parts.items() if isinstance(part, torch.nn.Module)}
 
 
 def _params(net: Any) -> dict[str, Tensor]:
     """Return the parameters of a net by name. A shared parameter has one name."""
-    seen: dict[Tensor, str] = {}
-    for part, module in _modules(net, [*net._modules, *net._criteria]).items():
+    names: dict[Tensor, str] = {}
+    for part, module in _parts(net, [*net._modules, *net._criteria]).items():
         for name, param in module.named_parameters():
-            seen.setdefault(param, f"{part}.{name}")
-    return {name: param for param, name in seen.items()}
+            names.setdefault(param, f"{part}.{name}")
+    return {name: param for param, name in names.items()}
 
 
-def _trainable(params: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: param for name, param in params.items() if param.requires_grad}
+def _trainable(net: Any) -> dict[str, Tensor]:
+    return {n: param for n, param in _params(net).items() if param.requires_grad}
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _cpu(tensors: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+    return None if tensors is None else {n: t.cpu() for n, t in tensors.items()}
+
+
+# BatchNorm's statistics
 
 
 def _norm_layers(net: Any) -> dict[str, _BatchNorm]:
     return {
         f"{part}.{name}": layer
-        for part, module in _modules(net, net._modules).items()
+        for part, module in _parts(net, net._modules).items()
         for name, layer in module.named_modules()
         if isinstance(layer, _BatchNorm)
     }
@@ -444,74 +394,59 @@ def _statistics(net: Any) -> dict[str, Tensor]:
     }
 
 
-def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+def _estimate_statistics(net: Any, dataset: Any, sigint: DeferSigint) -> None:
+    """Set BatchNorm's statistics to those of one pass over the training windows."""
+    with _only_looking(net):
+        for module in _parts(net, net._modules).values():
+            module.train()
+        # Some layers stay in evaluation mode, and keep their statistics.
+        layers = {n: x for n, x in _norm_layers(net).items() if x.training}
+        for layer in layers.values():
+            layer.reset_running_stats()
+            layer.momentum = None  # all batches count alike
+        sigint.call(lambda: _infer_whole_batches(net, dataset))
+        reached = {n for n, layer in layers.items() if layer.num_batches_tracked}
+        found = _copies(_statistics(net))
+    for name, buffer in _statistics(net).items():
+        if name.rpartition(".")[0] in reached:
+            buffer.copy_(found[name])
 
 
-def _cpu(tensors: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
-    return None if tensors is None else {n: t.cpu() for n, t in tensors.items()}
-
-
-# The pass that computes BatchNorm's statistics
-
-
-def _estimate_statistics(net: Any, windows: _Windows, call: Any) -> None:
-    """Set BatchNorm's statistics. `call` runs functions that may be interrupted."""
-    with _everything_restored(net):
-        inference = _Inference(net).train()
-        call(lambda: update_bn(windows.inputs(net), inference))
-        found = {
-            place: _copies(dict(layer.named_buffers(recurse=False)))
-            for place, layer in _norm_layers(net).items()
-            if layer.num_batches_tracked  # otherwise the pass did not reach it
-        }
-    for place, layer in _norm_layers(net).items():
-        for name, value in found.get(place, {}).items():
-            layer.get_buffer(name).copy_(value)
-
-
-class _Inference(torch.nn.Module):
-    """All modules of a net as one module that calls ``net.infer``."""
-
-    def __init__(self, net: Any) -> None:
-        super().__init__()
-        self.parts = torch.nn.ModuleList(_modules(net, net._modules).values())
-        self.infer = net.infer
-
-    def forward(self, x: Any) -> Any:
-        return self.infer(x)
-
-    def modules(self, *args: Any, **kwargs: Any) -> Iterator[torch.nn.Module]:
-        """Yield the modules that are in training mode.
-
-        torch's update_bn would reset the statistics of layers that stay in evaluation
-        mode, and no batch would update them again.
-        """
-        return (m for m in super().modules(*args, **kwargs) if m.training)
+def _infer_whole_batches(net: Any, dataset: Any) -> None:
+    """Pass the windows through the net, without augmentation, in a random order."""
+    order = np.random.default_rng(0).permutation(len(dataset)).tolist()
+    windows = torch.utils.data.Subset(dataset, order)
+    largest = 0
+    for batch in net.get_iterator(windows, training=False):
+        X, _ = unpack_data(batch)
+        if get_len(X) >= largest:
+            largest = get_len(X)
+            net.infer(X)
 
 
 @contextlib.contextmanager
-def _everything_restored(net: Any) -> Iterator[None]:
-    """Restore everything that a pass changes, even if it fails."""
-    modules = _modules(net, net._modules).values()
-    modes = [(layer, layer.training) for part in modules for layer in part.modules()]
+def _only_looking(net: Any) -> Iterator[None]:
+    """Restore what a pass changes, even if it fails. skorch sets the modes itself."""
     momenta = [(layer, layer.momentum) for layer in _norm_layers(net).values()]
+    buffers = [
+        (layer._buffers, name, buffer, buffer.clone())
+        for module in _parts(net, net._modules).values()
+        for layer in module.modules()
+        for name, buffer in layer._buffers.items()
+        if buffer is not None
+    ]
     # braindecode's iterators store the indices of the last windows on the net.
     attributes = dict(vars(net))
-    own = [container[key] for container, key in own_generators(net)]
-    states = [generator.get_state() for generator in own]
-    global_states = generator_states()
+    generators = generator_states()
     try:
-        with PreservedBuffers() as buffers:
-            for module in modules:  # update_bn resets them before it calls a module
-                buffers.save(module)
-            yield
+        yield
     finally:
-        for layer, mode in modes:
-            layer.training = mode
         for norm, momentum in momenta:
             norm.momentum = momentum
+        for table, name, buffer, copy in buffers:
+            table[name] = buffer  # a forward may have replaced it
+            # Expanded buffers cannot be written, sparse ones not compared.
+            if buffer.layout is not torch.strided or not torch.equal(buffer, copy):
+                buffer.copy_(copy)
         vars(net).update(attributes)
-        for generator, state in zip(own, states, strict=True):
-            generator.set_state(state)
-        set_generator_states(global_states)
+        set_generator_states(generators)

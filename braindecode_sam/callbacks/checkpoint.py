@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from skorch.callbacks import Callback
 from skorch.history import History
 
@@ -31,7 +32,7 @@ from braindecode_sam._random import (
 )
 
 
-class ResumableCheckpoint(Callback):
+class ResumableCheckpoint(BaseEstimator, Callback):
     """Write everything that a training needs to resume bit for bit, after each epoch.
 
     skorch's ``Checkpoint`` writes module, criterion, optimizer and history to separate

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from skorch.callbacks import Callback
 
 from braindecode_sam._arguments import check_choice, check_non_negative
@@ -33,7 +33,7 @@ NORM_LAYERS = (
 RECORDED = ("sharpness", "rho", "grad_norm")
 
 
-class SAMCallback(Callback):
+class SAMCallback(BaseEstimator, Callback):
     r"""Schedule rho by epoch, choose what is perturbed, and record the sharpness.
 
     The callback writes three quantities to the history, for every training batch and
@@ -142,27 +142,25 @@ class SAMCallback(Callback):
         self.start_epoch = start_epoch
         self.perturb = perturb
 
-    def on_train_begin(
-        self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Check the options, and choose what the optimizer perturbs."""
         self._check_options()
         optimizer = _sam_of(net)
-        if self._is_scheduled():
-            _check_equal_radii(optimizer)
+        radii = [group[_rho_key(optimizer)] for group in optimizer.param_groups]
+        if self._is_scheduled() and len(set(radii)) > 1:
+            raise ValueError(
+                "SAMCallback sets one rho for all parameter groups, but the groups have"
+                f" different ones: {radii}. To keep them, leave rho=None,"
+                " schedule='constant' and start_epoch=0. Otherwise set rho in"
+                " SAMCallback and in no group."
+            )
         if self.start_epoch >= len(net.history) + net.max_epochs:
             self._warn_of_no_start(f"max_epochs={net.max_epochs}")
         if self.perturb is not None:
             only = None if self.perturb == "all" else _norm_parameters(net)
             optimizer.perturb_only(only)
 
-    def on_epoch_begin(
-        self,
-        net: Any,
-        dataset_train: Any = None,
-        dataset_valid: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         """Set this epoch's radius."""
         if self._is_scheduled():
             optimizer = _sam_of(net)
@@ -174,17 +172,19 @@ class SAMCallback(Callback):
         self, net: Any, batch: Any = None, training: bool | None = None, **kwargs: Any
     ) -> None:
         """Record sharpness, rho and gradient norm of the step."""
-        if training:
-            for name, value in zip(RECORDED, _measured(_sam_of(net)), strict=True):
-                net.history.record_batch(name, value)
+        if not training:
+            return
+        optimizer: Any = _sam_of(net)
+        rho = max(group[_rho_key(optimizer)] for group in optimizer.param_groups)
+        sharpness = grad_norm = math.nan
+        if optimizer.last_perturbed_loss is not None:
+            sharpness = float(optimizer.last_perturbed_loss - optimizer.last_loss)
+            grad_norm = float(optimizer.last_grad_norm)
+        measured = (sharpness, float(rho), grad_norm)
+        for name, value in zip(RECORDED, measured, strict=True):
+            net.history.record_batch(name, value)
 
-    def on_epoch_end(
-        self,
-        net: Any,
-        dataset_train: Any = None,
-        dataset_valid: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Average over the batches, weighted by their sizes as in skorch's losses."""
         batches = [b for b in net.history[-1]["batches"] if RECORDED[0] in b]
         if not batches:  # as WindowCheck reports
@@ -192,11 +192,13 @@ class SAMCallback(Callback):
         sizes = np.array([b["train_batch_size"] for b in batches])
         for name in RECORDED:
             values = np.array([b[name] for b in batches])
-            net.history.record(name, _mean_of_known(values, sizes))
+            known = ~np.isnan(values)
+            mean = math.nan
+            if known.any():
+                mean = float(np.average(values[known], weights=sizes[known]))
+            net.history.record(name, mean)
 
-    def on_train_end(
-        self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Warn if training was stopped before the first perturbation."""
         if len(net.history) <= self.start_epoch < net.max_epochs:
             self._warn_of_no_start(f"training ended after {len(net.history)} epochs")
@@ -217,9 +219,8 @@ class SAMCallback(Callback):
             return 0.0
         if callable(self.rho):
             return float(self.rho(epoch))
-        start = (
-            optimizer.defaults[_rho_key(optimizer)] if self.rho is None else self.rho
-        )
+        own = optimizer.defaults[_rho_key(optimizer)]
+        start = own if self.rho is None else self.rho
         span = max(max_epochs - 1 - self.start_epoch, 1)
         progress = min((epoch - self.start_epoch) / span, 1.0)
         return float(SCHEDULES[self.schedule](start, self.final_rho, progress))
@@ -255,45 +256,19 @@ def _rho_key(optimizer: SAM) -> str:
     return "sam__rho" if "sam__rho" in optimizer.defaults else "rho"
 
 
-def _check_equal_radii(optimizer: SAM) -> None:
-    radii = [group[_rho_key(optimizer)] for group in optimizer.param_groups]
-    if len(set(radii)) > 1:
-        raise ValueError(
-            "SAMCallback sets one rho for all parameter groups, but the groups have"
-            f" different ones: {radii}. To keep them, leave rho=None,"
-            " schedule='constant' and start_epoch=0. Otherwise set rho in SAMCallback"
-            " and in no group."
-        )
-
-
 def _norm_parameters(net: Any) -> list[torch.nn.Parameter]:
     modules = (getattr(net, name + "_") for name in [*net._modules, *net._criteria])
-    layers = [
-        layer
+    params = [
+        param
         for module in modules
         if isinstance(module, torch.nn.Module)
         for layer in module.modules()
         if isinstance(layer, NORM_LAYERS)
+        for param in layer.parameters(recurse=False)
     ]
-    params = [p for layer in layers for p in layer.parameters(recurse=False)]
     if not params:
         raise ValueError(
             "perturb='norm' perturbs normalization layers, but the net has none with"
             " parameters; expected perturb='all'"
         )
     return params
-
-
-def _measured(optimizer: Any) -> tuple[float, float, float]:
-    rho = max(group[_rho_key(optimizer)] for group in optimizer.param_groups)
-    if optimizer.last_perturbed_loss is None:
-        return math.nan, float(rho), math.nan
-    sharpness = optimizer.last_perturbed_loss - optimizer.last_loss
-    return float(sharpness), float(rho), float(optimizer.last_grad_norm)
-
-
-def _mean_of_known(values: NDArray[np.float64], weights: NDArray[np.int64]) -> float:
-    known = ~np.isnan(values)
-    if not known.any():
-        return math.nan
-    return float(np.average(values[known], weights=weights[known]))

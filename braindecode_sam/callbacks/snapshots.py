@@ -6,10 +6,11 @@ import copy
 from typing import Any, Self
 
 import torch
+from sklearn.base import BaseEstimator
 from skorch.callbacks import Callback
 
 
-class WeightSnapshots(Callback):
+class WeightSnapshots(BaseEstimator, Callback):
     """Keep a copy of the weights and buffers after each epoch.
 
     Scores of the test fold after each epoch must not influence the training. This
@@ -48,13 +49,7 @@ class WeightSnapshots(Callback):
         self.weights_: list[dict[str, Any]] = []
         return self
 
-    def on_epoch_end(
-        self,
-        net: Any,
-        dataset_train: Any = None,
-        dataset_valid: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Copy the weights."""
         self.weights_.append(_weights(net))
 

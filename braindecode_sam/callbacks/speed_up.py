@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from sklearn.base import BaseEstimator
 from skorch.callbacks import Callback
 
 from braindecode_sam.models import speed_up
 from braindecode_sam.models.speed_up import is_sped_up
 
 
-class SpeedUp(Callback):
+class SpeedUp(BaseEstimator, Callback):
     """Apply speed_up to a net's module when training begins.
 
     This is for nets that build their module by name. Weights, optimizer and history
@@ -47,9 +48,7 @@ class SpeedUp(Callback):
         self.verbose = verbose
         self.exact_masks = exact_masks
 
-    def on_train_begin(
-        self, net: Any, X: Any = None, y: Any = None, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Speed up the modules of the net, unless they already are."""
         for name in net._modules:
             module = getattr(net, name + "_")

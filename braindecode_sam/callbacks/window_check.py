@@ -9,6 +9,7 @@ import mne
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import Callback
 from skorch.helper import SliceDataset
@@ -24,7 +25,7 @@ from braindecode_sam._checks import (
 N_SCALED = 16  # windows of a dataset whose scale is checked
 
 
-class WindowCheck(Callback):
+class WindowCheck(BaseEstimator, Callback):
     """Check the data, and some settings, before a net trains.
 
     The windows must have three dimensions, no value may be missing or infinite, and the
@@ -72,11 +73,7 @@ class WindowCheck(Callback):
             _check_column(net, np.shape(y))
 
     def on_epoch_begin(
-        self,
-        net: Any,
-        dataset_train: Any = None,
-        dataset_valid: Any = None,
-        **kwargs: Any,
+        self, net: Any, dataset_train: Any = None, **kwargs: Any
     ) -> None:
         """Check that there is a batch to train on.
 
@@ -113,9 +110,9 @@ def _check_labels(net: Any, y: Any) -> None:
     """Check that no label is missing, and that there are at least two classes."""
     labels = np.asarray(y)
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        wrong = np.argwhere(~np.isfinite(labels))[0]
+        wrong = tuple(np.argwhere(~np.isfinite(labels))[0])
         raise ValueError(
-            f"y must hold labels, got {labels[tuple(wrong)]} for window {wrong[0]}"
+            f"y must hold labels, got {labels[wrong]} for window {wrong[0]}"
         )
     found = np.unique(labels)
     if len(found) < 2 and _fixed_classes(net) is None:
@@ -137,8 +134,13 @@ def _fixed_classes(net: Any) -> Any:
 def _check_against_module(net: Any, X_shape: tuple[int, ...], y: Any) -> None:
     """Compare the data with those parameters of the module that are set."""
     given = net.get_params_for("module")
-    found = {"n_chans": X_shape[1], "n_times": X_shape[2]}
-    found["n_outputs"] = _n_outputs(net, y, given.get("n_outputs"))
+    n_outputs = np.shape(y)[1] if np.ndim(y) > 1 else 1
+    if isinstance(net, NeuralNetClassifier):
+        classes = _fixed_classes(net)
+        # The targets of skorch's classifiers are indices, and some may be absent.
+        n_found = max(len(np.unique(y)), given.get("n_outputs") or 0)
+        n_outputs = n_found if classes is None else len(classes)
+    found = {"n_chans": X_shape[1], "n_times": X_shape[2], "n_outputs": n_outputs}
     for name, value in found.items():
         expected = given.get(name)
         if expected is not None and expected != value:
@@ -147,18 +149,6 @@ def _check_against_module(net: Any, X_shape: tuple[int, ...], y: Any) -> None:
                 f" module__{name}={expected} (X has the shape {tuple(X_shape)}, y"
                 f" {np.shape(y)}). Pass other data or module__{name}={value}."
             )
-
-
-def _n_outputs(net: Any, y: Any, expected: int | None) -> int:
-    """Return the number of outputs that the targets need."""
-    if isinstance(net, NeuralNetClassifier):
-        classes = _fixed_classes(net)
-        if classes is not None:
-            return len(classes)
-        # The targets of skorch's classifiers are indices, and some may be absent.
-        return max(len(np.unique(y)), expected or 0)
-    shape = np.shape(y)
-    return shape[1] if len(shape) > 1 else 1
 
 
 def _check_column(net: NeuralNetRegressor, y_shape: tuple[int, ...]) -> None:
@@ -177,15 +167,11 @@ def _read_dataset(dataset: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     windows, targets = [], []
     for i in range(len(dataset)):
         item = dataset[i]
-        window = np.asarray(_signal(item))
-        check_finite(window, i)
+        window, target = item[:2] if isinstance(item, tuple) else (item, None)
+        check_finite(np.asarray(window)[None], i)
         if i % step == 0:
-            windows.append(window)
-        targets.append(item[1] if isinstance(item, tuple) else None)
+            windows.append(np.asarray(window))
+        targets.append(target)
     y = np.asarray(targets if y is None else y)
     check_same_length(X=dataset, y=y)
     return np.stack(windows), y
-
-
-def _signal(item: Any) -> Any:
-    return item[0] if isinstance(item, tuple) else item

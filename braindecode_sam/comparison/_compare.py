@@ -25,11 +25,11 @@ from sklearn.model_selection import GroupKFold
 from braindecode_sam._arguments import check_choice, check_integer
 from braindecode_sam._checks import (
     as_numbers,
-    as_numbers_or_labels,
     check_disjoint,
     check_groups,
-    check_numbers_or_labels,
     check_same_length,
+    check_targets,
+    check_targets_or_labels,
 )
 from braindecode_sam._fingerprint import contents_of
 from braindecode_sam.comparison import _fits
@@ -257,12 +257,11 @@ def _check_inputs(X: Any, groups: Any) -> None:
 
 
 def _targets_of(y: ArrayLike) -> NDArray[Any]:
-    check_numbers_or_labels(y)
-    return as_numbers("y", y)
+    return as_numbers("y", check_targets(y))
 
 
 def _labels_of(y: ArrayLike) -> NDArray[Any]:
-    labels = np.asarray(y)
+    labels = np.asarray(y, dtype=object)  # which keeps text and numbers apart
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:
@@ -270,10 +269,7 @@ def _labels_of(y: ArrayLike) -> NDArray[Any]:
             "y must hold one label for each window, of shape (n_windows,), got the"
             f" shape {labels.shape}"
         )
-    check_numbers_or_labels(labels)
-    if labels.dtype == object:  # of integers, for instance from a table
-        labels = np.array(labels.tolist())
-    return as_numbers_or_labels("y", labels)
+    return check_targets_or_labels(labels)
 
 
 def _check_carried(carried: NDArray[Any], groups: NDArray[Any]) -> None:

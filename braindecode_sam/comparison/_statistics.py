@@ -15,10 +15,9 @@ from braindecode_sam._arguments import check_choice, check_number
 from braindecode_sam._checks import (
     are_probabilities,
     as_columns,
-    as_numbers_or_labels,
     check_groups,
-    check_numbers_or_labels,
     check_same_length,
+    check_targets_or_labels,
 )
 
 Floats = NDArray[np.float64]
@@ -156,8 +155,7 @@ def paired_comparison(
     """
     check_same_length(y=y, groups=groups)
     groups = check_groups(groups)
-    check_numbers_or_labels(y)
-    y = as_numbers_or_labels("y", y)
+    y = check_targets_or_labels(y)
     both = [
         np.stack([_shaped(name, one, y) for one in _seeds(predicted)])
         for name, predicted in (("a", a), ("b", b))

@@ -165,10 +165,11 @@ def _column(table: Any, name: str | list[str], argument: str) -> NDArray[Any]:
 
 
 def _checked(X: NDArray[Any], y: ArrayLike, groups: ArrayLike) -> _Arrays:
-    y = as_targets(y)
-    check_windows(X, y, groups)
+    check_windows(X)
+    y, groups = as_targets(y), check_groups(groups)
+    check_same_length(X=X, y=y, groups=groups)
     check_scale(X)
-    return X, y, check_groups(groups)
+    return X, y, groups
 
 
 class SubjectWindows:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from braindecode_sam._arguments import check_choice
-from braindecode_sam._checks import check_groups, check_windows
+from braindecode_sam._checks import check_groups, check_same_length, check_windows
 from braindecode_sam.datasets.arrays import SubjectWindows
 
 BLOCK = 16  # windows scaled at a time, to bound the memory of float64
@@ -172,7 +172,8 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
         return tags
 
     def _scale(self, X: Any, groups: ArrayLike) -> NDArray[Any]:
-        check_windows(X, groups=groups)
+        check_windows(X)
+        check_same_length(X=X, groups=groups)
         dtype = np.asarray(X[:1]).dtype
         scaled = np.empty(X.shape, dtype if dtype.kind == "f" else np.float64)
         _, subject_of = np.unique(check_groups(groups), return_inverse=True)

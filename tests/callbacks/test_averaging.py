@@ -207,8 +207,8 @@ def losses():
 
 @pytest.mark.parametrize(
     ("start", "kind", "first"),
-    [(3, "swa", 3), (0.7, "ema", 3), (0.0, "swa", 0), (0.99, "ema", 3),
-     (None, "ema", 0), (None, "swa", 3), (np.int64(2), "ema", 2)],
+    [(np.int64(2), "ema", 2), (0.7, "ema", 3), (0.99, "ema", 3), (None, "ema", 0),
+     (None, "swa", 3)],
 )  # fmt: skip
 def test_averaging_begins_at_start(start, kind, first, losses):
     net = fitted(averaged_net(kind, 0.5, start))
@@ -265,6 +265,8 @@ class Watched(Small):
         self.frozen = torch.nn.BatchNorm1d(4)
         self.unused = torch.nn.BatchNorm1d(6)
         self.register_buffer("calls", torch.tensor(0))
+        self.register_buffer("expanded", torch.ones(1).expand(3))  # is not writable
+        self.register_buffer("sparse", torch.eye(3).to_sparse(), persistent=False)
         self.frozen.running_mean.fill_(0.5)
         self.unused.running_mean.fill_(0.5)
 
@@ -336,7 +338,6 @@ def test_the_training_is_that_without_averaging(kind, optimizer):
         net = make_net(
             *average, ("generators", Record(lambda net: generators())),
             **OPTIMIZERS[optimizer], **augmentation(),
-            iterator_valid__generator=torch.Generator().manual_seed(3),
             random_state=None,
         )  # fmt: skip
         for seed in (torch.manual_seed, np.random.seed, random.seed):
@@ -353,8 +354,6 @@ def test_the_training_is_that_without_averaging(kind, optimizer):
     assert plain.history[:, "train_loss"] == averaged.history[:, "train_loss"]
     optimizers = [repr(net.optimizer_.state_dict()) for net in nets]
     assert bool(optimizers[0] == optimizers[1])
-    own = [net.iterator_valid__generator.get_state() for net in nets]
-    assert torch.equal(*own)
     assert not is_same(params_of(plain), params_of(averaged))
 
 

@@ -1,0 +1,55 @@
+"""Reprs show parameters. MOABB tells pipelines apart by them."""
+
+import re
+
+import numpy as np
+import pytest
+from braindecode import EEGRegressor
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+
+from braindecode_sam import SAMCallback, TimeShift
+from braindecode_sam.augmentation import AugmentedDataLoader, GaussianNoise
+from braindecode_sam.callbacks import (
+    ResumableCheckpoint,
+    SpeedUp,
+    WeightAveraging,
+    WeightSnapshots,
+    WindowCheck,
+)
+
+CALLBACKS = [
+    (WeightAveraging("ema"), WeightAveraging("swa", start=3), "kind='swa', start=3"),
+    (SAMCallback(), SAMCallback(0.2, schedule="cosine"), "rho=0.2, schedule='cosine'"),
+    (ResumableCheckpoint("a.pt"), ResumableCheckpoint("b.pt"), "f_checkpoint='b.pt'"),
+    (SpeedUp(), SpeedUp(exact_masks=False), "exact_masks=False"),
+    (WindowCheck(), WeightSnapshots(), ""),
+]
+TRANSFORMS = [
+    (TimeShift(0.5), TimeShift(0.5, max_shift=0.2), "probability=0.5, max_shift=0.2"),
+    (GaussianNoise(0.5), GaussianNoise(0.5, 0.3), "probability=0.5, std=0.3"),
+    (
+        GaussianNoise(1.0, np.full((1500, 1), 1.0)),
+        GaussianNoise(1.0, np.r_[np.full(1499, 1.0), 1.0000000001][:, None]),
+        "[1.0000000001]]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "shown"), CALLBACKS + TRANSFORMS)
+def test_the_parameters_are_shown(first, second, shown):
+    reprs = []
+    for part in (first, second):
+        if hasattr(part, "on_train_begin"):
+            net = EEGRegressor("EEGNeX", callbacks=[("part", part)])
+            assert repr(clone(part)) == repr(part)
+            assert repr(part) in repr(make_pipeline(net))
+        else:
+            options = {"iterator_train__transforms": [part]}
+            net = EEGRegressor("EEGNeX", iterator_train=AugmentedDataLoader, **options)
+        params = repr(net.get_params())
+        assert repr(part) in params
+        # MOABB leaves out addresses.
+        reprs.append(re.sub("0x[a-z0-9]*", "0x__", params))
+    assert shown in repr(second)
+    assert reprs[0] != reprs[1]
