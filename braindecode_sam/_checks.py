@@ -212,6 +212,8 @@ def as_names(name: str, names: Any, meaning: str) -> NDArray[Any]:
     keeps text from pandas as Python objects, which ``numpy.load`` refuses. `meaning`
     says what a name stands for, with an article: "a subject".
     """
+    if not np.iterable(names):
+        raise TypeError(f"{name} must name {meaning} for every window, got {names!r}")
     objects = np.fromiter(names, dtype=object)
     missing = np.flatnonzero(pd.isna(objects))
     if len(missing):

@@ -50,10 +50,9 @@ ALLOWED = {
     "_installation": {"torch", "braindecode_sam.device"},
     "__main__": {"braindecode_sam._installation"},
     "comparison": ARRAYS
-    | {"joblib", "matplotlib", "mne", "skorch", "torch"}
+    | {"joblib", "matplotlib", "skorch", "torch"}
     | {f"braindecode_sam.{name}" for name in ("callbacks", "_checks", "comparison")}
-    | {f"braindecode_sam.{name}" for name in ("metrics", "model_selection")}
-    | {"braindecode_sam.visualization"},
+    | {f"braindecode_sam.{name}" for name in ("metrics", "model_selection")},
     "visualization": {"matplotlib", "numpy"},
 }
 MEET = {"__init__", "estimators"}

@@ -1,18 +1,12 @@
-"""Figures: what is drawn, where, and that nothing is shown."""
+"""Figure of a training: what is drawn, where, and that nothing is shown."""
 
 import itertools
 
 import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
 import pytest
 from skorch.history import History
 
-from braindecode_sam.visualization import (
-    plot_history,
-    plot_paired_losses,
-    plot_score_by_epoch,
-)
+from braindecode_sam.visualization import plot_history
 
 
 @pytest.fixture(autouse=True)
@@ -94,60 +88,3 @@ def test_nothing_is_shown_and_nothing_drawn_of_an_empty_history(monkeypatch):
     plot_history(make_history(train_loss=[1.0]))
     with pytest.raises(ValueError, match="the history is empty; fit the net first"):
         plot_history(History())
-
-
-def test_paired_losses():
-    rng, names = np.random.default_rng(0), ["AdamW", "SAM 0", "SAM 1", "dummy"]
-    losses = pd.DataFrame(rng.uniform(size=(5, 4)), columns=names)
-    comparisons = pd.DataFrame(
-        {
-            "difference": losses.mean()[1:] - losses["AdamW"].mean(),
-            "ci_low": -0.1,
-            "ci_high": 0.1,
-            "p_holm": [0.01, 1.0, 1.0],
-        }
-    )
-    figure = plot_paired_losses(losses, comparisons, loss="log loss", dummy="dummy")
-    first, second, differences = figure.axes
-    for ax, name in ((first, "SAM 0"), (second, "SAM 1")):
-        *subjects, mean, dummy = ax.lines
-        for line, (before, after) in zip(
-            subjects, losses[["AdamW", name]].to_numpy(), strict=True
-        ):
-            assert list(line.get_ydata()) == [before, after]
-            assert line.get_color() == ("C0" if after < before else "C1")
-        expected = losses[["AdamW", name]].mean()
-        np.testing.assert_allclose(mean.get_ydata(), expected)
-        assert dummy.get_ydata()[0] == losses["dummy"].mean()
-    assert first.get_ylabel() == "log loss\nof each subject"
-    labels = [text.get_text() for text in differences.get_yticklabels()]
-    assert labels == ["SAM 1", "SAM 0"]  # the first at the top, no dummy
-    circles = [line for line in differences.lines if line.get_marker() == "o"]
-    faces = [line.get_markerfacecolor() for line in circles]
-    assert faces[0] == "w"  # not significant
-    assert faces[1] != "w"
-    found = [line.get_xdata()[0] for line in circles]
-    np.testing.assert_allclose(found, comparisons["difference"].iloc[[1, 0]])
-
-
-def test_scores_by_epoch():
-    curves = pd.DataFrame(
-        {
-            "estimator": np.repeat(["AdamW", "SAM"], 3),
-            "epoch": [1, 2, 3] * 2,
-            "loss": np.arange(6.0),
-            "loss_low": 0.0,
-            "loss_high": 9.0,
-        }
-    )
-    ax = plt.subplots()[1]
-    figure = plot_score_by_epoch(curves, loss="log loss", dummy=0.7, ax=ax)
-    assert figure is ax.figure
-    labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == ["AdamW", "SAM", "dummy predictor"]
-    assert ax.lines[1].get_ydata().tolist() == [3, 4, 5]
-    assert len(ax.collections) == 2  # intervals
-    many = pd.concat([curves, curves.replace({"AdamW": "EMA", "SAM": "_SWA"})])
-    ax = plot_score_by_epoch(many).axes[0]
-    assert len(ax.collections) == 0
-    assert len(ax.get_legend().get_texts()) == 4  # also "_SWA"

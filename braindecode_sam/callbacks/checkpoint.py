@@ -136,8 +136,7 @@ class ResumableCheckpoint(BaseEstimator, Callback):
             its base optimizer or its parameter groups are different. The state of a
             callback is discarded if another one has its name. ``max_epochs``,
             ``device``, ``verbose`` and other settings that do not influence the result
-            may always change. Functions and classes that can be imported are compared
-            by name, not by code.
+            may always change. Functions and classes are compared by name, not by code.
         **fit_params
             Parameters of ``fit``, as before.
 

@@ -26,7 +26,7 @@ class WeightSnapshots(BaseEstimator, Callback):
 
     See Also
     --------
-    braindecode_sam.visualization.plot_score_by_epoch : Plot scores by epoch.
+    braindecode_sam.comparison.Comparison.plot_by_epoch : Plot scores by epoch.
 
     Examples
     --------

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
-from numbers import Integral, Real
+from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import joblib
-import mne
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import (
-    BaseEstimator,
-    is_classifier,
-    is_regressor,
-)
+from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GroupKFold, check_cv
 
 from braindecode_sam._arguments import check_choice, check_integer
 from braindecode_sam._checks import (
@@ -34,11 +29,7 @@ from braindecode_sam._checks import (
 from braindecode_sam._fingerprint import contents_of
 from braindecode_sam.comparison import _fits
 from braindecode_sam.comparison._comparison import Comparison, stored
-from braindecode_sam.comparison._statistics import (
-    Floats,
-    Loss,
-    window_losses,
-)
+from braindecode_sam.comparison._statistics import Floats, Loss, window_losses
 from braindecode_sam.metrics import SCORING, SCORING_CLASSIFICATION
 from braindecode_sam.model_selection import subjects_of
 
@@ -88,9 +79,10 @@ def compare(
         be in several test folds.
     n_seeds : int, default=5
         Number of fits of each estimator on each fold. Each fit sets every
-        ``random_state`` of the estimator. A net without a
-        :class:`~braindecode_sam.callbacks.SeedCallback` gets one, with a single thread.
-        Estimators without a ``random_state`` are fitted once.
+        ``random_state`` of the estimator, seeds the global generators of torch, NumPy
+        and Python and those in augmentations, and lets torch use one thread.
+        Predictions are then the same in this process and in workers. Estimators without
+        a net and without a ``random_state`` are fitted once.
     scoring : str, list, dict, optional
         Scorers as in ``cross_validate``, by default
         :data:`~braindecode_sam.metrics.SCORING` or
@@ -102,11 +94,13 @@ def compare(
         Whether to also predict the test fold with the weights of every epoch, for
         estimators with a single net. Training does not depend on it.
     folder : path-like, optional
-        Folder in which to store finished fits. A second call with the same data and
-        settings continues after the last finished fit, even if the first call was
-        killed. It may add estimators and seeds. Functions and classes are compared by
-        name, and by their own code if the script defines them. Use another folder
-        after a change elsewhere, such as in a module or a global variable.
+        Folder in which to store finished fits, in JSON and NumPy files that execute
+        nothing when they are read. A second call continues after the last finished fit,
+        even if the first was killed, and may add estimators and seeds. Other data,
+        other parameters and other versions of braindecode_sam, braindecode, skorch,
+        scikit-learn, torch and NumPy are refused. Changed code is not noticed:
+        functions and classes are compared by their names, and one lambda is taken for
+        another. Use another folder after a change of code.
     n_jobs : int, optional
         Number of fits that run in parallel on joblib's current backend: processes of
         loky or, inside :func:`~braindecode_sam.model_selection.on_dask`, a cluster.
@@ -128,10 +122,10 @@ def compare(
     Raises
     ------
     TypeError, ValueError
-        If an argument is invalid, windows are in several test folds, a classifier lacks
-        ``predict_proba``, or fits would share a file, as with skorch's
-        ``Checkpoint(load_best=True)``. Also if `folder` belongs to other data or
-        settings; it is not modified.
+        If an argument is invalid, windows are in several test folds, or fits would
+        share a file, as with skorch's ``Checkpoint(load_best=True)``, or the random
+        numbers of several threads, as with joblib's threading backend. Also if `folder`
+        belongs to other data, settings or versions; it is not modified.
 
     Warns
     -----
@@ -177,17 +171,21 @@ def compare(
     >>> result.comparisons()["n_better"].to_dict()
     {'strong ridge': 0, 'dummy': 0}
     """
-    _check_inputs(X, groups)
-    check_same_length(X=X, y=y, groups=groups)
+    if hasattr(X, "get_data"):
+        raise TypeError(
+            f"X must not be mne.Epochs, which hold volts, got {X!r}; X, y, groups ="
+            " braindecode_sam.datasets.to_arrays(epochs, target=...) converts them"
+        )
     groups = check_groups(groups)
-    _check_subjects(groups)
+    check_same_length(X=X, y=y, groups=groups)
     check_integer("n_seeds", n_seeds, 1)
     check_integer("random_state", random_state, 0, 2**32 - 1 - n_seeds)
-    if n_jobs is not None and not isinstance(n_jobs, Integral):
-        raise TypeError(f"n_jobs must be an integer or None, got {n_jobs!r}")
-    estimators, classifies = _check_estimators(estimators)
+    params = params or {}
+    for name in params:
+        check_choice("params", name, list(estimators))
+    estimators, classifies = _with_dummy(estimators)
     _check_nets(estimators, by_epoch, n_jobs)
-    y = _labels_of(y) if classifies else _targets_of(y)
+    y = _labels_of(y) if classifies else as_numbers("y", check_targets(y))
     classes = np.unique(y) if classifies else None
     if not hasattr(X, "shape") or hasattr(X, "iloc"):  # a list, or a table
         X = np.asarray(X)
@@ -196,11 +194,9 @@ def compare(
     splits = _splits(cv, X, y, groups)
     scorers = _scorers(scoring, classifies)
     _check_scores(y, classes, loss, scorers)
-    params = _check_params(params or {}, estimators)
-    settings = {
-        name: _fits.settings_of(e) | {"params": joblib.hash(params.get(name))}
-        for name, e in estimators.items()
-    }
+    settings = {name: _fits.settings_of(e) for name, e in estimators.items()}
+    for name, given in params.items():
+        settings[name]["params"] = joblib.hash(given)
     store = None
     if folder is not None:
         data = {"X": X, "y": y, "groups": groups}
@@ -228,7 +224,7 @@ def compare(
         folds=folds,
         y_pred={n: _collect(n, results, folds, len(y)) for n in estimators},
         y_pred_by_epoch={
-            n: _collect_epochs(n, results, folds, len(y))
+            n: _collect(n, results, folds, len(y), by_epoch=True)
             for n, e in estimators.items()
             if by_epoch and _fits.nets_in(e)
         },
@@ -241,23 +237,6 @@ def compare(
     )
     comparison.warn()
     return comparison
-
-
-def _check_inputs(X: Any, groups: Any) -> None:
-    if isinstance(X, mne.BaseEpochs):
-        raise TypeError(
-            f"X must not be mne.Epochs, which hold volts, got {X!r}; X, y, groups ="
-            " braindecode_sam.datasets.to_arrays(epochs, target=...) converts them"
-        )
-    if groups is None:
-        raise TypeError(
-            "groups must name the subject of each window, got None; subjects are the"
-            " unit of the comparison"
-        )
-
-
-def _targets_of(y: ArrayLike) -> NDArray[Any]:
-    return as_numbers("y", check_targets(y))
 
 
 def _labels_of(y: ArrayLike) -> NDArray[Any]:
@@ -292,13 +271,17 @@ def _check_nets(
     """Raise for nets whose fits would depend on one another."""
     nets = {name: _fits.nets_in(e) for name, e in estimators.items()}
     for name, inside in nets.items():
-        _fits.check_searched(name, estimators[name])
         if by_epoch and len(inside) > 1:
             raise ValueError(
                 f"by_epoch needs estimators with a single net, but {name!r} has"
                 f" {len(inside)}"
             )
         for net in inside:
+            if by_epoch and isinstance(net.callbacks, str):
+                raise ValueError(
+                    f"by_epoch needs nets whose callbacks are a list or None, but"
+                    f" {name!r} has {net.callbacks!r}"
+                )
             _fits.check_callbacks(name, net)
             if isinstance(net.module, torch.nn.Module):
                 warnings.warn(
@@ -308,10 +291,10 @@ def _check_nets(
                 )
     backend, _ = joblib.parallel.get_active_backend()
     shares = isinstance(backend, joblib.parallel.ThreadingBackend)
-    if shares and any(nets.values()) and joblib.effective_n_jobs(n_jobs) > 1:
+    if shares and joblib.effective_n_jobs(n_jobs) > 1:
         raise ValueError(
-            "nets that train in threads would share random number generators; expected"
-            " n_jobs=1 or a backend of processes such as loky, got joblib's threading"
+            "fits in threads would share random number generators; expected n_jobs=1 or"
+            " a backend of processes such as loky, got joblib's threading"
         )
 
 
@@ -333,66 +316,30 @@ def _check_scores(
                 " column of the tables; use another name"
             )
         try:
-            score = scorer(stored(y_pred, classes), rows, y)
+            float(scorer(stored(y_pred, classes), rows, y))
         except Exception as error:
             error.add_note(f"Raised by the scorer {name!r}.")
             raise
-        if not isinstance(score, Real):
-            raise TypeError(
-                f"scorer {name!r} must return a number, got {score!r}; pass a dict of"
-                " scorers for several scores"
-            )
 
 
-def _check_subjects(groups: NDArray[Any]) -> None:
-    subjects = np.unique(groups)
-    if len(subjects) < 2:
-        raise ValueError(
-            "compare needs at least 2 subjects in groups, got"
-            f" {len(subjects)}: {subjects.tolist()}"
-        )
-
-
-def _check_estimators(
+def _with_dummy(
     estimators: Mapping[str, BaseEstimator],
 ) -> tuple[dict[str, BaseEstimator], bool]:
-    if not isinstance(estimators, Mapping) or not estimators:
-        raise TypeError(
-            'estimators must be a dict such as {"AdamW": net, "SAM": other_net}, got'
-            f" {estimators!r}"
+    """Add a dummy predictor if there is none, and tell whether all classify."""
+    classifies = all(map(is_classifier, estimators.values()))
+    if not classifies and not all(map(is_regressor, estimators.values())):
+        kinds = {name: type(e).__name__ for name, e in estimators.items()}
+        raise ValueError(
+            "estimators must be all regressors or all classifiers of scikit-learn, got"
+            f" {kinds}"
         )
-    for name, estimator in estimators.items():
-        if not isinstance(name, str) or not name:
-            raise TypeError(
-                f"names of estimators must be non-empty strings, got {name!r}"
-            )
-        if not (is_classifier(estimator) or is_regressor(estimator)):
-            raise TypeError(
-                "estimators must be regressors or classifiers of scikit-learn, got"
-                f" {name!r}: {estimator!r}"
-            )
-    kinds = {name: is_classifier(e) for name, e in estimators.items()}
-    classifies = next(iter(kinds.values()))
-    for name, kind in kinds.items():
-        if kind != classifies:
-            raise ValueError(
-                "estimators must be all regressors or all classifiers, but"
-                f" {next(iter(kinds))!r} is a"
-                f" {'classifier' if classifies else 'regressor'} and {name!r} is not"
-            )
-        if classifies and not hasattr(estimators[name], "predict_proba"):
-            raise ValueError(
-                "classifiers are compared by their probabilities, but"
-                f" {name!r} ({type(estimators[name]).__name__}) has no predict_proba;"
-                " sklearn.calibration.CalibratedClassifierCV gives it one"
-            )
-    if not any(_is_dummy(estimator) for estimator in estimators.values()):
-        dummy = DummyClassifier() if classifies else DummyRegressor()
+    if not any(map(_is_dummy, estimators.values())):
         if DUMMY in estimators:
             raise ValueError(
                 f"the name {DUMMY!r} is reserved for the dummy predictor, got"
                 f" {estimators[DUMMY]!r}; use another name"
             )
+        dummy = DummyClassifier() if classifies else DummyRegressor()
         estimators = {**estimators, DUMMY: dummy}
     if _is_dummy(next(iter(estimators.values()))):
         raise ValueError(
@@ -409,32 +356,18 @@ def _is_dummy(estimator: BaseEstimator) -> bool:
 
 
 def _splits(cv: Any, X: Any, y: Any, groups: NDArray[Any]) -> list[Any]:
-    n_subjects = len(np.unique(groups))
-    if cv is None:
-        cv = min(5, n_subjects)
-    if isinstance(cv, Integral):
-        cv = check_integer("cv", cv, 2)
-        if cv > n_subjects:
-            raise ValueError(
-                f"cv must be at most the number of subjects, {n_subjects}, got {cv}"
-            )
-        cv = GroupKFold(cv)
-    accepted = (
-        "an integer, a splitter such as GroupKFold(5), or an iterable of pairs of"
-        " training and test rows"
-    )
-    is_splitter = hasattr(cv, "split")
-    if isinstance(cv, (str, type)) or not (is_splitter or isinstance(cv, Iterable)):
-        raise TypeError(f"cv must be {accepted}, got {cv!r}")
-    pairs = list(cv.split(X, y, groups) if is_splitter else cv)
-    for pair in pairs:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ValueError(f"cv must be {accepted}, got the item {pair!r}")
-    splits = [
-        (_rows_of(train, len(y)), _rows_of(test, len(y))) for train, test in pairs
-    ]
-    if not splits:
-        raise ValueError("cv must yield at least one split, got none")
+    """Return the training and test rows of each fold as indices."""
+    subjects = np.unique(groups)
+    if len(subjects) < 2:
+        raise ValueError(
+            "compare needs at least 2 subjects in groups, got"
+            f" {len(subjects)}: {subjects.tolist()}"
+        )
+    if cv is None or isinstance(cv, Integral):
+        cv = GroupKFold(min(5, len(subjects)) if cv is None else int(cv))
+    rows = np.arange(len(y))  # of which masks and negative indices choose
+    pairs = check_cv(cv).split(X, y, groups)
+    splits = [(rows[train], rows[test]) for train, test in pairs]
     check_disjoint([test for _, test in splits])
     for i, (train, test) in enumerate(splits):
         shared = np.intersect1d(groups[train], groups[test])
@@ -449,77 +382,48 @@ def _splits(cv: Any, X: Any, y: Any, groups: NDArray[Any]) -> list[Any]:
     return splits
 
 
-def _rows_of(part: ArrayLike, n_windows: int) -> NDArray[Any]:
-    rows = np.asarray(part)
-    if rows.dtype == bool:
-        rows = np.flatnonzero(rows)
-    is_rows = rows.ndim == 1 and rows.size and rows.dtype.kind in "iu"
-    if not is_rows or rows.min() < 0 or rows.max() >= n_windows:
-        raise ValueError(
-            f"cv must yield indices of windows from 0 to {n_windows - 1}, at least one"
-            f" on each side, got {part!r}"
-        )
-    return rows
-
-
 def _scorers(scoring: Any, classifies: bool) -> dict[str, Any]:
     if scoring is None:
         scoring = SCORING_CLASSIFICATION if classifies else SCORING
+    # The estimator serves only to call it.
+    check_scoring(DummyRegressor(), scoring=scoring)
     if isinstance(scoring, str) or callable(scoring):
         scoring = {scoring if isinstance(scoring, str) else "score": scoring}
-    if not isinstance(scoring, Mapping):
-        names = list(scoring) if isinstance(scoring, Iterable) else [scoring]
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError(
-                "scoring must be the name of a scorer, a list of names, a dict of"
-                f" scorers by their names, or a scorer, got {scoring!r}"
-            )
-        scoring = {name: name for name in names}
-    # The estimator serves only to call it.
-    return {name: check_scoring(DummyRegressor(), s) for name, s in scoring.items()}
-
-
-def _check_params(
-    params: Mapping[str, Mapping[str, Any]], estimators: Mapping[str, Any]
-) -> Mapping[str, Mapping[str, Any]]:
-    for name in params:
-        check_choice("params", name, list(estimators))
-    return params
+    elif not isinstance(scoring, Mapping):
+        scoring = {name: name for name in scoring}
+    return {
+        name: check_scoring(DummyRegressor(), scoring=s) for name, s in scoring.items()
+    }
 
 
 def _collect(
-    name: str, results: Mapping[Any, Any], folds: list[Any], n_windows: int
+    name: str,
+    results: Mapping[_fits.Fit, Any],
+    folds: list[Any],
+    n_windows: int,
+    *,
+    by_epoch: bool = False,
 ) -> Floats:
-    """Join the predictions of folds; windows in no test fold are nan."""
-    mine = {fit: r for fit, r in sorted(results.items()) if fit.estimator == name}
-    seeds = list(dict.fromkeys(fit.seed for fit in mine))
-    n_columns = next(iter(mine.values()))["y_pred"].shape[1]
-    y_pred = np.full((len(seeds), n_windows, n_columns), np.nan)
-    for fit, result in mine.items():
-        y_pred[seeds.index(fit.seed), folds[fit.fold]] = result["y_pred"]
-        n_wrong = int((~np.isfinite(result["y_pred"]).all(axis=1)).sum())
+    """Join the predictions of folds, for the epochs that all fits have.
+
+    Windows in no test fold are nan.
+    """
+    found = {
+        fit: result["by_epoch"] if by_epoch else result["y_pred"][None]
+        for fit, result in sorted(results.items())
+        if fit.estimator == name
+    }
+    seeds = list(dict.fromkeys(fit.seed for fit in found))
+    n_epochs = min(map(len, found.values()))
+    n_columns = next(iter(found.values())).shape[-1]
+    y_pred = np.full((len(seeds), n_epochs, n_windows, n_columns), np.nan)
+    for fit, predicted in found.items():
+        y_pred[seeds.index(fit.seed)][:, folds[fit.fold]] = predicted[:n_epochs]
+        n_wrong = int((~np.isfinite(predicted[:n_epochs]).all(axis=(0, 2))).sum())
         if n_wrong:
             warnings.warn(
                 f"{fit}: the predictions of {n_wrong} windows are not finite, so scores"
                 " that depend on them are nan",
                 stacklevel=3,
             )
-    return y_pred
-
-
-def _collect_epochs(
-    name: str, results: Mapping[Any, Any], folds: list[Any], n_windows: int
-) -> Floats:
-    """Join the predictions of folds, up to the last epoch that all fits have."""
-    curves = {fit: r["by_epoch"] for fit, r in results.items() if fit.estimator == name}
-    n_epochs = min(map(len, curves.values()))
-    per_epoch = [
-        _collect(
-            name,
-            {fit: {"y_pred": curve[epoch]} for fit, curve in curves.items()},
-            folds,
-            n_windows,
-        )
-        for epoch in range(n_epochs)
-    ]
-    return np.stack(per_epoch, axis=1)
+    return y_pred if by_epoch else y_pred[:, 0]

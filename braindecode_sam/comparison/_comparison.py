@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 from braindecode_sam._arguments import check_choice
 from braindecode_sam._checks import as_names, check_same_length
-from braindecode_sam.comparison import _page
+from braindecode_sam.comparison import _page, _plots
 from braindecode_sam.comparison._statistics import (
     ALPHA,
     Floats,
@@ -30,7 +30,6 @@ from braindecode_sam.comparison._statistics import (
     subject_means,
     window_losses,
 )
-from braindecode_sam.visualization import plot_paired_losses, plot_score_by_epoch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -225,7 +224,7 @@ class Comparison:
 
     @functools.cached_property
     def paired(self) -> dict[str, PairedComparison]:
-        """Comparison of each estimator with the reference, as PairedComparison."""
+        """A :class:`PairedComparison` of each estimator with the reference, by name."""
         others = [name for name in self.estimators if name != self.reference]
         losses = {n: c.to_numpy() for n, c in self.subject_losses.items()}
         return {
@@ -251,8 +250,8 @@ class Comparison:
             (negative is better), `ci_low` and `ci_high` its 95 % bootstrap interval
             over subjects. `n_better` of `n_subjects` have a lower loss. `p_value` is
             that of a sign-flip permutation test, and `p_holm` is corrected for all
-            rows. `smallest_detectable` is the difference that is significant with a
-            probability of 0.8 at the level 0.05 divided by the number of rows.
+            rows. `smallest_detectable` is the difference that the test has 80 % power
+            to detect, at the level 0.05 divided by the number of rows.
         """
         names = (
             "difference", "ci_low", "ci_high", "n_better", "n_subjects", "p_value",
@@ -369,11 +368,15 @@ class Comparison:
         Returns
         -------
         figure : matplotlib.figure.Figure
-            See :func:`~braindecode_sam.visualization.plot_paired_losses`.
+            Above, for up to six estimators, a line for each subject from the reference
+            to the other estimator: solid where its loss falls, dashed where it rises,
+            and the mean in black. Below, each subject's difference, their mean and its
+            95 % interval. The mean is filled where ``p_holm`` is below 0.05. Nothing is
+            shown.
         """
-        return plot_paired_losses(
-            self.subject_losses, self.comparisons(), loss=_page.label(self.loss_name),
-            dummy=self.dummy,
+        return _plots.plot_losses(
+            self.subject_losses, self.comparisons(), _page.label(self.loss_name),
+            self.dummy,
         )  # fmt: skip
 
     def plot_by_epoch(self) -> Figure:
@@ -382,26 +385,34 @@ class Comparison:
         Returns
         -------
         figure : matplotlib.figure.Figure
-            A curve for each estimator with its interval over subjects.
+            A curve for each estimator, and for up to three its 95 % interval over
+            subjects. Nothing is shown.
         """
-        return plot_score_by_epoch(
-            self.by_epoch(), loss=_page.label(self.loss_name),
-            dummy=float(self.subject_losses[self.dummy].mean()),
+        return _plots.plot_curves(
+            self.by_epoch(), _page.label(self.loss_name),
+            float(self.subject_losses[self.dummy].mean()),
         )  # fmt: skip
 
     def sentences(self) -> list[str]:
-        """Describe each comparison in words.
+        """Describe the results in words.
 
         Returns
         -------
         sentences : list of str
-            Difference, interval and significance for each estimator except the
-            reference and the dummy predictor.
+            First, which estimators have a lower mean loss than the dummy predictor.
+            Then the difference, its interval and its significance for each estimator
+            except the reference and the dummy predictor.
         """
         return _page.sentences(self)
 
+    def _repr_html_(self) -> str:
+        return _page.short(self)
+
     def report(self, path: str | os.PathLike[str], title: str = "Comparison") -> None:
         """Write a self-contained HTML page.
+
+        It holds the sentences, the figures, scores and differences. Scores by fold and
+        subject, the settings that differ between estimators, and versions are folded.
 
         Parameters
         ----------
@@ -415,13 +426,8 @@ class Comparison:
     def warn(self) -> None:
         """Warn if estimators are no better than the dummy, or subjects are too few."""
         losses = self.subject_losses.mean()
-        uninformative = [
-            name
-            for name in self.estimators
-            if name != self.dummy and not losses[name] < losses[self.dummy]
-        ]
-        if uninformative:
-            listed = ", ".join(f"{name} {losses[name]:.3g}" for name in uninformative)
+        if worse := _page.no_better_than_dummy(self):
+            listed = ", ".join(f"{name} {losses[name]:.3g}" for name in worse)
             warnings.warn(
                 f"no better than the dummy predictor, whose {self.loss_name} is"
                 f" {losses[self.dummy]:.3g}: {listed}",

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.metadata
 import json
 import os
 import re
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import cross_validate
 from skorch import NeuralNet
 from skorch.callbacks import LoadInitState
 
 from braindecode_sam._checks import are_probabilities
-from braindecode_sam._fingerprint import (
-    callbacks_given,
-    described,
-    differences,
-)
+from braindecode_sam._fingerprint import callbacks_given, described, differences
+from braindecode_sam._random import own_generators, seeded
 from braindecode_sam.callbacks import WeightSnapshots
 
 # Parameters that may differ between runs that share a folder.
-_IGNORED_PARAMS = (
-    "verbose",
-    "n_jobs",
-    "device",
-    "num_workers",
-    "pin_memory",
-    "n_threads",
+_IGNORED_PARAMS = ("verbose", "n_jobs", "device", "pin_memory", "n_threads")
+# Packages that may not.
+_PACKAGES = (
+    "braindecode_sam",
+    "braindecode",
+    "skorch",
+    "scikit-learn",
+    "torch",
+    "numpy",
 )
 
 
@@ -56,19 +58,8 @@ class Fit:
 class Folder:
     """Folder of finished fits. Files are written atomically.
 
-    Parameters
-    ----------
-    path : path-like
-        Folder that is new, empty, or of an earlier comparison of the same data.
-    data : dict of str to str
-        Digests of the data that all fits share.
-    estimators : dict of str to dict
-        Settings of each estimator.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds anything else. It is not modified.
+    `data` are digests of the data that all fits share, and `estimators` the settings of
+    each. A folder of other data, settings or versions is refused and not modified.
     """
 
     def __init__(
@@ -78,14 +69,19 @@ class Folder:
         estimators: Mapping[str, Mapping[str, str]],
     ) -> None:
         self.path = Path(path).expanduser()
+        now = {"versions": versions(), "data": dict(data)}
         self.digests = {
-            name: joblib.hash([sorted(data.items()), sorted(settings.items())])
-            for name, settings in estimators.items()
+            name: joblib.hash([now, settings]) for name, settings in estimators.items()
         }
         file = self.path / "comparison.json"
-        before: dict[str, Any] = {"data": dict(data), "estimators": {}}
+        before: dict[str, Any] = {**now, "estimators": {}}
         if file.exists():
-            before = _read_json(file)
+            try:
+                before |= {"versions": {}} | json.loads(file.read_text())
+            except ValueError as error:
+                raise ValueError(
+                    f"{str(file)!r} cannot be read ({error}); use another folder"
+                ) from error
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise ValueError(
                 "folder must be new, empty or of an earlier comparison, got"
@@ -93,6 +89,8 @@ class Folder:
                 f" {min(p.name for p in self.path.iterdir())!r}"
             )
         changes = differences(before["data"], data)
+        changed = differences(before["versions"], now["versions"])
+        changes |= {f"version of {name}": text for name, text in changed.items()}
         for name in estimators.keys() & before["estimators"].keys():
             changed = differences(before["estimators"][name], estimators[name])
             changes |= {f"{name}: {key}": text for key, text in changed.items()}
@@ -100,7 +98,8 @@ class Folder:
             listed = "; ".join(f"{key} {text}" for key, text in changes.items())
             raise ValueError(
                 f"folder {str(self.path)!r} belongs to another comparison ({listed});"
-                " it was not modified. Use another folder, or those data and settings."
+                " it was not modified. Use another folder, or those data, settings and"
+                " versions."
             )
         before["estimators"] |= estimators
         self.path.mkdir(parents=True, exist_ok=True)
@@ -145,14 +144,9 @@ class Folder:
         part.replace(file)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{str(file)!r} cannot be read ({error}); use another folder"
-        ) from error
-    return found
+def versions() -> dict[str, str]:
+    """Return the versions of the packages on which fits depend."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def check_callbacks(name: str, net: NeuralNet) -> None:
@@ -165,35 +159,6 @@ def check_callbacks(name: str, net: NeuralNet) -> None:
                 " loads weights from a file that all fits share; use"
                 " EarlyStopping(load_best=True), which keeps them in memory"
             )
-
-
-def check_searched(name: str, estimator: BaseEstimator) -> None:
-    """Raise for searches over nets, or over callbacks, which get no seeds."""
-    nets = nets_in(estimator)
-    for param, value in estimator.get_params(deep=True).items():
-        for item in _contents(value):
-            hidden = nets_in(item) if isinstance(item, BaseEstimator) else []
-            if not all(any(net is known for known in nets) for net in hidden):
-                raise ValueError(
-                    f"{name!r} must not hold nets in {param!r}, where they get no"
-                    " seed; expected values of a net's parameters, such as"
-                    " {'net__lr': [0.001, 0.01]}"
-                )
-            for key in item if nets and isinstance(item, Mapping) else []:
-                if isinstance(key, str) and key.rpartition("__")[2] == "callbacks":
-                    raise ValueError(
-                        f"{name!r} must not search over {key!r} in {param!r}, which"
-                        " would replace the callback that seeds the net; expected"
-                        f" parameters of single callbacks, such as '{key}__ema'"
-                    )
-
-
-def _contents(value: Any) -> Iterator[Any]:
-    """Yield a value and, if it is a container, what is in it at any depth."""
-    yield value
-    if isinstance(value, (Mapping, list, tuple)):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _contents(item)
 
 
 def settings_of(estimator: BaseEstimator) -> dict[str, str]:
@@ -210,23 +175,32 @@ def settings_of(estimator: BaseEstimator) -> dict[str, str]:
     }
 
 
+def estimators_in(estimator: BaseEstimator) -> list[BaseEstimator]:
+    """List an estimator and those among its parameters, also in lists and grids."""
+    found: dict[int, BaseEstimator] = {}
+    rest: list[Any] = [estimator]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, Mapping):
+            rest += item.values()
+        elif isinstance(item, (list, tuple)):
+            rest += item
+        elif isinstance(item, BaseEstimator) and id(item) not in found:
+            found[id(item)] = item
+            if not isinstance(item, FrozenEstimator):
+                rest += item.get_params(deep=False).values()
+    return list(found.values())
+
+
 def nets_in(estimator: BaseEstimator) -> list[NeuralNet]:
     """List the skorch nets among an estimator and its parameters."""
-    inside = estimator.get_params(deep=True).values()
-    return [item for item in (estimator, *inside) if isinstance(item, NeuralNet)]
-
-
-def seeded(estimator: BaseEstimator, seed: int) -> BaseEstimator:
-    """Clone an estimator and set every ``random_state`` in it."""
-    estimator = clone(estimator)
-    # Not its result, which FrozenEstimator does not return.
-    estimator.set_params(**dict.fromkeys(_random_states(estimator), seed))
-    return estimator
+    return [item for item in estimators_in(estimator) if isinstance(item, NeuralNet)]
 
 
 def has_randomness(estimator: BaseEstimator) -> bool:
     """Return whether an estimator depends on a seed."""
-    return bool(_random_states(estimator) or nets_in(estimator))
+    inside = estimators_in(estimator)
+    return any(isinstance(e, NeuralNet) or _random_states(e) for e in inside)
 
 
 def _random_states(estimator: BaseEstimator) -> list[str]:
@@ -234,15 +208,20 @@ def _random_states(estimator: BaseEstimator) -> list[str]:
     return [name for name in params if name.rpartition("__")[2] == "random_state"]
 
 
-def _add_callback(net: NeuralNet, name: str, callback: Any) -> None:
-    if isinstance(net.callbacks, str):
-        raise ValueError(
-            "callbacks must be a list or None, so that a"
-            f" {type(callback).__name__} can be added, got {net.callbacks!r}"
-        )
-    if not any(isinstance(c, type(callback)) for c in callbacks_given(net.callbacks)):
-        # First, since a callback that stops the training prevents later ones.
-        net.set_params(callbacks=[(name, callback), *(net.callbacks or [])])
+def _seeded_clone(estimator: BaseEstimator, seed: int) -> BaseEstimator:
+    """Clone an estimator and seed all that draws random numbers in it."""
+    estimator = clone(estimator)
+    for item in estimators_in(estimator):
+        item.set_params(**dict.fromkeys(_random_states(item), seed))
+    for net in nets_in(estimator):
+        # A transform without a seed holds a copy of the global generator. A worker gets
+        # it in the state of another process.
+        for container, key in own_generators(net):
+            generator = container[key]
+            is_torch = isinstance(generator, torch.Generator)
+            draw = int(np.random.randint(2**31))
+            (generator.manual_seed if is_torch else generator.seed)(draw)
+    return estimator
 
 
 def run(
@@ -259,24 +238,11 @@ def run(
 ) -> dict[Fit, dict[str, Any]]:
     """Run the fits that are not in the folder, and return the results of all.
 
-    Parameters
-    ----------
-    fits : list of Fit
-        Fits to run.
-    estimators : dict of str to estimator
-        Estimators by name, which are cloned.
-    X, y : array-like, ndarray
-        All windows and their targets.
-    splits : list of tuple of ndarray
-        Training and test rows of each fold.
-    folder : Folder or None
-        Storage of finished fits.
-    n_jobs, verbose : int
-        As in joblib. The number of fits is printed unless `verbose` is 0.
-    **options
-        Options of :func:`_fit`.
+    `splits` are the training and test rows of each fold, and `options` those of
+    :func:`_fit`.
     """
-    results = {} if folder is None else _finished(fits, folder)
+    stored = {} if folder is None else {fit: folder.read(fit) for fit in fits}
+    results = {fit: result for fit, result in stored.items() if result is not None}
     if options["by_epoch"]:  # an earlier run may not have stored it
         with_epochs = {name for name, e in estimators.items() if nets_in(e)}
         results = {
@@ -304,11 +270,6 @@ def run(
     return results
 
 
-def _finished(fits: list[Fit], folder: Folder) -> dict[Fit, dict[str, Any]]:
-    found = {fit: folder.read(fit) for fit in fits}
-    return {fit: result for fit, result in found.items() if result is not None}
-
-
 def _fit(
     fit: Fit,
     estimator: BaseEstimator,
@@ -322,52 +283,50 @@ def _fit(
 ) -> tuple[Fit, dict[str, Any]]:
     """Train on a fold's training windows and predict its test windows.
 
-    Returns
-    -------
-    fit : Fit
-        The fit.
-    result : dict of str to ndarray
-        "y_pred" of shape (n_test, n_columns), "seconds" (wall clock) and "cpu_seconds"
-        (processor) of the fit, "n_epochs" and "n_params". With `by_epoch` also
-        "by_epoch" of shape (n_epochs, n_test, n_columns).
+    All that draws random numbers is seeded. torch uses one thread, since the rounding
+    of sums depends on their number. Generators and threads of the caller are restored.
+
+    The result holds "y_pred" of shape (n_test, n_columns), "seconds" (wall clock) and
+    "cpu_seconds" (processor) of the fit, "n_epochs" and "n_params", and with `by_epoch`
+    also "by_epoch" of shape (n_epochs, n_test, n_columns).
     """
-    estimator = seeded(estimator, fit.seed)
-    nets = nets_in(estimator)
-    if by_epoch:
-        for net in nets:
-            _add_callback(net, "comparison_snapshots", WeightSnapshots())
-    test = split[1]
-    cpu = time.process_time()
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        with joblib.parallel_config("sequential"):  # not on the cluster again
+        # Sequential, so that a search in a worker does not use the cluster again.
+        with seeded(fit.seed), joblib.parallel_config("sequential"):
+            estimator = _seeded_clone(estimator, fit.seed)
+            nets = nets_in(estimator) if by_epoch else []
+            for net in nets:
+                # First, since a callback that stops the training prevents later ones.
+                snapshots = ("comparison_snapshots", WeightSnapshots())
+                net.set_params(callbacks=[snapshots, *(net.callbacks or [])])
+            cpu = time.process_time()
             found = cross_validate(
-                estimator, X, y, cv=[split], scoring=_no_score, return_estimator=True,
-                params=dict(params.get(fit.estimator, {})), error_score="raise",
+                estimator, X, y, cv=[split], scoring=lambda *args: 0.0,
+                params=dict(params.get(fit.estimator, {})),
+                return_estimator=True, error_score="raise",
             )  # fmt: skip
-        cpu = time.process_time() - cpu
-        fitted = found["estimator"][0]
-        predict = functools.partial(
-            _predict,
-            fitted,
-            classes=classes,
-            n_outputs=1 if y.ndim == 1 else y.shape[1],
-        )
-        result = {
-            "y_pred": predict(X[test]),
-            "seconds": found["fit_time"][0],
-            "cpu_seconds": cpu,
-            **_facts_of(fitted),
-        }
-        if by_epoch and nets:
-            result["by_epoch"] = _predict_by_epoch(fitted, predict, X[test])
+            cpu = time.process_time() - cpu
+            fitted, X_test = found["estimator"][0], X[split[1]]
+            n_outputs = 1 if y.ndim == 1 else y.shape[1]
+            predict = functools.partial(
+                _predict, fitted, classes=classes, n_outputs=n_outputs
+            )
+            result = {
+                "y_pred": predict(X_test),
+                "seconds": found["fit_time"][0],
+                "cpu_seconds": cpu,
+                **_facts_of(fitted),
+            }
+            if nets:
+                result["by_epoch"] = _predict_by_epoch(fitted, predict, X_test)
     except Exception as error:
         error.add_note(f"Raised in the fit of {fit}.")
         raise
+    finally:
+        torch.set_num_threads(n_threads)
     return fit, result
-
-
-def _no_score(estimator: Any, X: Any, y: Any) -> float:
-    return 0.0
 
 
 def _predict(

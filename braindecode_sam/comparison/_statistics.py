@@ -46,9 +46,9 @@ class PairedComparison:
     n_subjects : int
         Number of subjects.
     smallest_detectable : float
-        Absolute difference that a test at level `alpha` detects with a probability of
-        0.8, given the spread of the subjects' differences. Infinite if there are too
-        few subjects for any difference to be significant.
+        Absolute difference that a test at level `alpha` has 80 % power to detect,
+        given the spread of the subjects' differences. Infinite if there are too few
+        subjects for any difference to be significant.
     alpha : float
         Level of the test for `smallest_detectable`.
     subjects : ndarray of shape (n_subjects,)
@@ -242,20 +242,10 @@ def bootstrap_interval(
 
 
 def smallest_detectable(differences: Floats, alpha: float = ALPHA) -> float:
-    """Return the mean difference that a paired t-test detects with power 0.8.
+    """Return the mean difference that a paired t-test has 80 % power to detect.
 
-    Parameters
-    ----------
-    differences : ndarray of shape (n_subjects,)
-        Observed differences, of which only the spread is used.
-    alpha : float, default=0.05
-        Level of the two-sided test.
-
-    Returns
-    -------
-    difference : float
-        Positive, in the unit of `differences`. Infinite if a sign-flip test with so few
-        subjects cannot reach the level.
+    Only the spread of the differences is used. Infinite if a sign-flip test with so few
+    subjects cannot reach the level `alpha`.
     """
     n = len(differences)
     if smallest_p_value(n) > alpha:
@@ -273,24 +263,7 @@ def smallest_detectable(differences: Floats, alpha: float = ALPHA) -> float:
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """Correct p-values for multiple comparisons by Holm's method [1]_.
-
-    Parameters
-    ----------
-    p_values : array-like of shape (n_tests,)
-        p-values of single tests. nan is ignored and stays nan.
-
-    Returns
-    -------
-    corrected : ndarray of shape (n_tests,)
-        Corrected p-values, at most 1.
-
-    References
-    ----------
-    .. [1] Holm (1979). A simple sequentially rejective multiple test procedure.
-       Scandinavian Journal of Statistics, 6(2), 65-70.
-       https://www.jstor.org/stable/4615733
-    """
+    """Correct p-values by Holm's method, without those that are nan."""
     p = np.asarray(p_values, dtype=float)
     corrected = np.full(p.shape, np.nan)
     order = np.argsort(p)[: np.isfinite(p).sum()]  # nan sorts last
@@ -310,21 +283,8 @@ def window_losses(
 ) -> Floats:
     """Compute the loss of each predicted window, averaged over the seeds.
 
-    Parameters
-    ----------
-    y : ndarray of shape (n_windows,) or (n_windows, n_outputs)
-        Targets or labels.
-    y_pred : ndarray of shape (n_seeds, n_windows, n_columns)
-        Predicted values or probabilities.
-    rows : ndarray of bool of shape (n_windows,)
-        Predicted windows.
-    loss : str, callable or None
-        As for :func:`paired_comparison`.
-
-    Returns
-    -------
-    losses : ndarray of shape (n_predicted,)
-        Lower is better.
+    `y_pred` are values or probabilities of shape (n_seeds, n_windows, n_columns), and
+    `rows` a mask of the predicted windows.
     """
     if callable(loss):
         y, y_pred = y[rows], y_pred[:, rows]

@@ -6,8 +6,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from braindecode_sam.visualization import plot_paired_losses
-
 # Sphinx runs this file in the folder docs/figures.
 RESULTS = Path("../../benchmarks/results/study")
 QUESTIONS = {
@@ -135,12 +133,28 @@ def rho():
 
 def subjects():
     """Draw each subject's response times, with AdamW and with SAM."""
-    plot_paired_losses(
-        read("response-times", "rho", "subjects").set_index("subject"),
-        read("response-times", "rho", "comparisons").set_index("estimator"),
-        loss=LOSSES["response-times"],
-        dummy="dummy",
+    losses = read("response-times", "rho", "subjects").set_index("subject")
+    others = [name for name in losses if name not in ("AdamW", "dummy")]
+    figure, axes = plt.subplots(
+        1, len(others), figsize=(11, 3.8), layout="constrained", sharey=True
     )
+    for ax, name in zip(axes, others, strict=True):
+        pairs = losses[["AdamW", name]]
+        falls = pairs[name] < pairs["AdamW"]
+        for side, style, label in ((falls, "C0-", "lower"), (~falls, "C1--", "higher")):
+            lines = ax.plot([0, 1], pairs[side].T, style, lw=0.8, alpha=0.8)
+            if lines:
+                lines[0].set_label(f"{label} with SAM")
+        ax.plot([0, 1], pairs.mean(), "ko-", lw=2, label="mean")
+        ax.axhline(losses["dummy"].mean(), color="0.4", ls=":", label="dummy predictor")
+        ax.set(
+            xticks=[0, 1], xticklabels=["AdamW", name], xlim=(-0.3, 1.3),
+            yscale="log", yticks=[0.1, 0.3, 1, 3], yticklabels=[0.1, 0.3, 1, 3],
+        )  # fmt: skip
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(LOSSES["response-times"])
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
 
 
 def averaging():
