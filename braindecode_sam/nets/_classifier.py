@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import reprlib
 import warnings
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,74 +123,6 @@ class Classifier(Conventions, EEGClassifier):
             " classes=[...] with all labels"
         )
 
-    def fit(self, X: Any, y: Any = None, groups: Any = None, **fit_params: Any) -> Self:
-        """Fit the net to labels.
-
-        Parameters
-        ----------
-        X : array-like, mne.Epochs or torch.utils.data.Dataset
-            Windows.
-        y : array-like of shape (n_windows,) or None, default=None
-            Labels, either text, integers or booleans. None only for a dataset, which
-            carries its targets.
-        groups : array-like of shape (n_windows,) or None, default=None
-            Subject of each window, for ``train_split=SubjectSplit(...)``.
-        **fit_params
-            See :meth:`braindecode.EEGClassifier.fit`.
-
-        Returns
-        -------
-        net : Classifier
-            The net itself.
-
-        Raises
-        ------
-        ValueError
-            If `y` holds no labels, a single class or a label that is not in
-            `classes`, or if `class_weight` does not fit the classes or the criterion.
-        """
-        is_new = not (self.warm_start and self._is_initialized())
-        y = self._set_labels(X, y, None, is_new)
-        return super().fit(X, y, groups=groups, **fit_params)
-
-    def partial_fit(
-        self,
-        X: Any,
-        y: Any = None,
-        classes: Any = None,
-        groups: Any = None,
-        **fit_params: Any,
-    ) -> Self:
-        """Continue training.
-
-        Parameters
-        ----------
-        X : array-like, mne.Epochs or torch.utils.data.Dataset
-            Windows.
-        y : array-like of shape (n_windows,) or None, default=None
-            Labels, as in ``fit``.
-        classes : list of labels or None, default=None
-            All labels. Required in the first call if its `y` lacks some and the
-            parameter `classes` is None. Later calls may repeat them.
-        groups : array-like of shape (n_windows,) or None, default=None
-            Subject of each window, as in ``fit``.
-        **fit_params
-            See :meth:`braindecode.EEGClassifier.partial_fit`.
-
-        Returns
-        -------
-        net : Classifier
-            The net itself.
-
-        Raises
-        ------
-        ValueError
-            As in ``fit``, and if `classes` differ from the known ones.
-        """
-        if "_routing_method" not in fit_params:  # not called by skorch's fit
-            y = self._set_labels(X, y, classes, False)
-        return super().partial_fit(X, y, classes=classes, groups=groups, **fit_params)
-
     def predict(self, X: Any) -> Labels:
         """Predict the label with the largest output.
 
@@ -295,10 +226,8 @@ class Classifier(Conventions, EEGClassifier):
                 callback.scoring_ = _LabelScoring(callback.scoring_)
 
     def _get_predict_nonlinearity(self) -> Any:
-        is_known = self.predict_nonlinearity == "auto" and self._criteria == [
-            "criterion"
-        ]
-        if not (is_known and _is_cross_entropy(self.criterion_)):
+        is_usual = self.predict_nonlinearity == "auto" and len(self._criteria) == 1
+        if not (is_usual and _is_cross_entropy(self.criterion_)):
             return super()._get_predict_nonlinearity()
         averages = self.cropped and self.aggregate_predictions
         return functools.partial(_softmax_of_classes, averages=averages)
@@ -313,7 +242,7 @@ class Classifier(Conventions, EEGClassifier):
         )
         return {**found, "n_outputs": len(self.labels_)}
 
-    def _set_labels(self, X: Any, y: Any, classes: Any, is_new: bool) -> Labels | None:
+    def _targets_of(self, X: Any, y: Any, classes: Any, is_new: bool) -> Any:
         """Determine the labels and their weights; return y as an array."""
         labels = self._known_labels(classes, is_new)
         is_carried = y is None and is_dataset(X)
@@ -370,13 +299,10 @@ class Classifier(Conventions, EEGClassifier):
                 "class_weight and criterion__weight cannot be combined, got"
                 f" criterion__weight={given['weight']!r}; pass one of them"
             )
-        is_built = isinstance(self.criterion, torch.nn.Module)
-        takes = {} if is_built else inspect.signature(self.criterion).parameters
-        has_kwargs = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-        if "weight" not in takes and not has_kwargs:
+        if isinstance(self.criterion, torch.nn.Module):  # skorch would build another
             raise ValueError(
                 "class_weight needs a criterion class that takes a weight, such as"
-                f" torch.nn.CrossEntropyLoss, got criterion={self._criterion_name()}"
+                f" torch.nn.CrossEntropyLoss, got criterion={self.criterion!r}"
             )
 
     def _criterion_name(self) -> str:

@@ -23,6 +23,7 @@ class Conventions(NeuralNet):
 
     # Trailing underscores, since skorch treats other attributes as parameters.
     groups_: Any = None  # while the net is fitted
+    has_flat_targets_ = False  # the targets have no column
     inferred_: dict[str, Any] = {}  # noqa: RUF012, replaced and never changed
     # With scikit-learn's metadata routing, groups reach the net without a request.
     __metadata_request__fit = {"groups": True}  # noqa: RUF012, scikit-learn's form
@@ -41,11 +42,41 @@ class Conventions(NeuralNet):
         self.n_threads = n_threads
 
     def fit(self, X: Any, y: Any = None, groups: Any = None, **fit_params: Any) -> Self:
+        """Fit the net, and return it.
+
+        Parameters
+        ----------
+        X : array-like, mne.Epochs or torch.utils.data.Dataset
+            Windows.
+        y : array-like of shape (n_windows,) or (n_windows, n_outputs), or None
+            Targets of a regressor, or labels of shape (n_windows,) of a classifier,
+            which are text, integers or booleans. None only for a dataset, which carries
+            its targets.
+        groups : array-like of shape (n_windows,) or None, default=None
+            Subject of each window, for ``train_split=SubjectSplit(...)``.
+        **fit_params
+            See :meth:`skorch.NeuralNet.fit`.
+
+        Returns
+        -------
+        net : NeuralNet
+            The net itself.
+
+        Raises
+        ------
+        ValueError
+            If `y` does not hold numbers or, for a classifier, if it holds no labels, a
+            single class or a label that is not in `classes`, or if `class_weight` does
+            not fit the classes or the criterion.
+        """
         _check_no_list(X)
+        is_new = not (self.warm_start and self._is_initialized())
         # braindecode's flag: whether the shape of the windows is already known.
-        self.signal_args_set_ = self.warm_start and self._is_initialized()
+        self.signal_args_set_ = not is_new
+        y = self._targets_of(X, y, None, is_new)
         with self._split_by(groups):
             super().fit(X, y, **fit_params)
+        self.has_flat_targets_ = y is not None and np.ndim(y) == 1
         return self
 
     def partial_fit(
@@ -56,13 +87,43 @@ class Conventions(NeuralNet):
         groups: Any = None,
         **fit_params: Any,
     ) -> Self:
-        _check_no_list(X)
+        """Continue training.
+
+        Parameters
+        ----------
+        X, y, groups
+            As in :meth:`fit`.
+        classes : list of labels or None, default=None
+            All labels of a classifier. Required in the first call if its `y` lacks some
+            and the parameter `classes` is None. Later calls may repeat them.
+        **fit_params
+            See :meth:`skorch.NeuralNet.partial_fit`.
+
+        Returns
+        -------
+        net : NeuralNet
+            The net itself.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`fit`, and if `classes` differ from the known ones.
+        """
+        is_whole_call = "_routing_method" not in fit_params  # not within skorch's fit
+        if is_whole_call:
+            _check_no_list(X)
+            y = self._targets_of(X, y, classes, False)
         share_cores()
-        # Otherwise braindecode's initialize would not know the shape.
+        # Otherwise braindecode would build another module for the shape that it infers.
         self.signal_args_set_ = self._is_initialized()
         with self._split_by(groups), self._threads(), self._seeded_training():
             super().partial_fit(X, y, classes=classes, **fit_params)
+        if is_whole_call:
+            self.has_flat_targets_ = y is not None and np.ndim(y) == 1
         return self
+
+    def _targets_of(self, X: Any, y: Any, classes: Any, is_new: bool) -> Any:
+        raise NotImplementedError
 
     def evaluation_step(self, batch: Any, training: bool = False) -> Any:
         """Predict a batch with `n_threads` threads."""

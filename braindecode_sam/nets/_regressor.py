@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from braindecode import EEGRegressor
@@ -80,45 +80,13 @@ class Regressor(Conventions, EEGRegressor):
     (8,)
     """
 
-    has_flat_targets_ = False
-
-    def fit(self, X: Any, y: Any = None, groups: Any = None, **fit_params: Any) -> Self:
-        """Fit the net and return it; see :meth:`braindecode.EEGRegressor.fit`.
-
-        Parameters
-        ----------
-        X : array-like, mne.Epochs or torch.utils.data.Dataset
-            Windows.
-        y : array-like of shape (n_windows,) or (n_windows, n_outputs), or None
-            Targets. None only for a dataset, which carries its targets.
-        groups : array-like of shape (n_windows,) or None, default=None
-            Subject of each window, for ``train_split=SubjectSplit(...)``.
-        **fit_params
-            See :meth:`braindecode.EEGRegressor.fit`.
-
-        Returns
-        -------
-        net : Regressor
-            The net itself.
-        """
-        y = _as_targets(y)
-        super().fit(X, y, groups=groups, **fit_params)
-        self._note_targets(y)  # last, since braindecode's fit calls partial_fit
-        return self
-
-    def partial_fit(
-        self,
-        X: Any,
-        y: Any = None,
-        classes: Any = None,
-        groups: Any = None,
-        **fit_params: Any,
-    ) -> Self:
-        """Continue training, with parameters as in :meth:`fit`."""
-        y = _as_targets(y)
-        super().partial_fit(X, y, classes=classes, groups=groups, **fit_params)
-        self._note_targets(y)
-        return self
+    def _targets_of(self, X: Any, y: Any, classes: Any, is_new: bool) -> Any:
+        """Convert lists, tuples, tables and arrays of objects to numbers."""
+        is_array = isinstance(y, np.ndarray) and y.dtype.kind == "O"
+        if is_array or isinstance(y, (list, tuple)) or hasattr(y, "to_numpy"):
+            # A copy, as a table's own values are read-only.
+            return np.array(as_numbers("y", y, np.float32))
+        return y
 
     def predict(self, X: Any) -> Any:
         """Predict, in the shape of the targets to which the net was fitted."""
@@ -131,15 +99,3 @@ class Regressor(Conventions, EEGRegressor):
         if np.ndim(y_true) == 1 and np.shape(y_pred) == (len(y_true), 1):
             y_true = y_true[:, None]  # or each would be compared with all predictions
         return super().get_loss(y_pred, y_true, *args, **kwargs)
-
-    def _note_targets(self, y: Any) -> None:
-        self.has_flat_targets_ = y is not None and np.ndim(y) == 1
-
-
-def _as_targets(y: Any) -> Any:
-    """Convert lists, tuples, tables and arrays of objects to numbers."""
-    is_array = isinstance(y, np.ndarray) and y.dtype.kind == "O"
-    if is_array or isinstance(y, (list, tuple)) or hasattr(y, "to_numpy"):
-        # A copy, as a table's own values are read-only.
-        return np.array(as_numbers("y", y, np.float32))
-    return y
