@@ -140,7 +140,8 @@ class Conventions(NeuralNet):
         shown = [
             f"{name}={getattr(value, '__name__', None) or repr(value)}"
             for name, value in sorted(self.get_params(deep=False).items())
-            if name not in defaults or repr(value) != repr(defaults[name])
+            if not name.startswith("_")  # skorch's own
+            and (name not in defaults or repr(value) != repr(defaults[name]))
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
 
