@@ -6,6 +6,7 @@ classification that are cross-validated by subject.
 """
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from braindecode_sam._version import __version__
@@ -49,29 +50,33 @@ _LAZY = {
 _import_error: Exception | None = None
 
 try:
-    from braindecode_sam.augmentation import TimeShift
-    from braindecode_sam.callbacks import SAMCallback
-    from braindecode_sam.device import resolve_device
-    from braindecode_sam.metrics import (
-        SCORING,
-        SCORING_CLASSIFICATION,
-        normalized_root_mean_squared_error,
-    )
-    from braindecode_sam.models import (
-        FastATCNet,
-        FastAttentionBaseNet,
-        FastCTNet,
-        FastEEGConformer,
-        FastEEGITNet,
-        FastEEGNet,
-        FastEEGNeX,
-        FastMSVTNet,
-        FastTCFormer,
-        speed_up,
-        unspeed,
-    )
-    from braindecode_sam.optim import SAM
-    from braindecode_sam.threads import share_cores
+    with warnings.catch_warnings():
+        # Of braindecode's use of MNE, until its next release:
+        # https://github.com/braindecode/braindecode/pull/1164
+        warnings.filterwarnings("ignore", "Montage name 'standard_1020'", FutureWarning)
+        from braindecode_sam.augmentation import TimeShift
+        from braindecode_sam.callbacks import SAMCallback
+        from braindecode_sam.device import resolve_device
+        from braindecode_sam.metrics import (
+            SCORING,
+            SCORING_CLASSIFICATION,
+            normalized_root_mean_squared_error,
+        )
+        from braindecode_sam.models import (
+            FastATCNet,
+            FastAttentionBaseNet,
+            FastCTNet,
+            FastEEGConformer,
+            FastEEGITNet,
+            FastEEGNet,
+            FastEEGNeX,
+            FastMSVTNet,
+            FastTCFormer,
+            speed_up,
+            unspeed,
+        )
+        from braindecode_sam.optim import SAM
+        from braindecode_sam.threads import share_cores
 except (ImportError, OSError, RuntimeError, AttributeError) as _error:
     # Deferred until a name is accessed, so that ``python -m braindecode_sam`` can
     # explain the error.

@@ -63,7 +63,7 @@ def test_a_model_with_a_max_norm_can_be_pickled():
 @pytest.mark.skipif(not check_version("mne", "1.13"), reason="MNE does not warn yet")
 @until_fixed(
     "braindecode",
-    "remove its entry from docs/limits.rst and the filter from setup.cfg",
+    "remove the filters from braindecode_sam/__init__.py and setup.cfg",
     subprocess.CalledProcessError,
 )
 def test_the_import_warns_of_no_montage():

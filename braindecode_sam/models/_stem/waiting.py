@@ -55,7 +55,7 @@ class WaitingConv2d(FFTConv2d):
             return defer_convolution(self.source, x, weight, bias, self.padding)
         if self.source and reason not in self.source.logged:
             self.source.logged.add(reason)
-            log.info("%s is not deferred: %s", self.settings.name, reason)
+            log.debug("%s is not deferred: %s", self.settings.name, reason)
         return FFTConv2d._convolve(self, x, weight, bias)
 
     def _reason_not_to_defer(self, x: Tensor, weight: Tensor) -> str | None:
