@@ -144,8 +144,8 @@ def callbacks_given(callbacks: Any) -> list[Any]:
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
     """Return a text for each name whose value has changed."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return {
         name: f"was {before.get(name, 'not set')}, is {now.get(name, 'not set')}"
-        for name in names
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
     }

@@ -84,6 +84,23 @@ def own_generators(net: Any) -> list[tuple[Any, Any]]:
     return places
 
 
+def seed_own_generators(net: Any, seed: int) -> None:
+    """Replace the generators within a net's parameters by seeded ones.
+
+    They are replaced, as one of them may be NumPy's global generator. Seeds are derived
+    from `seed`, so that they differ from each other and from it.
+    """
+    places = own_generators(net)
+    seeds = np.random.SeedSequence(seed).generate_state(1 + len(places))[1:]
+    for (container, key), own in zip(places, map(int, seeds), strict=True):
+        generator = container[key]
+        container[key] = (
+            torch.Generator(generator.device).manual_seed(own)
+            if isinstance(generator, torch.Generator)
+            else np.random.RandomState(own)
+        )
+
+
 def _find_generators(
     node: Any, keys: Any, seen: set[int], places: list[tuple[Any, Any]]
 ) -> None:

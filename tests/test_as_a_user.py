@@ -10,7 +10,7 @@ import pytest
 
 SCRIPTS = sorted((Path(__file__).parent / "as_a_user").glob("*.py"))
 # Warnings of other packages; see docs/limits.rst.
-KNOWN = "Using padding='same' with even kernel lengths*"
+KNOWN = ("Using padding='same' with even kernel lengths*",)
 # What Python does not show unless asked to.
 HIDDEN = (DeprecationWarning, ImportWarning, PendingDeprecationWarning, ResourceWarning)
 

@@ -14,8 +14,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.metrics import check_scoring
+from sklearn.metrics import check_scoring, get_scorer
 from sklearn.model_selection import GroupKFold, check_cv
+from sklearn.utils import column_or_1d
+from skorch.callbacks import LoadInitState
 
 from braindecode_sam._arguments import check_choice, check_integer
 from braindecode_sam._checks import (
@@ -26,15 +28,23 @@ from braindecode_sam._checks import (
     check_targets,
     check_targets_or_labels,
 )
-from braindecode_sam._fingerprint import contents_of
+from braindecode_sam._fingerprint import callbacks_given, contents_of
 from braindecode_sam.comparison import _fits
 from braindecode_sam.comparison._comparison import Comparison, stored
-from braindecode_sam.comparison._statistics import Floats, Loss, window_losses
+from braindecode_sam.comparison._page import no_better_than_dummy
+from braindecode_sam.comparison._statistics import (
+    ALPHA,
+    Floats,
+    Loss,
+    check_subjects,
+    smallest_p_value,
+    window_losses,
+)
 from braindecode_sam.metrics import SCORING, SCORING_CLASSIFICATION
 from braindecode_sam.model_selection import subjects_of
 
 DUMMY = "dummy"
-RESERVED = {
+RESERVED = {  # columns of the tables
     "loss", "loss_low", "loss_high", "cpu_seconds", "n_epochs", "n_params", "estimator",
     "seed", "pooled", "fold", "subject",
 }  # fmt: skip
@@ -80,9 +90,9 @@ def compare(
     n_seeds : int, default=5
         Number of fits of each estimator on each fold. Each fit sets every
         ``random_state`` of the estimator, seeds the global generators of torch, NumPy
-        and Python and those in augmentations, and lets torch use one thread.
-        Predictions are then the same in this process and in workers. Estimators without
-        a net and without a ``random_state`` are fitted once.
+        and Python and those in augmentations, and lets torch use one thread unless a
+        net sets ``n_threads``. Predictions are then the same in this process and in
+        workers. Estimators without a net and a ``random_state`` are fitted once.
     scoring : str, list, dict, optional
         Scorers as in ``cross_validate``, by default
         :data:`~braindecode_sam.metrics.SCORING` or
@@ -185,23 +195,27 @@ def compare(
         check_choice("params", name, list(estimators))
     estimators, classifies = _with_dummy(estimators)
     _check_nets(estimators, by_epoch, n_jobs)
-    y = _labels_of(y) if classifies else as_numbers("y", check_targets(y))
+    if classifies:
+        # As objects, which keep text and numbers apart.
+        y = check_targets_or_labels(column_or_1d(np.asarray(y, dtype=object)))
+    else:
+        y = as_numbers("y", check_targets(y))
     classes = np.unique(y) if classifies else None
     if not hasattr(X, "shape") or hasattr(X, "iloc"):  # a list, or a table
         X = np.asarray(X)
-    carried = subjects_of(X) if hasattr(X, "groups") else groups  # by SubjectWindows
-    _check_carried(carried, groups)
+    subjects_of_X = subjects_of(X) if hasattr(X, "groups") else groups
+    _warn_of_other_subjects(subjects_of_X, groups)
     splits = _splits(cv, X, y, groups)
     scorers = _scorers(scoring, classifies)
-    _check_scores(y, classes, loss, scorers)
+    _try_scores(y, classes, loss, scorers)
     settings = {name: _fits.settings_of(e) for name, e in estimators.items()}
     for name, given in params.items():
         settings[name]["params"] = joblib.hash(given)
     store = None
     if folder is not None:
         data = {"X": X, "y": y, "groups": groups}
-        if not np.array_equal(carried, groups):
-            data["groups of X"] = carried
+        if not np.array_equal(subjects_of_X, groups):
+            data["groups of X"] = subjects_of_X
         digests = {name: contents_of(values) for name, values in data.items()}
         digests["folds"] = joblib.hash([[a.tolist(), b.tolist()] for a, b in splits])
         store = _fits.Folder(folder, digests, settings)
@@ -213,113 +227,39 @@ def compare(
         for fold in range(len(splits))
     ]
     results = _fits.run(
-        fits, estimators, X, y, splits, folder=store, n_jobs=n_jobs, verbose=verbose,
-        classes=classes, by_epoch=by_epoch, params=params,
+        fits, estimators, X, y, splits, classes=classes, params=params,
+        by_epoch=by_epoch, folder=store, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
     folds = [test for _, test in splits]
-    dummies = [n for n, e in estimators.items() if _is_dummy(e)]
+    y_pred, y_pred_by_epoch = {}, {}
+    for name, estimator in estimators.items():
+        mine = {fit: r for fit, r in sorted(results.items()) if fit.estimator == name}
+        last = {fit: result["y_pred"][None] for fit, result in mine.items()}
+        y_pred[name] = _join(last, folds, len(y))[:, 0]
+        if by_epoch and _fits.nets_in(estimator):
+            curves = {fit: result["by_epoch"] for fit, result in mine.items()}
+            y_pred_by_epoch[name] = _join(curves, folds, len(y))
     comparison = Comparison(
         y=y,
         groups=groups,
         folds=folds,
-        y_pred={n: _collect(n, results, folds, len(y)) for n in estimators},
-        y_pred_by_epoch={
-            n: _collect(n, results, folds, len(y), by_epoch=True)
-            for n, e in estimators.items()
-            if by_epoch and _fits.nets_in(e)
-        },
-        fits=_fits.facts_frame(results),
+        y_pred=y_pred,
+        y_pred_by_epoch=y_pred_by_epoch,
+        fits=_fits.table_of(results),
         settings=settings,
         classes=classes,
         scoring=scorers,
         loss=loss,
-        dummy=dummies[0],
+        dummy=next(name for name, e in estimators.items() if _is_dummy(e)),
     )
-    comparison.warn()
+    _warn_of_weak_results(comparison)
     return comparison
 
 
-def _labels_of(y: ArrayLike) -> NDArray[Any]:
-    labels = np.asarray(y, dtype=object)  # which keeps text and numbers apart
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1:
-        raise ValueError(
-            "y must hold one label for each window, of shape (n_windows,), got the"
-            f" shape {labels.shape}"
-        )
-    return check_targets_or_labels(labels)
-
-
-def _check_carried(carried: NDArray[Any], groups: NDArray[Any]) -> None:
-    """Warn if neither subjects of X lie within groups, nor groups within subjects."""
-    subjects, one = np.unique(carried, return_inverse=True)
-    names, other = np.unique(groups, return_inverse=True)
-    n_pairs = len(set(zip(one.tolist(), other.tolist(), strict=True)))
-    if n_pairs > max(len(subjects), len(names)):
-        warnings.warn(
-            f"the {len(subjects)} subjects in X and the {len(names)} in groups overlap"
-            " in part, so estimators that read the subjects of X do not train and test"
-            " on the people of groups; expected SubjectWindows(X, groups)",
-            stacklevel=3,
-        )
-
-
-def _check_nets(
-    estimators: Mapping[str, BaseEstimator], by_epoch: bool, n_jobs: int | None
-) -> None:
-    """Raise for nets whose fits would depend on one another."""
-    nets = {name: _fits.nets_in(e) for name, e in estimators.items()}
-    for name, inside in nets.items():
-        if by_epoch and len(inside) > 1:
-            raise ValueError(
-                f"by_epoch needs estimators with a single net, but {name!r} has"
-                f" {len(inside)}"
-            )
-        for net in inside:
-            if by_epoch and isinstance(net.callbacks, str):
-                raise ValueError(
-                    f"by_epoch needs nets whose callbacks are a list or None, but"
-                    f" {name!r} has {net.callbacks!r}"
-                )
-            _fits.check_callbacks(name, net)
-            if isinstance(net.module, torch.nn.Module):
-                warnings.warn(
-                    f"the module of {name!r} is an instance, so all seeds have the same"
-                    " initial weights; pass the class and its parameters",
-                    stacklevel=3,
-                )
-    backend, _ = joblib.parallel.get_active_backend()
-    shares = isinstance(backend, joblib.parallel.ThreadingBackend)
-    if shares and joblib.effective_n_jobs(n_jobs) > 1:
-        raise ValueError(
-            "fits in threads would share random number generators; expected n_jobs=1 or"
-            " a backend of processes such as loky, got joblib's threading"
-        )
-
-
-def _check_scores(
-    y: NDArray[Any], classes: NDArray[Any] | None, loss: Loss | None, scorers: Any
-) -> None:
-    """Call the loss and the scorers once, before any training."""
-    if classes is None:
-        columns = y.reshape(len(y), -1)
-        y_pred = np.broadcast_to(columns.mean(axis=0), columns.shape)
-    else:
-        y_pred = np.full((len(y), len(classes)), 1 / len(classes))
-    rows = np.arange(len(y))
-    window_losses(y, y_pred[None], np.ones(len(y), dtype=bool), loss)
-    for name, scorer in scorers.items():
-        if name in RESERVED:
-            raise ValueError(
-                f"scoring must not name a scorer {name!r}, which is reserved for a"
-                " column of the tables; use another name"
-            )
-        try:
-            float(scorer(stored(y_pred, classes), rows, y))
-        except Exception as error:
-            error.add_note(f"Raised by the scorer {name!r}.")
-            raise
+def _is_dummy(estimator: BaseEstimator) -> bool:
+    """Return whether an estimator predicts the mean or the class frequencies."""
+    is_dummy = isinstance(estimator, (DummyClassifier, DummyRegressor))
+    return is_dummy and estimator.strategy in ("mean", "prior")
 
 
 def _with_dummy(
@@ -349,26 +289,67 @@ def _with_dummy(
     return dict(estimators), classifies
 
 
-def _is_dummy(estimator: BaseEstimator) -> bool:
-    """Return whether an estimator predicts the mean or the class frequencies."""
-    is_dummy = isinstance(estimator, (DummyClassifier, DummyRegressor))
-    return is_dummy and estimator.strategy in ("mean", "prior")
+def _check_nets(
+    estimators: Mapping[str, BaseEstimator], by_epoch: bool, n_jobs: int | None
+) -> None:
+    """Raise for nets whose fits would depend on one another."""
+    for name, estimator in estimators.items():
+        for net in _fits.nets_in(estimator):
+            if by_epoch and isinstance(net.callbacks, str):
+                raise ValueError(
+                    f"by_epoch needs nets whose callbacks are a list or None, but"
+                    f" {name!r} has {net.callbacks!r}"
+                )
+            for callback in callbacks_given(net.callbacks):
+                loads = getattr(callback, "load_best", False)
+                has_files = hasattr(callback, "dirname")
+                if (loads and has_files) or isinstance(callback, LoadInitState):
+                    raise ValueError(
+                        f"{name!r} must not have the callback"
+                        f" {type(callback).__name__}, which loads weights from a file"
+                        " that all fits share; use EarlyStopping(load_best=True), which"
+                        " keeps them in memory"
+                    )
+            if isinstance(net.module, torch.nn.Module):
+                warnings.warn(
+                    f"the module of {name!r} is an instance, so all seeds have the same"
+                    " initial weights; pass the class and its parameters",
+                    stacklevel=3,
+                )
+    backend, _ = joblib.parallel.get_active_backend()
+    shares = isinstance(backend, joblib.parallel.ThreadingBackend)
+    if shares and joblib.effective_n_jobs(n_jobs) > 1:
+        raise ValueError(
+            "fits in threads would share random number generators; expected n_jobs=1 or"
+            " a backend of processes such as loky, got joblib's threading"
+        )
+
+
+def _warn_of_other_subjects(of_X: NDArray[Any], groups: NDArray[Any]) -> None:
+    """Warn if neither subjects of X lie within groups, nor groups within subjects."""
+    names, index = np.unique(of_X, return_inverse=True)
+    others, other = np.unique(groups, return_inverse=True)
+    n_pairs = len(set(zip(index.tolist(), other.tolist(), strict=True)))
+    if n_pairs > max(len(names), len(others)):
+        warnings.warn(
+            f"the {len(names)} subjects in X and the {len(others)} in groups overlap in"
+            " part, so estimators that read the subjects of X do not train and test on"
+            " the people of groups; expected SubjectWindows(X, groups)",
+            stacklevel=3,
+        )
 
 
 def _splits(cv: Any, X: Any, y: Any, groups: NDArray[Any]) -> list[Any]:
     """Return the training and test rows of each fold as indices."""
-    subjects = np.unique(groups)
-    if len(subjects) < 2:
-        raise ValueError(
-            "compare needs at least 2 subjects in groups, got"
-            f" {len(subjects)}: {subjects.tolist()}"
-        )
     if cv is None or isinstance(cv, Integral):
-        cv = GroupKFold(min(5, len(subjects)) if cv is None else int(cv))
+        n_folds = min(5, len(np.unique(groups))) if cv is None else int(cv)
+        cv = GroupKFold(n_folds)
     rows = np.arange(len(y))  # of which masks and negative indices choose
     pairs = check_cv(cv).split(X, y, groups)
     splits = [(rows[train], rows[test]) for train, test in pairs]
-    check_disjoint([test for _, test in splits])
+    tests = [test for _, test in splits]
+    check_disjoint(tests)
+    check_subjects(np.unique(groups[np.concatenate(tests)]))
     for i, (train, test) in enumerate(splits):
         shared = np.intersect1d(groups[train], groups[test])
         if len(shared):
@@ -385,45 +366,77 @@ def _splits(cv: Any, X: Any, y: Any, groups: NDArray[Any]) -> list[Any]:
 def _scorers(scoring: Any, classifies: bool) -> dict[str, Any]:
     if scoring is None:
         scoring = SCORING_CLASSIFICATION if classifies else SCORING
-    # The estimator serves only to call it.
-    check_scoring(DummyRegressor(), scoring=scoring)
-    if isinstance(scoring, str) or callable(scoring):
-        scoring = {scoring if isinstance(scoring, str) else "score": scoring}
+    check_scoring(DummyRegressor(), scoring=scoring)  # of which any estimator serves
+    if callable(scoring):
+        scoring = {"score": scoring}
     elif not isinstance(scoring, Mapping):
-        scoring = {name: name for name in scoring}
-    return {
-        name: check_scoring(DummyRegressor(), scoring=s) for name, s in scoring.items()
-    }
+        names = [scoring] if isinstance(scoring, str) else scoring
+        scoring = dict(zip(names, names, strict=True))
+    return {name: get_scorer(scorer) for name, scorer in scoring.items()}
 
 
-def _collect(
-    name: str,
-    results: Mapping[_fits.Fit, Any],
-    folds: list[Any],
-    n_windows: int,
-    *,
-    by_epoch: bool = False,
+def _try_scores(
+    y: NDArray[Any], classes: NDArray[Any] | None, loss: Loss | None, scorers: Any
+) -> None:
+    """Call the loss and the scorers once, before any training."""
+    if classes is None:
+        columns = y.reshape(len(y), -1)
+        y_pred = np.broadcast_to(columns.mean(axis=0), columns.shape)
+    else:
+        y_pred = np.full((len(y), len(classes)), 1 / len(classes))
+    window_losses(y, y_pred[None], np.ones(len(y), dtype=bool), loss)
+    for name, scorer in scorers.items():
+        if name in RESERVED or name.endswith(("_sd", "_folds", "_subjects")):
+            raise ValueError(
+                f"scoring must not name a scorer {name!r}, which is reserved for a"
+                " column of the tables; use another name"
+            )
+        try:
+            float(scorer(stored(y_pred, classes), np.arange(len(y)), y))
+        except Exception as error:
+            error.add_note(f"Raised by the scorer {name!r}.")
+            raise
+
+
+def _join(
+    predicted: Mapping[_fits.Fit, Floats], folds: list[Any], n_windows: int
 ) -> Floats:
     """Join the predictions of folds, for the epochs that all fits have.
 
-    Windows in no test fold are nan.
+    The fits of an estimator have predictions of shape (n_epochs, n_test, n_columns).
+    The result has the shape (n_seeds, n_epochs, n_windows, n_columns) and is nan for
+    windows in no test fold.
     """
-    found = {
-        fit: result["by_epoch"] if by_epoch else result["y_pred"][None]
-        for fit, result in sorted(results.items())
-        if fit.estimator == name
-    }
-    seeds = list(dict.fromkeys(fit.seed for fit in found))
-    n_epochs = min(map(len, found.values()))
-    n_columns = next(iter(found.values())).shape[-1]
+    seeds = sorted({fit.seed for fit in predicted})
+    n_epochs = min(map(len, predicted.values()))
+    n_columns = next(iter(predicted.values())).shape[-1]
     y_pred = np.full((len(seeds), n_epochs, n_windows, n_columns), np.nan)
-    for fit, predicted in found.items():
-        y_pred[seeds.index(fit.seed)][:, folds[fit.fold]] = predicted[:n_epochs]
-        n_wrong = int((~np.isfinite(predicted[:n_epochs]).all(axis=(0, 2))).sum())
+    for fit, found in predicted.items():
+        y_pred[seeds.index(fit.seed)][:, folds[fit.fold]] = found[:n_epochs]
+        n_wrong = int((~np.isfinite(found[:n_epochs]).all(axis=(0, 2))).sum())
         if n_wrong:
             warnings.warn(
                 f"{fit}: the predictions of {n_wrong} windows are not finite, so scores"
                 " that depend on them are nan",
                 stacklevel=3,
             )
-    return y_pred if by_epoch else y_pred[:, 0]
+    return y_pred
+
+
+def _warn_of_weak_results(comparison: Comparison) -> None:
+    losses = comparison.subject_losses.mean()
+    if worse := no_better_than_dummy(comparison):
+        listed = ", ".join(f"{name} {losses[name]:.3g}" for name in worse)
+        warnings.warn(
+            f"no better than the dummy predictor, whose {comparison.loss_name} is"
+            f" {losses[comparison.dummy]:.3g}: {listed}",
+            stacklevel=3,
+        )
+    n, n_rows = len(comparison.subjects), len(comparison.paired)
+    smallest = n_rows * smallest_p_value(n)
+    if smallest >= ALPHA:
+        warnings.warn(
+            f"with {n} subjects in the test folds and {n_rows} comparisons no"
+            f" corrected p-value can be below {min(smallest, 1):.2g}",
+            stacklevel=3,
+        )

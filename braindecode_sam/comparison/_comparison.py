@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import warnings
 from typing import Any
 
 import numpy as np
@@ -26,13 +25,12 @@ from braindecode_sam.comparison._statistics import (
     compare_losses,
     holm,
     name_of_loss,
-    smallest_p_value,
     subject_means,
     window_losses,
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """Result of :func:`compare`.
 
@@ -70,17 +68,23 @@ class Comparison:
     compare : Fit estimators and compare them.
     """
 
-    y: NDArray[Any] = dataclasses.field(repr=False)
-    groups: NDArray[Any] = dataclasses.field(repr=False)
-    folds: list[NDArray[np.int64]] = dataclasses.field(repr=False)
-    y_pred: dict[str, Floats] = dataclasses.field(repr=False)
-    y_pred_by_epoch: dict[str, Floats] = dataclasses.field(repr=False)
-    fits: pd.DataFrame = dataclasses.field(repr=False)
-    settings: dict[str, dict[str, str]] = dataclasses.field(repr=False)
+    y: NDArray[Any]
+    groups: NDArray[Any]
+    folds: list[NDArray[np.int64]]
+    y_pred: dict[str, Floats]
+    y_pred_by_epoch: dict[str, Floats]
+    fits: pd.DataFrame
+    settings: dict[str, dict[str, str]]
     classes: NDArray[Any] | None
-    scoring: dict[str, Any] = dataclasses.field(repr=False)
+    scoring: dict[str, Any]
     loss: Loss | None
     dummy: str
+
+    def __repr__(self) -> str:
+        return (
+            f"Comparison(estimators={self.estimators}, dummy={self.dummy!r},"
+            f" loss={self.loss_name!r}, n_subjects={len(self.subjects)})"
+        )
 
     @property
     def estimators(self) -> list[str]:
@@ -98,11 +102,9 @@ class Comparison:
         n_columns = self.y_pred[self.reference].shape[-1]
         return name_of_loss(self.loss, self.y, n_columns)
 
-    @functools.cached_property
+    @property
     def _rows(self) -> NDArray[np.bool_]:
-        rows = np.zeros(len(self.y), dtype=bool)
-        rows[np.concatenate(self.folds)] = True
-        return rows
+        return np.isin(np.arange(len(self.y)), np.concatenate(self.folds))
 
     @property
     def subjects(self) -> NDArray[Any]:
@@ -112,10 +114,6 @@ class Comparison:
     @property
     def subject_losses(self) -> pd.DataFrame:
         """Mean loss of each subject (rows) with each estimator (columns)."""
-        return self._subject_losses.copy()
-
-    @functools.cached_property
-    def _subject_losses(self) -> pd.DataFrame:
         return pd.DataFrame(
             {name: self._losses(y_pred) for name, y_pred in self.y_pred.items()},
             index=pd.Index(self.subjects, name="subject"),
@@ -142,37 +140,32 @@ class Comparison:
             scorer.
         """
         check_choice("by", by, ("pooled", "fold", "subject"))
-        if by not in self._scores:
-            self._scores[by] = self._score_all(by)
         return self._scores[by].copy()
 
     @functools.cached_property
     def _scores(self) -> dict[str, pd.DataFrame]:
-        return {}  # cache by the argument of `scores`
-
-    def _score_all(self, by: str) -> pd.DataFrame:
-        parts = self._parts(by)
-        rows = []
-        for name, y_pred in self.y_pred.items():
-            seeds = self.fits.loc[self.fits["estimator"] == name, "seed"]
-            for seed, one in zip(np.unique(seeds), y_pred, strict=True):
-                for part, windows in parts.items():
-                    scored = {
-                        metric: self._score(scorer, one, windows, by != "pooled")
-                        for metric, scorer in self.scoring.items()
-                    }
-                    rows.append({"estimator": name, "seed": seed, by: part, **scored})
-        table = pd.DataFrame(rows)
-        return table.drop(columns="pooled") if by == "pooled" else table
-
-    def _parts(self, by: str) -> dict[Any, NDArray[np.int64]]:
         tested = np.flatnonzero(self._rows)
-        if by == "pooled":
-            return {by: tested}
-        if by == "fold":
-            return {i + 1: np.asarray(rows) for i, rows in enumerate(self.folds)}
-        groups = self.groups[tested]
-        return {subject: tested[groups == subject] for subject in self.subjects}
+        of_subject = pd.Series(tested).groupby(self.groups[tested])
+        parts = {
+            "pooled": {0: tested},
+            "fold": {i + 1: rows for i, rows in enumerate(self.folds)},
+            "subject": {name: rows.to_numpy() for name, rows in of_subject},
+        }
+        seeds = self.fits.groupby("estimator")["seed"].unique()
+        tables = {
+            by: pd.DataFrame(
+                {"estimator": name, "seed": seed, by: part}
+                | {
+                    metric: self._score(scorer, one, rows, by != "pooled")
+                    for metric, scorer in self.scoring.items()
+                }
+                for name, y_pred in self.y_pred.items()
+                for seed, one in zip(seeds[name], y_pred, strict=True)
+                for part, rows in windows.items()
+            )
+            for by, windows in parts.items()
+        }
+        return tables | {"pooled": tables["pooled"].drop(columns="pooled")}
 
     def _score(
         self, scorer: Any, y_pred: Any, windows: Any, may_be_undefined: bool
@@ -201,43 +194,35 @@ class Comparison:
             a 95 % interval over subjects (``loss_low``, ``loss_high``). CPU seconds,
             epochs and number of parameters of a fit.
         """
-        columns: dict[str, Any] = {}
-        grouped = {
-            by: self.scores(by).groupby("estimator", sort=False)
-            for by in ("pooled", "fold", "subject")
-        }
+        pooled, folds, subjects = (
+            self.scores(by).groupby("estimator") for by in ("pooled", "fold", "subject")
+        )
+        table = pd.DataFrame(index=pd.Index(self.estimators, name="estimator"))
         for metric in self.scoring:
-            columns[metric] = grouped["pooled"][metric].mean()
-            columns[f"{metric}_sd"] = grouped["pooled"][metric].std()
-            columns[f"{metric}_folds"] = grouped["fold"][metric].mean()
-            columns[f"{metric}_subjects"] = grouped["subject"][metric].mean()
-        table = pd.DataFrame(columns)
+            table[metric] = pooled[metric].mean()
+            table[f"{metric}_sd"] = pooled[metric].std()
+            table[f"{metric}_folds"] = folds[metric].mean()
+            table[f"{metric}_subjects"] = subjects[metric].mean()
         losses = self.subject_losses
         table["loss"] = losses.mean()
-        bounds = {name: bootstrap_interval(losses[name].to_numpy()) for name in losses}
-        table["loss_low"] = {name: low for name, (low, _) in bounds.items()}
-        table["loss_high"] = {name: high for name, (_, high) in bounds.items()}
-        facts = self.fits.groupby("estimator", sort=False)
+        bounds = [bootstrap_interval(losses[name].to_numpy()) for name in losses]
+        table["loss_low"], table["loss_high"] = zip(*bounds, strict=True)
         for name in ("cpu_seconds", "n_epochs", "n_params"):
-            table[name] = facts[name].mean()
-        return table.loc[self.estimators]
+            table[name] = self.fits.groupby("estimator")[name].mean()
+        return table
 
     @functools.cached_property
     def paired(self) -> dict[str, PairedComparison]:
         """A :class:`PairedComparison` of each estimator with the reference, by name."""
-        others = [name for name in self.estimators if name != self.reference]
         losses = {n: c.to_numpy() for n, c in self.subject_losses.items()}
+        reference = losses.pop(self.reference)
         return {
             name: compare_losses(
-                losses[name],
-                losses[self.reference],
-                self.subjects,
-                confidence=0.95,
-                alpha=ALPHA / len(others),
-                random_state=0,
+                mine, reference, self.subjects, confidence=0.95,
+                alpha=ALPHA / len(losses), random_state=0,
             )
-            for name in others
-        }
+            for name, mine in losses.items()
+        }  # fmt: skip
 
     def comparisons(self) -> pd.DataFrame:
         """Compare every estimator with the reference.
@@ -257,16 +242,11 @@ class Comparison:
             "difference", "ci_low", "ci_high", "n_better", "n_subjects", "p_value",
             "smallest_detectable",
         )  # fmt: skip
-        table = pd.DataFrame(
-            {
-                name: {key: getattr(found, key) for key in names}
-                for name, found in self.paired.items()
-            }
-        ).T
-        table.insert(6, "p_holm", holm(table["p_value"].to_numpy(dtype=float)))
-        return table.astype({"n_better": int, "n_subjects": int}).rename_axis(
-            "estimator"
-        )
+        rows = [[getattr(one, name) for name in names] for one in self.paired.values()]
+        index = pd.Index(self.paired, name="estimator")
+        table = pd.DataFrame(rows, index, columns=names)
+        table.insert(6, "p_holm", holm(table["p_value"]))
+        return table
 
     def by_epoch(self) -> pd.DataFrame:
         """Return the mean loss of the test folds after each epoch.
@@ -287,10 +267,6 @@ class Comparison:
             raise ValueError(
                 "no predictions by epoch were stored; call compare(..., by_epoch=True)"
             )
-        return self._by_epoch.copy()
-
-    @functools.cached_property
-    def _by_epoch(self) -> pd.DataFrame:
         losses = {
             name: np.stack([self._losses(y_pred[:, e]) for e in range(y_pred.shape[1])])
             for name, y_pred in self.y_pred_by_epoch.items()
@@ -346,11 +322,11 @@ class Comparison:
                     f" fold, but the {what} of {names[index[rows[0]]].item()!r} varies"
                 )
 
+        order, starts = np.argsort(index, kind="stable"), np.cumsum(counts) - counts
+
         def mean(y_pred: Floats) -> Floats:
-            windows = np.moveaxis(y_pred, -2, 0)
-            sums = np.zeros((len(names), *windows.shape[1:]))
-            np.add.at(sums, index, windows)
-            return np.moveaxis((sums.T / counts).T, 0, -2)
+            sums = np.add.reduceat(y_pred[..., order, :], starts, axis=-2)
+            return sums / counts[:, None]
 
         fold_of = fold_of[first]
         return dataclasses.replace(
@@ -374,10 +350,7 @@ class Comparison:
             95 % interval. The mean is filled where ``p_holm`` is below 0.05. Nothing is
             shown.
         """
-        return _plots.plot_losses(
-            self.subject_losses, self.comparisons(), _page.label(self.loss_name),
-            self.dummy,
-        )  # fmt: skip
+        return _plots.plot_losses(self)
 
     def plot_by_epoch(self) -> Figure:
         """Plot the mean loss of the test folds after each epoch.
@@ -388,10 +361,7 @@ class Comparison:
             A curve for each estimator, and for up to three its 95 % interval over
             subjects. Nothing is shown.
         """
-        return _plots.plot_curves(
-            self.by_epoch(), _page.label(self.loss_name),
-            float(self.subject_losses[self.dummy].mean()),
-        )  # fmt: skip
+        return _plots.plot_curves(self)
 
     def sentences(self) -> list[str]:
         """Describe the results in words.
@@ -423,51 +393,25 @@ class Comparison:
         """
         _page.write(self, path, title)
 
-    def warn(self) -> None:
-        """Warn if estimators are no better than the dummy, or subjects are too few."""
-        losses = self.subject_losses.mean()
-        if worse := _page.no_better_than_dummy(self):
-            listed = ", ".join(f"{name} {losses[name]:.3g}" for name in worse)
-            warnings.warn(
-                f"no better than the dummy predictor, whose {self.loss_name} is"
-                f" {losses[self.dummy]:.3g}: {listed}",
-                stacklevel=3,
-            )
-        n, n_rows = len(self.subjects), len(self.paired)
-        smallest = n_rows * smallest_p_value(n)
-        if smallest >= ALPHA:
-            warnings.warn(
-                f"with {n} subjects in the test folds and {n_rows} comparisons no"
-                f" corrected p-value can be below {min(smallest, 1):.2g}",
-                stacklevel=3,
-            )
-
 
 def stored(y_pred: Any, classes: NDArray[Any] | None) -> BaseEstimator:
-    """Make an estimator that returns stored predictions."""
-    kind = _StoredRegressor if classes is None else _StoredClassifier
-    return kind(y_pred, classes)
+    """Make an estimator that returns stored predictions of the windows X."""
+    return (_Regressor if classes is None else _Classifier)(y_pred, classes)
 
 
-class _StoredRegressor(RegressorMixin, BaseEstimator):
-    """Returns stored predictions; X are indices of windows."""
-
+class _Stored(BaseEstimator):
     def __init__(self, y_pred: Any, classes: Any) -> None:
         self.y_pred = y_pred
         self.classes_ = classes
 
+
+class _Regressor(RegressorMixin, _Stored):
     def predict(self, X: Any) -> Any:
         y_pred = self.y_pred[X]
         return y_pred[:, 0] if y_pred.shape[1] == 1 else y_pred
 
 
-class _StoredClassifier(ClassifierMixin, BaseEstimator):
-    """Returns stored predictions; X are indices of windows."""
-
-    def __init__(self, y_pred: Any, classes: Any) -> None:
-        self.y_pred = y_pred
-        self.classes_ = classes
-
+class _Classifier(ClassifierMixin, _Stored):
     def predict_proba(self, X: Any) -> Any:
         return self.y_pred[X]
 

@@ -6,7 +6,8 @@ import base64
 import io
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from datetime import timedelta
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,12 @@ import scipy
 from matplotlib.figure import Figure
 
 from braindecode_sam.comparison._fits import versions
-from braindecode_sam.comparison._statistics import ALPHA
+from braindecode_sam.comparison._statistics import ALPHA, label_of
 
-LABELS = {
-    "nmse": "normalized squared error",
-    "squared_error": "squared error",
-    "absolute_error": "absolute error",
-    "log_loss": "log loss",
-    "zero_one": "error rate",
-}
-MOST_CHARACTERS = 300  # of a setting
+MISSING = "\N{EN DASH}"
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 ul.verdict { background: #3182bd1f; border-left: 4px solid #3182bd;
   padding: .8rem 1rem .8rem 2rem; }
@@ -41,15 +35,17 @@ img { background: white; border-radius: 6px; flex: 1; min-width: 29rem;
   max-width: 50rem; }
 table { border-collapse: collapse; font-size: .875rem;
   font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #8886; padding: .3rem .7rem; text-align: right;
+th, td { border-bottom: 1px solid #8886; padding: .3rem .6rem; text-align: right;
   white-space: nowrap; }
 thead th { white-space: normal; }
-tr > :first-child, .texts th, .texts td { text-align: left; }
-.texts td { vertical-align: top; }
-.texts td + td { overflow-wrap: anywhere; white-space: normal; min-width: 10rem; }
+tbody th { font-weight: normal; }
+tr > :first-child, .texts th, .texts td { text-align: left; vertical-align: top; }
+.texts td { overflow-wrap: anywhere; white-space: normal; min-width: 10rem; }
 summary { cursor: pointer; font-weight: bold; padding: .4rem 0; }
 .note { font-size: .875rem; opacity: .8; max-width: 50rem; }
 """
+FIGURES_NOTE = """Thin lines and ticks are subjects. Thick bars and shades are
+95&nbsp;% intervals over subjects. Circles are filled where p (Holm) is below 0.05."""
 SCORES_NOTE = """Scores of the pooled out-of-fold predictions, mean and standard
 deviation over the seeds. Brackets hold the 95&nbsp;% bootstrap interval over subjects
 of the loss by which estimators are compared, averaged over the windows of each
@@ -58,18 +54,12 @@ PAIRED_NOTE = """Mean over subjects of the loss minus that of the reference: neg
 better. The interval is a bootstrap over subjects. The p-value is that of a permutation
 test that flips the signs of the subjects' differences, corrected for all rows (Holm
 1979). The test ignores that subjects of the same fold share a training set."""
-MISSING = "\N{EN DASH}"
-
-
-def label(loss: str) -> str:
-    """Return the display name of a loss."""
-    return LABELS.get(loss, loss)
 
 
 def sentences(comparison: Any) -> list[str]:
     """Describe the comparisons with the dummy predictor and with the reference."""
     means = comparison.subject_losses.mean()
-    reference, loss = comparison.reference, label(comparison.loss_name)
+    reference, loss = comparison.reference, label_of(comparison.loss_name)
     said = [_against_dummy(comparison, loss)]
     for name, row in comparison.comparisons().iterrows():
         if name == comparison.dummy:
@@ -126,6 +116,8 @@ def write(comparison: Any, path: str | os.PathLike[str], title: str) -> None:
     """Write the page."""
     if Path(path).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"path must end in .html, got {str(path)!r}")
+    more = {**versions(), "scipy": scipy.__version__, "platform": platform.platform(),
+            "Python": platform.python_version()}  # fmt: skip
     parts = [
         "<!doctype html>", '<html lang="en">', '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -136,7 +128,7 @@ def write(comparison: Any, path: str | os.PathLike[str], title: str) -> None:
         _image(comparison.plot(), "Loss of each subject, and paired differences"),
         _image(comparison.plot_by_epoch(), "Held-out loss by epoch")
         if comparison.y_pred_by_epoch else "",
-        "</div>",
+        "</div>", f'<p class="note">{FIGURES_NOTE}</p>',
         "<h2>Scores</h2>", _table(_scores(comparison)),
         f'<p class="note">{SCORES_NOTE}</p>',
         f"<h2>Differences to {escape(comparison.reference)}</h2>",
@@ -146,7 +138,7 @@ def write(comparison: Any, path: str | os.PathLike[str], title: str) -> None:
         _folded("Scores by fold", _by("fold", comparison)),
         _folded("Scores by subject", _by("subject", comparison)),
         _folded("Settings that differ", _table(_settings(comparison), "texts")),
-        _folded("Versions", _table(_versions(), "texts")),
+        _folded("Versions", _table(pd.DataFrame({"version": more}), "texts")),
     ]  # fmt: skip
     Path(path).write_text("\n".join(parts), encoding="utf-8")
 
@@ -171,8 +163,8 @@ def _facts(comparison: Any) -> str:
     return (
         f"{len(comparison.subjects)} subjects, {sum(map(len, comparison.folds))}"
         f" windows, {targets}; {len(comparison.folds)} folds,"
-        f" {n_seeds} seed{'s' if n_seeds > 1 else ''}, {len(fits)} fits in"
-        f" {fits['cpu_seconds'].sum() / 60:.2g} minutes of CPU time."
+        f" {n_seeds} seed{'s' if n_seeds > 1 else ''}, {len(fits)} fits; CPU time"
+        f" {timedelta(seconds=round(fits['cpu_seconds'].sum()))}."
     )
 
 
@@ -181,8 +173,7 @@ def _image(figure: Figure, description: str) -> str:
     figure.savefig(file, format="svg")
     plt.close(figure)
     data = base64.b64encode(file.getvalue()).decode()
-    source = f"data:image/svg+xml;base64,{data}"
-    return f'<img alt="{description}" src="{source}">'
+    return f'<img alt="{description}" src="data:image/svg+xml;base64,{data}">'
 
 
 def _folded(summary: str, content: str) -> str:
@@ -190,23 +181,13 @@ def _folded(summary: str, content: str) -> str:
 
 
 def _table(table: pd.DataFrame, kind: str = "numbers") -> str:
-    """Make a table of text, which wraps, or of numbers."""
-    head = "".join(f"<th>{escape(str(c))}</th>" for c in ("", *table.columns))
-    rows = (
-        "".join(f"<td>{escape(_text(cell))}</td>" for cell in row)
-        for row in table.itertuples()
-    )
-    body = "".join(f"<tr>{cells}</tr>" for cells in rows)
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _text(cell: Any) -> str:
-    if isinstance(cell, (float, np.floating)):
-        return MISSING if np.isnan(cell) else f"{cell:.3f}"
-    return str(cell)
+    """Make a table of texts, which wrap, or of numbers."""
+    with pd.option_context("display.max_colwidth", None):  # or pandas shortens texts
+        html = table.to_html(
+            classes=kind, border=0, index_names=False, na_rep=MISSING,
+            float_format="{:.3f}".format,
+        )  # fmt: skip
+    return f'<div class="scroll">{html}</div>'
 
 
 def _shown(metric: str) -> tuple[str, int]:
@@ -217,7 +198,7 @@ def _shown(metric: str) -> tuple[str, int]:
 
 def _scores(comparison: Any) -> pd.DataFrame:
     """Format the scores and their standard deviations over the seeds."""
-    table, loss = comparison.to_frame(), label(comparison.loss_name)
+    table, loss = comparison.to_frame(), label_of(comparison.loss_name)
     columns: dict[str, Any] = {
         loss: [
             f"{row.loss:.3f} [{row.loss_low:.3f}, {row.loss_high:.3f}]"
@@ -240,21 +221,22 @@ def _scores(comparison: Any) -> pd.DataFrame:
 
 def _differences(comparison: Any) -> pd.DataFrame:
     table = comparison.comparisons()
-    formats: dict[str, Callable[[Any], str]] = {
-        f"{label(comparison.loss_name)}, difference": lambda r: f"{r.difference:+.3f}",
-        "95 % interval": lambda r: f"{r.ci_low:+.3f} to {r.ci_high:+.3f}",
-        "lower for": lambda r: f"{r.n_better} of {r.n_subjects} subjects",
-        "p (Holm)": lambda r: f"{r.p_holm:.2g}",
-        "80 % power to detect": lambda r: f"{r.smallest_detectable:.3f}",
-    }
-    rows = list(table.itertuples())
-    columns = {name: list(map(make, rows)) for name, make in formats.items()}
-    return pd.DataFrame(columns, index=table.index)
+    rows = [
+        {
+            f"{label_of(comparison.loss_name)}, difference": f"{row.difference:+.3f}",
+            "95 % interval": f"{row.ci_low:+.3f} to {row.ci_high:+.3f}",
+            "lower for": f"{row.n_better} of {row.n_subjects} subjects",
+            "p (Holm)": f"{row.p_holm:.2g}",
+            "80 % power to detect": f"{row.smallest_detectable:.3f}",
+        }
+        for row in table.itertuples()
+    ]
+    return pd.DataFrame(rows, index=table.index)
 
 
 def _by(by: str, comparison: Any) -> str:
     """Make a table of each score, with a row for each fold or subject."""
-    loss, said = label(comparison.loss_name), ""
+    loss, said = label_of(comparison.loss_name), ""
     if by == "subject":
         said = f"<p>{escape(loss)}</p>{_table(comparison.subject_losses)}"
     scores = comparison.scores(by)
@@ -278,12 +260,7 @@ def _settings(comparison: Any) -> pd.DataFrame:
             for kind, same in table.T.groupby("class")
         }
     )
-    texts = table[differ.any(axis=1)]
-    is_short = texts.map(len) <= MOST_CHARACTERS
-    return texts.where(is_short, texts.map(lambda text: text[:MOST_CHARACTERS] + " …"))
-
-
-def _versions() -> pd.DataFrame:
-    more = {"scipy": scipy.__version__, "Python": platform.python_version()}
-    all_of_them = versions() | more | {"platform": platform.platform()}
-    return pd.DataFrame({"version": all_of_them})
+    most = 300  # characters of a setting
+    return table[differ.any(axis=1)].map(
+        lambda text: text if len(text) <= most else text[:most] + " …"
+    )

@@ -11,21 +11,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from braindecode_sam.comparison._statistics import ALPHA
+from braindecode_sam.comparison._statistics import ALPHA, label_of
 
 MOST_SLOPES = 6
 MOST_INTERVALS = 3
 DUMMY_LINE: dict[str, Any] = {"color": "0.4", "ls": ":"}
 
 
-def plot_losses(losses: Any, comparisons: Any, loss: str, dummy: str) -> Figure:
+def plot_losses(comparison: Any) -> Figure:
     """Plot the loss of each subject with every estimator, and the paired differences.
 
-    `losses` has a row for each subject and a column for each estimator, the reference
-    first. `comparisons` has a row for each other one.
+    A single estimator is compared with the dummy predictor, and others with the first.
     """
-    reference = losses.columns[0]
-    others = [name for name in comparisons.index if name != dummy]
+    losses, table = comparison.subject_losses, comparison.comparisons()
+    loss, dummy = label_of(comparison.loss_name), comparison.dummy
+    reference = comparison.reference
+    others = [name for name in table.index if name != dummy] or [dummy]
     n_slopes = len(others) if len(others) <= MOST_SLOPES else 0
     height = 0.45 * len(others) + 1.2
     figure = plt.figure(
@@ -35,7 +36,7 @@ def plot_losses(losses: Any, comparisons: Any, loss: str, dummy: str) -> Figure:
     ratios = [3.2, height] if n_slopes else [height]
     grid = figure.add_gridspec(len(ratios), max(n_slopes, 1), height_ratios=ratios)
     first = None
-    labelled: dict[str, Any] = {}
+    handles: dict[str, Any] = {}
     for i, name in enumerate(others[:n_slopes]):
         ax = figure.add_subplot(grid[0, i], sharey=first)
         first = first or ax
@@ -44,16 +45,26 @@ def plot_losses(losses: Any, comparisons: Any, loss: str, dummy: str) -> Figure:
         ax.set_xticks([0, 1], names, fontsize="small")
         ax.axhline(losses[dummy].mean(), label=_shown(dummy), **DUMMY_LINE)
         ax.tick_params(labelleft=i == 0)
-        handles, labels = ax.get_legend_handles_labels()
-        labelled |= dict(zip(labels, handles, strict=True))
+        handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     if first is not None:
         first.set_ylabel(f"{loss}\nof each subject")
+        labels = sorted(handles)
         figure.legend(
-            labelled.values(), labelled.keys(), loc="outside upper center",
-            ncols=len(labelled), fontsize="small", frameon=False,
+            [handles[name] for name in labels], labels, loc="outside upper center",
+            ncols=len(labels), fontsize="small", frameon=False,
         )  # fmt: skip
     ax = figure.add_subplot(grid[-1, :])
-    _plot_differences(ax, losses, comparisons, others)
+    for row, name in enumerate(reversed(others)):
+        found = table.loc[name]
+        d = losses[name] - losses[reference]
+        ax.plot(d, np.full(len(d), row), "|", color="0.6", ms=8)
+        color = "C0" if found["difference"] < 0 else "C1"
+        ax.plot([found["ci_low"], found["ci_high"]], [row, row], color=color, lw=3)
+        face = color if found["p_holm"] < ALPHA else "w"
+        ax.plot(found["difference"], row, "o", color=color, mfc=face, ms=8)
+    ax.axvline(0, **DUMMY_LINE)
+    ax.set_yticks(np.arange(len(others)), [_shown(n) for n in reversed(others)])
+    ax.set_ylim(-0.6, len(others) - 0.4)
     ax.set_xlabel(f"{loss}, difference to {_shown(reference)}")
     return figure
 
@@ -70,22 +81,9 @@ def _plot_slopes(ax: Axes, before: Any, after: Any) -> None:
     ax.set_xlim(-0.3, 1.3)
 
 
-def _plot_differences(ax: Axes, losses: Any, comparisons: Any, names: Any) -> None:
-    for row, name in enumerate(reversed(names)):
-        found = comparisons.loc[name]
-        d = losses[name] - losses.iloc[:, 0]
-        ax.plot(d, np.full(len(d), row), "|", color="0.6", ms=8)
-        color = "C0" if found["difference"] < 0 else "C1"
-        ax.plot([found["ci_low"], found["ci_high"]], [row, row], color=color, lw=3)
-        face = color if found["p_holm"] < ALPHA else "w"
-        ax.plot(found["difference"], row, "o", color=color, mfc=face, ms=8)
-    ax.axvline(0, **DUMMY_LINE)
-    ax.set_yticks(np.arange(len(names)), [_shown(n) for n in reversed(names)])
-    ax.set_ylim(-0.6, len(names) - 0.4)
-
-
-def plot_curves(curves: Any, loss: str, dummy: float) -> Figure:
+def plot_curves(comparison: Any) -> Figure:
     """Plot the held-out loss after each epoch, a curve for each estimator."""
+    curves = comparison.by_epoch()
     figure, ax = plt.subplots(layout="constrained")
     names = list(dict.fromkeys(curves["estimator"]))
     colors = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
@@ -100,7 +98,9 @@ def plot_curves(curves: Any, loss: str, dummy: float) -> Figure:
                 mine["epoch"], mine["loss_low"], mine["loss_high"], color=color,
                 alpha=0.15, lw=0,
             )  # fmt: skip
+    dummy = comparison.subject_losses[comparison.dummy].mean()
     ax.axhline(dummy, label="dummy predictor", **DUMMY_LINE)
+    loss = label_of(comparison.loss_name)
     ax.set(xlabel="Epoch", ylabel=f"{loss}\nof held-out subjects")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(fontsize="small", frameon=False)

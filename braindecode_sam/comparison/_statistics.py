@@ -28,7 +28,7 @@ ALPHA = 0.05  # level of the tests
 POWER = 0.8
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PairedComparison:
     """Result of :func:`paired_comparison`.
 
@@ -167,7 +167,7 @@ def paired_comparison(
             " probabilities of the second; expected loss='nmse' or loss='log_loss', or"
             " a column of probabilities for each label, got loss=None"
         )
-    rows, rows_of_b = map(_predicted_rows, both)
+    rows, rows_of_b = (np.asarray(~np.isnan(p).all(axis=(0, 2))) for p in both)
     if not np.array_equal(rows, rows_of_b):
         row = int(np.flatnonzero(rows != rows_of_b)[0])
         raise ValueError(
@@ -194,11 +194,7 @@ def compare_losses(
         check_number(name, value)
         if not 0 < value < 1:
             raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
-    if len(subjects) < 2:
-        raise ValueError(
-            "a comparison needs at least 2 subjects in the test folds, got"
-            f" {len(subjects)}: {list(subjects)}"
-        )
+    check_subjects(subjects)
     d = losses_a - losses_b
     low, high = bootstrap_interval(d, confidence, random_state)
     p_value = float("nan")
@@ -223,6 +219,15 @@ def compare_losses(
     )
 
 
+def check_subjects(subjects: NDArray[Any]) -> None:
+    """Raise for fewer than two subjects."""
+    if len(subjects) < 2:
+        raise ValueError(
+            "a comparison needs at least 2 subjects in the test folds, got"
+            f" {len(subjects)}: {subjects.tolist()}"
+        )
+
+
 def smallest_p_value(n_subjects: int) -> float:
     """Return the smallest p-value of a two-sided sign-flip test."""
     return float(max(2 / 2**n_subjects, 1 / (N_RESAMPLES + 1)))
@@ -241,7 +246,7 @@ def bootstrap_interval(
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def smallest_detectable(differences: Floats, alpha: float = ALPHA) -> float:
+def smallest_detectable(differences: Floats, alpha: float) -> float:
     """Return the mean difference that a paired t-test has 80 % power to detect.
 
     Only the spread of the differences is used. Infinite if a sign-flip test with so few
@@ -254,12 +259,11 @@ def smallest_detectable(differences: Floats, alpha: float = ALPHA) -> float:
     if not np.isfinite(error):
         return float("nan")
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
-
-    def excess_power(shift: float) -> float:
-        # The other tail contributes less than any digit that is shown.
-        return float(stats.nct.sf(critical, n - 1, shift)) - POWER
-
-    return optimize.brentq(excess_power, 0, 10 * critical + 10) * error
+    # The other tail contributes less than any digit that is shown.
+    shift = optimize.brentq(
+        lambda t: stats.nct.sf(critical, n - 1, t) - POWER, 0, 10 * critical + 10
+    )
+    return float(shift) * error
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -299,11 +303,10 @@ def window_losses(
     name = name_of_loss(loss, y, y_pred.shape[-1])
     if name in _CLASSIFICATION:
         target, y_pred = _encoded(y, y_pred)
-        function = _CLASSIFICATION[name]
     else:
-        target, function = as_columns("y", y), _REGRESSION[name]
-    target = target[rows]
-    return np.mean([function(target, one) for one in y_pred[:, rows]], axis=0)
+        target = as_columns("y", y)
+    function = (_REGRESSION | _CLASSIFICATION)[name]
+    return np.mean([function(target[rows], p) for p in y_pred[:, rows]], axis=0)
 
 
 def name_of_loss(loss: Loss | None, y: NDArray[Any], n_columns: int) -> str:
@@ -316,6 +319,16 @@ def name_of_loss(loss: Loss | None, y: NDArray[Any], n_columns: int) -> str:
     if loss is not None:
         check_choice("loss", loss, accepted)
     return loss or accepted[0]
+
+
+def label_of(name: str) -> str:
+    """Return the name of a loss as figures and tables show it."""
+    labels = {
+        "nmse": "normalized squared error", "squared_error": "squared error",
+        "absolute_error": "absolute error", "log_loss": "log loss",
+        "zero_one": "error rate",
+    }  # fmt: skip
+    return labels.get(name, name)
 
 
 def _encoded(y: NDArray[Any], y_pred: Floats) -> tuple[NDArray[Any], Floats]:
@@ -336,18 +349,6 @@ def _encoded(y: NDArray[Any], y_pred: Floats) -> tuple[NDArray[Any], Floats]:
     return codes, y_pred
 
 
-def _nmse(y: Floats, y_pred: Floats) -> Floats:
-    return ((y - y_pred) ** 2 / y.var(axis=0)).mean(axis=1)
-
-
-def _squared_error(y: Floats, y_pred: Floats) -> Floats:
-    return ((y - y_pred) ** 2).mean(axis=1)
-
-
-def _absolute_error(y: Floats, y_pred: Floats) -> Floats:
-    return np.abs(y - y_pred).mean(axis=1)
-
-
 def _log_loss(codes: NDArray[np.int64], y_pred: Floats) -> Floats:
     chosen = np.take_along_axis(y_pred, codes[:, None], axis=1)[:, 0]
     # Clipped as in scikit-learn, for float32.
@@ -361,9 +362,9 @@ def _zero_one(codes: NDArray[np.int64], y_pred: Floats) -> Floats:
 
 _Losses = dict[str, Callable[[Any, Any], Floats]]
 _REGRESSION: _Losses = {
-    "nmse": _nmse,
-    "squared_error": _squared_error,
-    "absolute_error": _absolute_error,
+    "nmse": lambda y, y_pred: ((y - y_pred) ** 2 / y.var(axis=0)).mean(axis=1),
+    "squared_error": lambda y, y_pred: ((y - y_pred) ** 2).mean(axis=1),
+    "absolute_error": lambda y, y_pred: np.abs(y - y_pred).mean(axis=1),
 }
 _CLASSIFICATION: _Losses = {"log_loss": _log_loss, "zero_one": _zero_one}
 
@@ -372,10 +373,6 @@ def _seeds(predictions: Any) -> list[Any]:
     is_several = isinstance(predictions, (list, tuple)) and np.ndim(predictions[0]) > 0
     is_stack = isinstance(predictions, np.ndarray) and predictions.ndim == 3
     return list(predictions) if is_several or is_stack else [predictions]
-
-
-def _predicted_rows(y_pred: Floats) -> NDArray[np.bool_]:
-    return np.asarray(~np.isnan(y_pred).all(axis=(0, 2)))
 
 
 def _shaped(name: str, predicted: ArrayLike, y: NDArray[Any]) -> Floats:

@@ -14,7 +14,7 @@ from braindecode.models.util import interpolated_models_dict, models_dict
 from skorch import NeuralNet
 
 from braindecode_sam._arguments import check_integer
-from braindecode_sam._random import own_generators, seeded
+from braindecode_sam._random import seed_own_generators, seeded
 from braindecode_sam.threads import share_cores, torch_threads
 
 
@@ -161,18 +161,10 @@ class Conventions(NeuralNet):
         if self.random_state is None or is_continued:
             yield
             return
-        places = own_generators(self)
+        seed_own_generators(self, self._seed())
+        # Not the numbers that the initial weights were drawn from.
         sequence = np.random.SeedSequence(self._seed())
-        first, *seeds = map(int, sequence.generate_state(1 + len(places)))
-        for (container, key), seed in zip(places, seeds, strict=True):
-            # Not in place, as it may be NumPy's global one.
-            own = container[key]
-            container[key] = (
-                torch.Generator(own.device).manual_seed(seed)
-                if isinstance(own, torch.Generator)
-                else np.random.RandomState(seed)
-            )
-        with seeded(first):
+        with seeded(int(sequence.generate_state(1)[0])):
             yield
 
     def _threads(self) -> contextlib.AbstractContextManager[None]:
