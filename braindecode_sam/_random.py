@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import warnings
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -24,41 +25,59 @@ def seeded(seed: int) -> Iterator[None]:
         set_generator_states(outside)
 
 
-def generator_states() -> dict[str, Any]:
-    """Return the states of the global generators, as tensors and builtins.
+def generator_states(net: Any = None) -> dict[str, Any]:
+    """Return the states of the global generators, and of a net's own.
 
-    They are torch's on all devices in use, NumPy's and Python's.
+    The global ones are torch's on all devices in use, NumPy's and Python's. The states
+    consist of tensors and builtins.
     """
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    places = [] if net is None else own_generators(net)
     return {
         "torch": torch.get_rng_state(),
         "cuda": cuda,
-        "numpy": state_of(np.random.mtrand._rand),
+        "numpy": _state_of(np.random.mtrand._rand),
         "python": random.getstate(),
+        "own": [_state_of(container[key]) for container, key in places],
     }
 
 
-def set_generator_states(states: dict[str, Any]) -> None:
-    """Restore states that :func:`generator_states` returned."""
+def set_generator_states(states: dict[str, Any], net: Any = None) -> None:
+    """Restore states that :func:`generator_states` returned.
+
+    Warns
+    -----
+    UserWarning
+        If the net holds another number of generators. Then they keep their states.
+    """
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
     elif torch.cuda.is_initialized():  # initialized since then: seed it anew
         torch.cuda.manual_seed_all(torch.initial_seed())
-    set_state(np.random.mtrand._rand, states["numpy"])
+    places = [] if net is None else own_generators(net)
+    if net is not None and len(places) != len(states["own"]):
+        warnings.warn(
+            f"The net holds {len(places)} random number generators, of which"
+            f" {len(states['own'])} were saved. They are not restored.",
+            stacklevel=2,
+        )
+        places = []
+    for (container, key), state in zip(places, states["own"], strict=False):
+        _set_state(container[key], state)
+    # Last, as a net may hold NumPy's global generator.
+    _set_state(np.random.mtrand._rand, states["numpy"])
     random.setstate(states["python"])
 
 
-def state_of(generator: np.random.RandomState | torch.Generator) -> Any:
-    """Return the state of one generator, as tensors and builtins."""
+def _state_of(generator: np.random.RandomState | torch.Generator) -> Any:
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     name, key, *rest = cast(tuple[Any, ...], generator.get_state())
     return [name, torch.as_tensor(key.astype(np.int64)), *rest]
 
 
-def set_state(generator: np.random.RandomState | torch.Generator, state: Any) -> None:
-    """Restore a state that :func:`state_of` returned."""
+def _set_state(generator: np.random.RandomState | torch.Generator, state: Any) -> None:
     if isinstance(generator, torch.Generator):
         generator.set_state(state)
     else:
@@ -109,7 +128,9 @@ def _find_generators(
         if isinstance(item, (np.random.RandomState, torch.Generator)):
             places.append((node, key))
             continue
-        if hasattr(item, "__dict__") and not isinstance(item, (type, dict)):
+        # A callback may hold the data, which are not the net's.
+        is_other = isinstance(item, (type, dict, torch.utils.data.Dataset))
+        if hasattr(item, "__dict__") and not is_other:
             item = vars(item)
         if id(item) in seen or not isinstance(item, (dict, list, tuple)):
             continue

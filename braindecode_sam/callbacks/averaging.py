@@ -30,9 +30,8 @@ class WeightAveraging(BaseEstimator, Callback):
 
     From the first validation on, the net holds the averaged weights wherever it is
     used: in the validation, in the scores and checkpoints of other callbacks, and after
-    training. The training itself continues from its own weights. Its losses, its random
-    numbers and the state of the optimizer are those of a training without this
-    callback.
+    training. The training itself continues from its own weights: its losses, random
+    numbers and optimizer are those of a training without this callback.
 
     Parameters
     ----------
@@ -49,7 +48,7 @@ class WeightAveraging(BaseEstimator, Callback):
         Where averaging begins. An integer is an epoch, counted from 0. A float is a
         fraction of ``net.max_epochs``, at least 0 and less than 1, and is rounded to
         whole epochs. None is 0.0 for "ema", which forgets the first weights, and 0.75
-        for "swa", which does not. Until then, the callback changes nothing.
+        for "swa", which does not.
 
     Attributes
     ----------
@@ -104,39 +103,26 @@ class WeightAveraging(BaseEstimator, Callback):
             validate, score, write checkpoints
             restore w, s
 
-    For SWA, this is Algorithm 1 of [1]_ without its learning rate schedule.
+    For SWA, this is Algorithm 1 of [1]_ without its constant or cyclical learning rate,
+    for which a scheduler can be added.
 
-    **Schedules.** SWA was proposed with a constant or cyclical learning rate from
-    `start` on. This callback does not change the learning rate. Callbacks that monitor
-    the validation loss, such as ``EarlyStopping``, monitor that of the average.
-
-    **BatchNorm.** The running statistics at :math:`w` do not fit the averaged weights,
-    since they are of other activations. The same holds for their average. The callback
-    therefore computes new statistics in one forward pass over the training windows per
-    epoch. The pass uses windows without augmentation and the batch size of the
-    validation. It leaves everything else unchanged, including the generators of torch,
-    NumPy and Python, but not one that is passed as ``iterator_valid__generator``. The
-    windows are in a fixed random order, so that the dataset must have a length. In the
-    order of the data, a batch would often hold a single subject, whose windows vary
-    less than those of all subjects. A last, smaller batch is left out. Dropout is
-    active, as in training. Layers that stay in evaluation mode keep their statistics.
-    Modules without BatchNorm need no pass.
-
-    **Scores of training batches**, such as ``train_loss``, are those of the training's
-    own weights.
+    **BatchNorm.** The running statistics at :math:`w`, and their average, do not fit
+    the averaged weights. One forward pass over the training windows per epoch computes
+    new ones, without augmentation, with dropout as in training, and with the batch size
+    of the validation. The windows are in a fixed random order, since batches in the
+    order of the data would often hold a single subject, and a last, smaller batch is
+    left out. The dataset must have a length. Layers that stay in evaluation mode keep
+    their statistics, and modules without BatchNorm need no pass.
 
     **Interrupts.** If training is interrupted within an epoch, the net holds the
-    current average. For "swa" that is the average over whole epochs. If training fails,
-    the net holds either the training's weights or the average, and never a mixture.
+    current average. If training fails, the net holds either the training's weights or
+    the average, and never a mixture.
 
     **More training.** ``partial_fit``, and ``fit`` with ``warm_start=True``, continue
     from the training's own weights and from the current average. If the net was given
     other weights in between, by ``load_params`` or ``EarlyStopping(load_best=True)``,
     training continues from those and averaging starts again. It also starts again after
     ``set_params`` of any callback, which initializes all callbacks.
-
-    **Gradient accumulation.** If a net steps once in several batches, `decay` refers to
-    the batches.
 
     References
     ----------
@@ -179,13 +165,28 @@ class WeightAveraging(BaseEstimator, Callback):
         """Check the parameters, and discard earlier averages."""
         check_choice("kind", self.kind, tuple(STARTS))
         check_below_one("decay", self.decay)
-        _check_start(self.start)
+        start: Any = 0 if self.start is None else self.start
+        message = (
+            "start must be an epoch, an integer >= 0, or a fraction of max_epochs, a"
+            f" float >= 0 and < 1, or None; got {start!r}"
+        )
+        if not isinstance(start, Real) or isinstance(start, bool):
+            raise TypeError(message)
+        below = np.inf if isinstance(start, Integral) else 1
+        if not 0 <= float(start) < below:
+            raise ValueError(message)
         self._reset()
         return self
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Become the first callback."""
-        _check_is_alone(net.callbacks_)
+        names = [n for n, c in net.callbacks_ if isinstance(c, WeightAveraging)]
+        if len(names) > 1:
+            raise ValueError(
+                f"The net has {len(names)} WeightAveraging callbacks:"
+                f" {', '.join(map(repr, names))}. Expected one, since each would treat"
+                " the other's average as the weights of the training."
+            )
         if self._first_epoch(net.max_epochs) >= len(net.history) + net.max_epochs:
             warnings.warn(
                 f"Averaging begins in epoch start={self.start!r}, counted from 0, which"
@@ -324,29 +325,6 @@ class WeightAveraging(BaseEstimator, Callback):
             self.training_ = None
 
 
-def _check_start(start: Any) -> None:
-    if start is None:
-        return
-    message = (
-        "start must be an epoch, an integer >= 0, or a fraction of max_epochs, a float"
-        f" >= 0 and < 1, or None; got {start!r}"
-    )
-    if not isinstance(start, Real) or isinstance(start, bool):
-        raise TypeError(message)
-    if not (float(start) >= 0 and (float(start) < 1 or isinstance(start, Integral))):
-        raise ValueError(message)
-
-
-def _check_is_alone(callbacks: list[tuple[str, Any]]) -> None:
-    names = [name for name, c in callbacks if isinstance(c, WeightAveraging)]
-    if len(names) > 1:
-        raise ValueError(
-            f"The net has {len(names)} WeightAveraging callbacks:"
-            f" {', '.join(map(repr, names))}. Expected one, since each would treat the"
-            " other's average as the weights of the training."
-        )
-
-
 def _parts(net: Any, names: list[str]) -> dict[str, torch.nn.Module]:
     parts = {name: getattr(net, name + "_") for name in names}
     return {n: part for n, part in parts.items() if isinstance(part, torch.nn.Module)}
@@ -437,7 +415,7 @@ def _only_looking(net: Any) -> Iterator[None]:
     ]
     # braindecode's iterators store the indices of the last windows on the net.
     attributes = dict(vars(net))
-    generators = generator_states()
+    generators = generator_states(net)
     try:
         yield
     finally:
@@ -449,4 +427,4 @@ def _only_looking(net: Any) -> Iterator[None]:
             if buffer.layout is not torch.strided or not torch.equal(buffer, copy):
                 buffer.copy_(copy)
         vars(net).update(attributes)
-        set_generator_states(generators)
+        set_generator_states(generators, net)

@@ -69,8 +69,15 @@ class WindowCheck(BaseEstimator, Callback):
             check_targets(y)
         check_scale(X)
         _check_against_module(net, np.shape(X), y)
-        if isinstance(net, NeuralNetRegressor):
-            _check_column(net, np.shape(y))
+        adds_column = type(net).get_loss is not NeuralNetRegressor.get_loss
+        if isinstance(net, NeuralNetRegressor) and np.ndim(y) == 1 and not adds_column:
+            raise ValueError(
+                f"The targets have the shape {np.shape(y)}, but the net's predictions"
+                f" have the shape ({len(y)}, 1). The loss would compare each target"
+                " with every prediction. Pass targets of the shape (n_windows, 1). For"
+                " a windows dataset, set"
+                " target_transform=lambda y: np.atleast_1d(np.float32(y))."
+            )
 
     def on_epoch_begin(
         self, net: Any, dataset_train: Any = None, **kwargs: Any
@@ -149,16 +156,6 @@ def _check_against_module(net: Any, X_shape: tuple[int, ...], y: Any) -> None:
                 f" module__{name}={expected} (X has the shape {tuple(X_shape)}, y"
                 f" {np.shape(y)}). Pass other data or module__{name}={value}."
             )
-
-
-def _check_column(net: NeuralNetRegressor, y_shape: tuple[int, ...]) -> None:
-    if len(y_shape) == 1 and type(net).get_loss is NeuralNetRegressor.get_loss:
-        raise ValueError(
-            f"The targets have the shape {y_shape}, but the net's predictions have the"
-            f" shape ({y_shape[0]}, 1). The loss would compare each target with every"
-            " prediction. Pass targets of the shape (n_windows, 1). For a windows"
-            " dataset, set target_transform=lambda y: np.atleast_1d(np.float32(y))."
-        )
 
 
 def _read_dataset(dataset: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -339,6 +339,7 @@ def test_the_training_is_that_without_averaging(kind, optimizer):
             *average, ("generators", Record(lambda net: generators())),
             **OPTIMIZERS[optimizer], **augmentation(),
             random_state=None,
+            iterator_valid__generator=torch.Generator().manual_seed(2),
         )  # fmt: skip
         for seed in (torch.manual_seed, np.random.seed, random.seed):
             seed(1)
@@ -350,6 +351,8 @@ def test_the_training_is_that_without_averaging(kind, optimizer):
         for first, second in zip(*(record[hook] for record in records), strict=True):
             assert_same(first, second)
     assert bool(drawn[0] == drawn[1])  # without pytest's long diff
+    states = [net.iterator_valid__generator.get_state() for net in nets]
+    assert torch.equal(*states)
     assert_same(state_of(plain), training_state(averaged))
     assert plain.history[:, "train_loss"] == averaged.history[:, "train_loss"]
     optimizers = [repr(net.optimizer_.state_dict()) for net in nets]

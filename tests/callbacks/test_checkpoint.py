@@ -176,8 +176,9 @@ def test_refuses_other_nets_and_files(tmp_path):
     assert not checkpoint.exists()
     trained(file, max_epochs=1)
     assert checkpoint.exists()
+    fewer = SubjectWindows(np.asarray(X)[:, :3], X.groups)
     with pytest.raises(ValueError, match="The checkpoint's module_ does not fit that"):
-        resume(file, data=(np.asarray(X)[:, :3], Y), changed="ignore")
+        resume(file, data=(fewer, Y), changed="ignore")
     with pytest.raises(ValueError, match="changed must be one of 'raise', 'ignore'"):
         resume(file, changed="maybe")
     torch.save({"weights": 1}, file)
@@ -356,17 +357,24 @@ def test_changed_settings_take_effect_if_ignored(interrupted):
     assert len(net.history) == 4
 
 
-def test_changed_options_of_groups_take_effect_if_ignored(tmp_path):
-    def net(bias_rho, **options):
-        groups = [("*bias", {"rho": bias_rho})]
-        return make_net(checkpoint, optimizer__param_groups=groups, **options)
+@pytest.mark.parametrize(
+    ("lr", "step_size", "expected"),
+    [(0.1, 1, [0.025, 0.0125]), (0.2, 1, [0.2, 0.1]), (0.1, 2, [0.1, 0.1])],
+    ids=["data", "lr", "schedule"],
+)
+def test_a_changed_schedule_or_rate_takes_effect_if_ignored(
+    lr, step_size, expected, tmp_path
+):
+    def net(lr, step_size, max_epochs):
+        checkpoint = ResumableCheckpoint(tmp_path / "run.pt")
+        schedule = LRScheduler(StepLR, step_size=step_size, gamma=0.5)
+        callbacks = [("checkpoint", checkpoint), ("schedule", schedule)]
+        return make_net(*callbacks, lr=lr, max_epochs=max_epochs), checkpoint
 
-    checkpoint = ResumableCheckpoint(tmp_path / "run.pt")
-    net(0.0, optimizer__rho=0.5, lr=0.1).fit(X, Y)
-    other = net(0.3, lr=0.1)  # the radius of the rest is the default again
-    checkpoint.resume(other, X, Y, changed="ignore")
-    found = [(g["rho"], g["lr"]) for g in other.optimizer_.param_groups]
-    assert found == [(0.3, 0.1), (0.05, 0.1)]
+    net(0.1, 1, 2)[0].fit(X, Y)
+    resumed, checkpoint = net(lr, step_size, 4)
+    checkpoint.resume(resumed, X, Y + 1, changed="ignore")
+    assert resumed.history[2:, "event_lr"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -375,8 +383,9 @@ def test_changed_options_of_groups_take_effect_if_ignored(tmp_path):
         {"optimizer": LookSAM},
         {"optimizer__base_optimizer": torch.optim.Adamax},
         {"optimizer__param_groups": [("*bias", {"weight_decay": 0.0})]},
+        {"callbacks__sam": None},
     ],
-    ids=["LookSAM", "Adamax", "groups"],
+    ids=["LookSAM", "Adamax", "groups", "callback"],
 )
 def test_another_optimizer_starts_without_a_state_if_ignored(options, interrupted):
     net = resume(interrupted, changed="ignore", **options)
@@ -405,6 +414,7 @@ def test_callbacks_get_their_own_state_in_any_order(interrupted):
     assert dict(net.callbacks_)["early"].dynamic_threshold_ is not None
 
 
+@pytest.mark.filterwarnings("ignore:The net holds .* generators:UserWarning")
 def test_new_callbacks_start_without_a_state_if_ignored(interrupted):
     checkpoint = ResumableCheckpoint(interrupted)
     net = resumable_net(checkpoint, iterator_train__transforms=[])
