@@ -17,10 +17,9 @@ def check_choice(name: str, value: Any, accepted: Collection[Any]) -> None:
 
 def check_number(name: str, value: Any) -> None:
     """Raise unless the value is a finite number."""
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} must be a finite number, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    if not isinstance(value, Real) or not math.isfinite(value):
+        error = ValueError if isinstance(value, Real) else TypeError
+        raise error(f"{name} must be a finite number, got {value!r}")
 
 
 def check_non_negative(

@@ -120,7 +120,12 @@ def scaled_step(
         loss = closure()
         passes.append(types.SimpleNamespace(param_groups=optimizer.param_groups))
         scaler.unscale_(passes[-1])
-        if not _are_finite(optimizer.param_groups):
+        grads = [p.grad for g in optimizer.param_groups for p in g["params"]]
+        found = [g for g in grads if g is not None]
+        values = [g.coalesce().values() if g.is_sparse else g for g in found]
+        # One norm of all, so that a GPU is waited for only once.
+        largest = torch.nn.utils.get_total_norm(values, norm_type=math.inf)
+        if not largest.isfinite():
             raise _OverflowError
         return loss
 
@@ -136,11 +141,3 @@ def scaled_step(
 
 class _OverflowError(Exception):
     """A gradient is not finite."""
-
-
-def _are_finite(groups: list[dict[str, Any]]) -> bool:
-    """Whether all gradients are finite. Waits for the device only once."""
-    grads = [p.grad for g in groups for p in g["params"] if p.grad is not None]
-    values = [g.coalesce().values() if g.is_sparse else g for g in grads]
-    largest = torch.nn.utils.get_total_norm(values, norm_type=math.inf)
-    return bool(largest.isfinite())

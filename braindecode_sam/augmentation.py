@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,44 +10,12 @@ import torch
 from braindecode.augmentation import AugmentedDataLoader as _AugmentedDataLoader
 from braindecode.augmentation import GaussianNoise as _GaussianNoise
 from braindecode.augmentation import Transform
+from torch.utils.data import get_worker_info
 
 from braindecode_sam._arguments import check_non_negative
 
 _Y = TypeVar("_Y")
 _FRACTION = "a fraction between 0 and 1"
-
-
-def time_shift(X: torch.Tensor, y: _Y, shifts: torch.Tensor) -> tuple[torch.Tensor, _Y]:
-    """Shift each window circularly in time.
-
-    Parameters
-    ----------
-    X : torch.Tensor of shape (n_windows, n_chans, n_times)
-        EEG windows.
-    y : torch.Tensor
-        Targets, returned unchanged.
-    shifts : torch.Tensor of shape (n_windows,)
-        Samples by which each window moves to the right.
-
-    Returns
-    -------
-    X : torch.Tensor of shape (n_windows, n_chans, n_times)
-        A new tensor with the shifted windows.
-    y : torch.Tensor
-        The targets.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from braindecode_sam import TimeShift
-    >>> X = torch.arange(4).reshape(1, 1, 4)
-    >>> TimeShift.operation(X, None, torch.tensor([1]))[0]
-    tensor([[[3, 0, 1, 2]]])
-    """
-    n_times = X.shape[-1]
-    times = torch.arange(n_times, device=X.device)
-    sources = (times - shifts.to(X.device)[:, None]) % n_times
-    return X.gather(-1, sources[:, None, :].expand(X.shape)), y
 
 
 class TimeShift(Transform):
@@ -77,8 +45,6 @@ class TimeShift(Transform):
     >>> shifted.dtype, bool((shifted.sum(-1) - X.sum(-1)).abs().max() < 1e-12)
     (torch.float64, True)
     """
-
-    operation = staticmethod(time_shift)
 
     def __init__(
         self,
@@ -116,6 +82,16 @@ class TimeShift(Transform):
         shifts = self.rng.randint(-largest, largest + 1, size=n_windows)
         return {"shifts": torch.as_tensor(shifts, dtype=torch.int64)}
 
+    @staticmethod
+    def operation(
+        X: torch.Tensor, y: _Y, shifts: torch.Tensor
+    ) -> tuple[torch.Tensor, _Y]:
+        """Shift each window to the right by its number of samples."""
+        n_times = X.shape[-1]
+        times = torch.arange(n_times, device=X.device)
+        sources = (times - shifts.to(X.device)[:, None]) % n_times
+        return X.gather(-1, sources[:, None, :].expand(X.shape)), y
+
     def forward(self, X: torch.Tensor, y: torch.Tensor | None = None) -> Any:
         """Shift a batch or a single window.
 
@@ -136,55 +112,16 @@ class TimeShift(Transform):
             Targets; returned only if they were passed.
         """
         X = torch.as_tensor(X)
-        if X.ndim not in (2, 3) or X.shape[-1] == 0:
+        if X.ndim not in (2, 3):
             raise ValueError(
                 "X must have the shape (n_windows, n_chans, n_times) or (n_chans,"
-                f" n_times) and at least one sample, got {tuple(X.shape)}"
+                f" n_times), got {tuple(X.shape)}"
             )
         batch = X if X.ndim == 3 else X[None]
         shifts = self.get_augmentation_params(batch)["shifts"]
         shifts[~self._get_mask(len(batch), shifts.device)] = 0
         shifted = self.operation(batch, y, shifts)[0].reshape(X.shape)
         return shifted if y is None else (shifted, torch.as_tensor(y))
-
-
-def gaussian_noise(
-    X: torch.Tensor, y: _Y, std: Any, random_state: np.random.RandomState
-) -> tuple[torch.Tensor, _Y]:
-    """Add Gaussian noise to all samples.
-
-    Parameters
-    ----------
-    X : torch.Tensor of shape (n_windows, n_chans, n_times)
-        EEG windows.
-    y : torch.Tensor
-        Targets, returned unchanged.
-    std : float or array-like
-        Standard deviation of the noise, in the unit of the windows. An array of shape
-        (n_chans, 1) has one for each channel.
-    random_state : numpy.random.RandomState
-        Generator from which each call draws the seed of its noise.
-
-    Returns
-    -------
-    X : torch.Tensor of shape (n_windows, n_chans, n_times)
-        A new tensor with the noisy windows.
-    y : torch.Tensor
-        The targets.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import torch
-    >>> from braindecode_sam.augmentation import GaussianNoise
-    >>> X = torch.zeros(4, 2, 1000)
-    >>> noisy, _ = GaussianNoise.operation(X, None, 0.5, np.random.RandomState(0))
-    >>> round(noisy.std().item(), 1)
-    0.5
-    """
-    generator = torch.Generator(X.device).manual_seed(random_state.randint(2**31 - 1))
-    noise = torch.empty_like(X).normal_(generator=generator)
-    return X + noise * torch.as_tensor(std, dtype=X.dtype, device=X.device), y
 
 
 class GaussianNoise(_GaussianNoise):
@@ -218,7 +155,15 @@ class GaussianNoise(_GaussianNoise):
     0.1
     """
 
-    operation = staticmethod(gaussian_noise)
+    @staticmethod
+    def operation(
+        X: torch.Tensor, y: _Y, std: Any, random_state: np.random.RandomState
+    ) -> tuple[torch.Tensor, _Y]:
+        """Add noise whose seed is drawn from `random_state`."""
+        generator = torch.Generator(X.device)
+        generator.manual_seed(random_state.randint(2**31 - 1))
+        noise = torch.empty_like(X).normal_(generator=generator)
+        return X + noise * torch.as_tensor(std, dtype=X.dtype, device=X.device), y
 
     def extra_repr(self) -> str:
         """Show the parameters in the repr, without the generator."""
@@ -242,15 +187,14 @@ class AugmentedDataLoader(_AugmentedDataLoader):
         Windows and targets.
     transforms : Transform, list of Transform or None, default=None
         Applied to each batch.
-    worker_init_fn : callable or None, default=None
-        Called in each worker after its transforms are seeded.
     **kwargs
         Further parameters of :class:`braindecode.augmentation.AugmentedDataLoader`.
 
     Notes
     -----
     With ``persistent_workers=True``, the generators of the workers are seeded once and
-    continue in later epochs.
+    continue in later epochs. Generators that a ``worker_init_fn`` gives to transforms
+    are not used.
 
     Examples
     --------
@@ -263,67 +207,47 @@ class AugmentedDataLoader(_AugmentedDataLoader):
     [4, 4]
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        transforms: Any = None,
-        *,
-        worker_init_fn: Callable[[int], None] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(dataset, transforms, **kwargs)
-        self.worker_init_fn = _SeedTransforms(list(_single(transforms)), worker_init_fn)
-
     def __iter__(self) -> Any:
         """Iterate over the augmented batches."""
-        seeding: Any = self.worker_init_fn
-        own = [transform.rng for transform in seeding.transforms]
-        seeding.seeds = [rng.randint(2**31) for rng in own]
-        batches = super().__iter__()  # which starts the workers
-        return batches if self.num_workers else _seeded(batches, seeding, own)
+        self.collate_fn = _SeededCollate(self.collated_tr)
+        return super().__iter__()
 
 
-def _seeded(batches: Iterator[Any], seeding: _SeedTransforms, own: Any) -> Any:
-    """Yield batches whose transforms draw from generators of this epoch."""
-    of_epoch = seeding.generators(0)
-    while True:
+class _SeededCollate:
+    """Augments batches with generators of one epoch, and of a worker if it is in one.
+
+    It is made in the main process. Each worker gets a copy before the first batch.
+    """
+
+    def __init__(self, collate: Any) -> None:
+        self.collate = collate
+        self.transforms = list(_with_generators(collate.transform))
+        self.seeds = [transform.rng.randint(2**31) for transform in self.transforms]
+        self.generators: list[np.random.RandomState] = []
+
+    def __call__(self, samples: Any) -> Any:
+        if not self.generators:
+            worker = get_worker_info()
+            worker_id = 0 if worker is None else worker.id
+            self.generators = [
+                np.random.RandomState([s, worker_id]) for s in self.seeds
+            ]
+        own = [transform.rng for transform in self.transforms]
+        # Only for this batch: another loader may share the transforms.
+        self._set(self.generators)
         try:
-            seeding.set_generators(of_epoch)
-            batch = next(batches)
-        except StopIteration:
-            return
+            return self.collate(samples)
         finally:
-            seeding.set_generators(own)
-        yield batch
+            self._set(own)
 
-
-class _SeedTransforms:
-    """Seed the transforms of a worker. They are pickled with those of its loader."""
-
-    def __init__(
-        self, transforms: list[Any], then: Callable[[int], None] | None
-    ) -> None:
-        self.transforms, self.then = transforms, then
-        self.seeds: list[int] = []
-
-    def __call__(self, worker_id: int) -> None:
-        self.set_generators(self.generators(worker_id))
-        if self.then is not None:
-            self.then(worker_id)
-
-    def generators(self, worker_id: int) -> list[np.random.RandomState]:
-        return [np.random.RandomState([seed, worker_id]) for seed in self.seeds]
-
-    def set_generators(self, generators: list[np.random.RandomState]) -> None:
+    def _set(self, generators: list[np.random.RandomState]) -> None:
         for transform, generator in zip(self.transforms, generators, strict=True):
             transform.rng = generator
 
 
-def _single(transforms: Any) -> Iterator[Any]:
-    """Yield the transforms in a transform, a list or a Compose."""
-    for transform in transforms if isinstance(transforms, list) else [transforms]:
-        parts = getattr(transform, "transforms", None)
-        if parts is not None:
-            yield from _single(list(parts))
-        elif isinstance(transform, Transform):
-            yield transform
+def _with_generators(transform: Any) -> Iterator[Any]:
+    """Yield a transform, or those in a Compose."""
+    for part in getattr(transform, "transforms", ()):
+        yield from _with_generators(part)
+    if hasattr(transform, "rng"):
+        yield transform

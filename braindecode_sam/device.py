@@ -56,10 +56,7 @@ def resolve_device(device: str | torch.device = "auto") -> str:
     """
     match = PATTERN.fullmatch(str(device))
     if match is None:
-        hint = ""
-        if str(device).startswith("hip"):
-            hint = " torch.device accepts 'hip' but cannot compute on it; use 'rocm'."
-        raise ValueError(f"device must be {ACCEPTED}, got {device!r}.{hint}")
+        raise ValueError(f"device must be {ACCEPTED}, got {device!r}")
     plain, gpu, index = match.groups()
     if plain == "cpu":
         return plain
@@ -87,9 +84,10 @@ def resolve_device(device: str | torch.device = "auto") -> str:
 
 def torch_build() -> str:
     """Return the kind of this build of PyTorch, and its version."""
-    kind = "a CPU build"
-    if torch.version.hip is not None:
-        kind = f"a ROCm {torch.version.hip} build"
-    elif torch.version.cuda is not None:
-        kind = f"a CUDA {torch.version.cuda} build"
-    return f"{kind}, torch {torch.__version__}"
+    kind = "CPU"
+    for name, version in {
+        "CUDA": torch.version.cuda,
+        "ROCm": torch.version.hip,
+    }.items():
+        kind = kind if version is None else f"{name} {version}"
+    return f"a {kind} build, torch {torch.__version__}"

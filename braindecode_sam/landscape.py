@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -79,22 +78,21 @@ def random_direction(
         torch.as_tensor(rng.standard_normal(p.shape), dtype=p.dtype, device=p.device)
         for p in params
     ]
-    if normalization == "filter":
-        return [
-            _like_filters(d, p.detach()) for d, p in zip(drawn, params, strict=True)
-        ]
-    norm = torch.stack([d.norm() for d in drawn]).norm()
-    return [d / norm for d in drawn]
+    if normalization == "none":
+        norm = torch.stack([d.norm() for d in drawn]).norm()
+        return [d / norm for d in drawn]
+    direction = []
+    for d, p in zip(drawn, params, strict=True):
+        if p.ndim < 2:
+            direction.append(torch.zeros_like(d))
+            continue
+        wanted, found = (t.flatten(1).norm(dim=1) for t in (p.detach(), d))
+        scale = wanted / found.clamp_min(torch.finfo(p.dtype).tiny)
+        direction.append(d * scale.reshape(-1, *[1] * (p.ndim - 1)))
+    return direction
 
 
-def _like_filters(direction: torch.Tensor, param: torch.Tensor) -> torch.Tensor:
-    if param.ndim < 2:
-        return torch.zeros_like(param)
-    norms = [t.flatten(1).norm(dim=1) for t in (param, direction)]
-    scale = norms[0] / norms[1].clamp_min(torch.finfo(param.dtype).tiny)
-    return direction * scale.reshape(-1, *[1] * (param.ndim - 1))
-
-
+@torch.no_grad()
 def loss_along(
     net: Any, X: Any, y: Any, direction: list[torch.Tensor], steps: Iterable[float]
 ) -> list[float]:
@@ -138,10 +136,20 @@ def loss_along(
     >>> loss_along(net, X, y, [torch.ones(1, 1)], [-1, 0, 1])
     [0.0, 1.0, 4.0]
     """
+    params = list(net.module_.parameters())
+    kept = [p.detach().clone() for p in params]
     losses = []
-    for step in steps:
-        with perturbed_weights(net, direction, step):
-            losses.append(_mean_loss(net, X, y))
+    try:
+        for step in steps:
+            for param, before, part in zip(params, kept, direction, strict=True):
+                param.copy_(before).add_(part, alpha=float(step))
+            of_batches, sizes = zip(*_losses(net, X, y), strict=True)
+            losses.append(
+                float(np.average(list(map(float, of_batches)), weights=sizes))
+            )
+    finally:
+        for param, before in zip(params, kept, strict=True):
+            param.copy_(before)
     return losses
 
 
@@ -153,12 +161,8 @@ def sharpness(net: Any, X: Any, y: Any, rho: float = 0.05) -> float:
 
     Parameters
     ----------
-    net : skorch.NeuralNet
-        Fitted net. Its weights are restored bit for bit.
-    X : array-like of shape (n_windows, n_chans, n_times)
-        EEG.
-    y : array-like of shape (n_windows,) or (n_windows, n_outputs)
-        Targets in the form in which the net was trained on them.
+    net, X, y
+        As in :func:`loss_along`.
     rho : float, default=0.05
         Distance, in the units of the weights. Frozen weights do not move.
 
@@ -213,24 +217,6 @@ def sharpness(net: Any, X: Any, y: Any, rho: float = 0.05) -> float:
     return after - before
 
 
-@contextlib.contextmanager
-def perturbed_weights(
-    net: Any, direction: list[torch.Tensor], step: float
-) -> Iterator[None]:
-    """Add a multiple of a direction to a net's weights within the context."""
-    params = list(net.module_.parameters())
-    kept = [p.detach().clone() for p in params]
-    try:
-        with torch.no_grad():
-            for param, part in zip(params, direction, strict=True):
-                param.add_(part, alpha=float(step))
-        yield
-    finally:
-        with torch.no_grad():
-            for param, before in zip(params, kept, strict=True):
-                param.copy_(before)
-
-
 def _losses(net: Any, X: Any, y: Any) -> Iterator[tuple[torch.Tensor, int]]:
     """Yield the loss of each batch in evaluation mode, and its number of windows."""
     net.module_.eval()  # skorch sets the mode before each training step
@@ -241,24 +227,18 @@ def _losses(net: Any, X: Any, y: Any) -> Iterator[tuple[torch.Tensor, int]]:
         yield net.get_loss(predicted, yi, X=Xi, training=False), len(yi)
 
 
-def _mean_loss(net: Any, X: Any, y: Any) -> float:
-    with torch.no_grad():
-        found = [(float(loss), size) for loss, size in _losses(net, X, y)]
-    losses, sizes = zip(*found, strict=True)
-    return float(np.average(losses, weights=sizes))
-
-
 def _gradient(net: Any, X: Any, y: Any) -> list[torch.Tensor]:
+    """Return the gradient of the mean loss, which is 0 for frozen weights."""
     params = list(net.module_.parameters())
-    total = [torch.zeros_like(p) for p in params]
+    total = {p: torch.zeros_like(p) for p in params}
     trainable = [p for p in params if p.requires_grad]
-    sums = [t for t, p in zip(total, params, strict=True) if p.requires_grad]
     with torch.enable_grad():
         for loss, size in _losses(net, X, y):
             if not loss.requires_grad:  # it depends only on frozen weights
                 continue
-            parts = torch.autograd.grad(size * loss, trainable, allow_unused=True)
-            for sum_, part in zip(sums, parts, strict=True):
-                if part is not None:
-                    sum_.add_(part)
-    return [g / len(y) for g in total]
+            parts = torch.autograd.grad(
+                size * loss, trainable, allow_unused=True, materialize_grads=True
+            )
+            for param, part in zip(trainable, parts, strict=True):
+                total[param] += part
+    return [total[p] / len(y) for p in params]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import pearsonr
 from sklearn.metrics import (
     log_loss,
     make_scorer,
@@ -23,8 +24,6 @@ from sklearn.utils import check_array
 
 from braindecode_sam._arguments import check_choice
 from braindecode_sam._checks import are_constant, as_columns
-
-Columns = NDArray[np.float64]
 
 SPREADS: dict[str, Any] = {"std": np.std, "range": np.ptp}
 
@@ -64,10 +63,6 @@ def normalized_root_mean_squared_error(
         If an output is constant in `y_true`, shapes differ, a value is not finite,
         or an option is unknown.
 
-    See Also
-    --------
-    braindecode_sam.metrics.pearson_correlation : Ignores the scale of predictions.
-
     Examples
     --------
     >>> from braindecode_sam import normalized_root_mean_squared_error
@@ -99,34 +94,12 @@ def normalized_root_mean_squared_error(
     return error if multioutput == "raw_values" else float(error.mean())
 
 
-def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Compute Pearson's correlation coefficient, averaged over the outputs.
-
-    Parameters
-    ----------
-    y_true : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        Targets.
-    y_pred : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        Predictions.
-
-    Returns
-    -------
-    r : float
-        Between -1 and 1. nan if an output is constant in the targets or the
-        predictions, as that of the mean predictor is.
-
-    Examples
-    --------
-    >>> from braindecode_sam.metrics import pearson_correlation
-    >>> round(pearson_correlation([1.0, 2.0, 3.0], [2.0, 4.0, 7.0]), 3)
-    0.993
-    """
+def _pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     true, pred = _columns_of_both(y_true, y_pred)
     if are_constant(true).any() or are_constant(pred).any():
-        return float("nan")
-    true, pred = _centered(true), _centered(pred)
-    norms = np.linalg.norm(true, axis=0) * np.linalg.norm(pred, axis=0)
-    return float(((true * pred).sum(axis=0) / norms).mean())
+        return float("nan")  # without SciPy's warning for every fold
+    pairs = zip(true.T, pred.T, strict=True)
+    return float(np.mean([pearsonr(*pair).statistic for pair in pairs]))
 
 
 SCORING = {
@@ -139,7 +112,7 @@ SCORING = {
         normalization="range",
     ),
     "r2": "r2",
-    "pearsonr": make_scorer(pearson_correlation),
+    "pearsonr": make_scorer(_pearson_correlation),
 }
 """Scorers for ``cross_validate(scoring=SCORING)``.
 
@@ -149,14 +122,15 @@ so that greater is better.
 - ``neg_nrmse``: NRMSE by standard deviation; the mean predictor scores about -1.
 - ``neg_nrmse_range``: NRMSE by range.
 - ``r2``: coefficient of determination.
-- ``pearsonr``: Pearson's correlation coefficient, averaged over the outputs.
+- ``pearsonr``: Pearson's correlation coefficient, averaged over the outputs. nan if an
+  output is constant in the targets or the predictions, as that of the mean predictor.
 """
 
 
 def _mean_recall(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    return float(
-        recall_score(y_true, y_pred, labels=np.unique(y_true), average="macro")
-    )
+    # Unlike balanced_accuracy_score, without a warning if the fold lacks a class.
+    labels = np.unique(y_true)
+    return float(recall_score(y_true, y_pred, labels=labels, average="macro"))
 
 
 def _neg_log_loss(estimator: Any, X: Any, y: ArrayLike) -> float:
@@ -216,23 +190,15 @@ They accept any classifier with ``predict_proba``, and labels of any kind.
 """
 
 
-def _columns_of_both(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Columns, Columns]:
-    true, pred = _columns("y_true", y_true), _columns("y_pred", y_pred)
+def _columns_of_both(y_true: ArrayLike, y_pred: ArrayLike) -> list[NDArray[np.float64]]:
+    with np.errstate(invalid="ignore"):  # check_array names signaling NaNs itself
+        true, pred = (
+            check_array(as_columns(name, y), input_name=name)
+            for name, y in {"y_true": y_true, "y_pred": y_pred}.items()
+        )
     if true.shape != pred.shape:
         raise ValueError(
             f"y_true and y_pred must have the same shape, got {true.shape} and"
             f" {pred.shape}"
         )
-    return true, pred
-
-
-def _columns(name: str, y: ArrayLike) -> Columns:
-    with np.errstate(invalid="ignore"):  # check_array names signaling NaNs itself
-        columns: Columns = check_array(as_columns(name, y), input_name=name)
-    return columns
-
-
-def _centered(columns: Columns) -> Columns:
-    columns = columns / np.abs(columns).max(axis=0)  # keeps squares from overflowing
-    centered = columns - columns.mean(axis=0)
-    return centered / np.abs(centered).max(axis=0)
+    return [true, pred]

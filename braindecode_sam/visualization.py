@@ -56,8 +56,14 @@ def plot_history(net: Any, ax: Any = None) -> Figure:
     if not len(history):
         raise ValueError("the history is empty; fit the net first")
     epochs = np.arange(1, len(history) + 1)
-    measured = [key for key in MEASURED if _is_worth_a_panel(history, key)]
-    ax, *below = _stacked(_axes(ax), len(measured))
+    measured = [
+        key
+        for key in MEASURED
+        if key in history[-1] and (key != "rho" or len(set(history[:, key])) > 1)
+    ]
+    if ax is None:
+        ax = plt.subplots(layout="constrained")[1]
+    panels = ax, *below = _stacked(ax, len(measured))
     for key, label in LOSSES.items():
         if key in history[-1]:
             ax.plot(epochs, history[:, key], marker="o", label=label)
@@ -67,32 +73,20 @@ def plot_history(net: Any, ax: Any = None) -> Figure:
         color, label = MEASURED[key]
         panel.plot(epochs, history[:, key], marker=".", color=color, label=key)
         panel.set_ylabel(label)
-    for panel in (ax, *below):
-        panel.tick_params(labelbottom=False)
-    lowest = [ax, *below][-1]
-    lowest.tick_params(labelbottom=True)
-    lowest.set_xlabel("Epoch")
-    lowest.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel in panels:
+        panel.tick_params(labelbottom=panel is panels[-1])
+    panels[-1].set_xlabel("Epoch")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax.figure
-
-
-def _axes(ax: Any) -> Any:
-    return plt.subplots(layout="constrained")[1] if ax is None else ax
-
-
-def _is_worth_a_panel(history: Any, key: str) -> bool:
-    if key not in history[-1]:
-        return False
-    return key != "rho" or len(set(history[:, key])) > 1
 
 
 def _stacked(ax: Axes, n_below: int) -> list[Axes]:
     """Divide the space of axes into these, above, and others with the same x-axis."""
+    if n_below == 0:
+        return [ax]
     figure: Any = ax.figure
     spec = ax.get_subplotspec()
     ratios = [2] + [1] * n_below
-    if n_below == 0:
-        return [ax]
     if spec is None:
         box = ax.get_position()
         grid: Any = GridSpec(

@@ -11,11 +11,7 @@ from scipy import stats
 from torch.utils.data import TensorDataset, get_worker_info
 
 from braindecode_sam import TimeShift
-from braindecode_sam.augmentation import (
-    AugmentedDataLoader,
-    GaussianNoise,
-    time_shift,
-)
+from braindecode_sam.augmentation import AugmentedDataLoader, GaussianNoise
 
 
 @given(
@@ -29,7 +25,7 @@ def test_equals_np_roll(n_windows, n_chans, n_times, dtype, data):
     X = torch.randn(n_windows, n_chans, n_times).mul(100).to(dtype)
     shift = st.integers(-2 * n_times, 2 * n_times)
     shifts = data.draw(st.lists(shift, min_size=n_windows, max_size=n_windows))
-    shifted, _ = time_shift(X, None, torch.tensor(shifts))
+    shifted, _ = TimeShift.operation(X, None, torch.tensor(shifts))
     rolled = [np.roll(x.numpy(), s, axis=1) for x, s in zip(X, shifts, strict=True)]
     assert shifted.dtype == dtype
     np.testing.assert_array_equal(shifted.numpy(), np.stack(rolled))
@@ -162,3 +158,21 @@ def test_one_worker_draws_the_numbers_of_the_main_process():
         found.append(torch.stack([X for _ in range(2) for X, y in loader]))
     assert torch.equal(*found)
     assert len(set(found[0].flatten(1).sum(1).tolist())) == 8
+
+
+def test_loaders_that_share_a_transform_do_not_disturb_each_other():
+    data = TensorDataset(torch.zeros(8, 3, 50), torch.zeros(8))
+
+    def loaders():
+        noise = GaussianNoise(1.0, random_state=0)
+        return noise, [AugmentedDataLoader(data, noise, batch_size=4) for _ in "ab"]
+
+    _, (first, second) = loaders()
+    one_by_one = [[X for X, y in loader] for loader in (first, second)]
+    noise, (first, second) = loaders()
+    own = noise.rng
+    together = [iter(first), iter(second)]
+    for i in range(2):
+        for batches, expected in zip(together, one_by_one, strict=True):
+            assert torch.equal(next(batches)[0], expected[i])
+            assert noise.rng is own

@@ -50,7 +50,7 @@ def test_refuses(pretend):
         ("cuda", "cuda:2", ValueError, "'cuda:2' does not exist: PyTorch finds 2 GPU"),
         ("rocm", "rocm:1", ValueError, "index must be between 0 and 0"),
         ("cpu", "mps", RuntimeError, "'mps' needs Apple's MPS"),
-        ("rocm", "hip:0", ValueError, "got 'hip:0'.*use 'rocm'"),
+        ("rocm", "hip:0", ValueError, "'rocm:N' or 'mps', got 'hip:0'"),
         ("cuda", "gpu", ValueError, "device must be 'auto', 'cpu'.*got 'gpu'"),
         ("cuda", "cuda:", ValueError, "got 'cuda:'"),
         ("cuda", "cpu:1x", ValueError, "got 'cpu:1x'"),

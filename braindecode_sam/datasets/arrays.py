@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import mne
@@ -21,8 +20,6 @@ from braindecode_sam._checks import (
 
 MICROVOLTS = 1e6
 
-_Arrays = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
-
 
 def to_arrays(
     data: Any,
@@ -31,7 +28,7 @@ def to_arrays(
     *,
     target: str | list[str] = "target",
     subject: str = "subject",
-) -> _Arrays:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Convert windows to X, y and groups for ``cross_validate``.
 
     Parameters
@@ -93,64 +90,38 @@ def to_arrays(
     >>> to_arrays(epochs, target="hand")[1]
     array(['left', 'right', 'left', 'left', 'right', 'left'], dtype='<U5')
     """
-    return _convert(data, y, groups, target, subject)
-
-
-@functools.singledispatch
-def _convert(
-    data: Any,
-    y: ArrayLike | None,
-    groups: ArrayLike | None,
-    target: str | list[str],
-    subject: str,
-) -> _Arrays:
     if y is None or groups is None:
-        missing = "y" if y is None else "groups"
-        raise ValueError(
-            f"{missing} must be given for an array, got None; call"
-            " to_arrays(X, y, groups)"
-        )
-    return _checked(as_numbers("X", data, np.float32), y, groups)
-
-
-@_convert.register(mne.BaseEpochs)
-def _(
-    data: mne.BaseEpochs,
-    y: ArrayLike | None,
-    groups: ArrayLike | None,
-    target: str | list[str],
-    subject: str,
-) -> _Arrays:
-    if data.metadata is None and (y is None or groups is None):
-        raise ValueError(
-            "data must have metadata with the columns"
-            f" {target!r} and {subject!r}, got None; set epochs.metadata, or pass y and"
-            " groups"
-        )
-    y = _column(data.metadata, target, "target") if y is None else y
-    groups = _column(data.metadata, subject, "subject") if groups is None else groups
-    volts = data.get_data(copy=False)
-    X = np.empty(volts.shape, dtype=np.float32)
-    np.multiply(volts, MICROVOLTS, out=X, casting="same_kind")
-    return _checked(X, y, groups)
-
-
-@_convert.register(BaseConcatDataset)
-def _(
-    data: BaseConcatDataset,
-    y: ArrayLike | None,
-    groups: ArrayLike | None,
-    target: str | list[str],
-    subject: str,
-) -> _Arrays:
-    if y is None or groups is None:
-        metadata = data.get_metadata()
-        y = _column(metadata, target, "target") if y is None else y
-        groups = _column(metadata, subject, "subject") if groups is None else groups
-    X = np.empty((len(data), *np.shape(data[0][0])), dtype=np.float32)
-    for i in range(len(data)):
-        X[i] = data[i][0]
-    return _checked(X, y, groups)
+        if isinstance(data, mne.BaseEpochs):
+            table = data.metadata
+        elif isinstance(data, BaseConcatDataset):
+            table = data.get_metadata()
+        else:
+            raise ValueError(
+                f"{'y' if y is None else 'groups'} must be given for an array, got"
+                " None; call to_arrays(X, y, groups)"
+            )
+        if table is None:
+            raise ValueError(
+                f"data must have metadata with the columns {target!r} and {subject!r},"
+                " got None; set epochs.metadata, or pass y and groups"
+            )
+        y = _column(table, target, "target") if y is None else y
+        groups = _column(table, subject, "subject") if groups is None else groups
+    if isinstance(data, mne.BaseEpochs):
+        volts = data.get_data(copy=False)
+        X = np.empty(volts.shape, dtype=np.float32)
+        np.multiply(volts, MICROVOLTS, out=X, casting="same_kind")
+    elif isinstance(data, BaseConcatDataset):
+        X = np.empty((len(data), *np.shape(data[0][0])), dtype=np.float32)
+        for i in range(len(data)):
+            X[i] = data[i][0]
+    else:
+        X = as_numbers("X", data, np.float32)
+    check_windows(X)
+    y, groups = as_targets(y), check_groups(groups)
+    check_same_length(X=X, y=y, groups=groups)
+    check_scale(X)
+    return X, y, groups
 
 
 def _column(table: Any, name: str | list[str], argument: str) -> NDArray[Any]:
@@ -162,14 +133,6 @@ def _column(table: Any, name: str | list[str], argument: str) -> NDArray[Any]:
             f" {missing[0]!r}"
         )
     return table[name].to_numpy()
-
-
-def _checked(X: NDArray[Any], y: ArrayLike, groups: ArrayLike) -> _Arrays:
-    check_windows(X)
-    y, groups = as_targets(y), check_groups(groups)
-    check_same_length(X=X, y=y, groups=groups)
-    check_scale(X)
-    return X, y, groups
 
 
 class SubjectWindows:
@@ -220,10 +183,9 @@ class SubjectWindows:
                 f" {np.shape(X)}"
             )
         check_same_length(X=X, groups=groups)
-        groups = check_groups(groups)
         self._X = X if hasattr(X, "shape") else np.asarray(X)
-        self._all_groups = groups
-        self._rows = np.arange(len(groups))
+        self._all_groups = check_groups(groups)
+        self._rows = np.arange(len(X))
 
     @property
     def groups(self) -> NDArray[Any]:
@@ -242,7 +204,7 @@ class SubjectWindows:
 
     @property
     def dtype(self) -> Any:
-        """Data type of the windows."""
+        """Data type."""
         return self._X.dtype
 
     def __len__(self) -> int:

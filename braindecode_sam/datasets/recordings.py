@@ -222,14 +222,9 @@ def _crop(raw: mne.io.BaseRaw, tmin: float | None, tmax: float | None) -> None:
     length = n_times / sfreq
     start = 0 if tmin is None else round(min(tmin * sfreq, n_times))
     stop = n_times if tmax is None else round(min(tmax * sfreq, n_times + 1))
-    if start >= n_times:
-        raise ValueError(
-            f"crop begins at {tmin} s, but the recording is {length:g} s long"
-        )
-    if stop > n_times:
-        raise ValueError(
-            f"crop ends at {tmax} s, but the recording is {length:g} s long"
-        )
+    if start >= n_times or stop > n_times:
+        where = f"begins at {tmin}" if start >= n_times else f"ends at {tmax}"
+        raise ValueError(f"crop {where} s, but the recording is {length:g} s long")
     if start == stop:
         raise ValueError(
             f"crop from {tmin} s to {tmax} s holds no sample at {sfreq:g} Hz"

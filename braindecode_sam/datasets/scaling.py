@@ -82,22 +82,7 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
     def fit(
         self, X: Any, y: ArrayLike | None = None, groups: ArrayLike | None = None
     ) -> SubjectScaler:
-        """Do nothing, for compatibility with scikit-learn.
-
-        Parameters
-        ----------
-        X : SubjectWindows or array-like of shape (n_windows, n_chans, n_times)
-            Ignored.
-        y : array-like or None
-            Ignored.
-        groups : array-like or None
-            Ignored.
-
-        Returns
-        -------
-        self : SubjectScaler
-            The scaler itself.
-        """
+        """Do nothing and return the scaler, for compatibility with scikit-learn."""
         return self
 
     def transform(self, X: Any, groups: ArrayLike | None = None) -> Any:
@@ -143,22 +128,7 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
     def fit_transform(
         self, X: Any, y: ArrayLike | None = None, groups: ArrayLike | None = None
     ) -> Any:
-        """Standardize each subject's windows, as :meth:`transform` does.
-
-        Parameters
-        ----------
-        X : SubjectWindows or array-like of shape (n_windows, n_chans, n_times)
-            EEG.
-        y : array-like or None
-            Ignored.
-        groups : array-like of shape (n_windows,) or None
-            Subject of each window. Required for an array.
-
-        Returns
-        -------
-        scaled : SubjectWindows or ndarray of shape (n_windows, n_chans, n_times)
-            As in :meth:`transform`.
-        """
+        """Standardize each subject's windows, as :meth:`transform` does without `y`."""
         return self.transform(X, groups)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -196,15 +166,12 @@ def _statistics(
     # Relative to the channel's first sample, so that rounding adds no variance to a
     # constant channel or to one with a large offset.
     first = _read(X, parts[0][:1])[0, :, :1]
-    mean = first + sum(_sums(_read(X, part) - first) for part in parts) / n
-    var = sum(_sums((_read(X, part) - mean) ** 2) for part in parts) / n
+    over: Any = {"axis": (0, 2), "keepdims": True}
+    mean = first + sum((_read(X, part) - first).sum(**over)[0] for part in parts) / n
+    var = sum(((_read(X, part) - mean) ** 2).sum(**over)[0] for part in parts) / n
     rounding = n * np.finfo(np.float64).eps * mean  # the bound of StandardScaler
     return mean, np.where(var > rounding**2, np.sqrt(var), 1.0)
 
 
 def _read(X: Any, rows: NDArray[np.intp]) -> NDArray[np.float64]:
     return np.asarray(X[rows]).astype(np.float64)
-
-
-def _sums(windows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return windows.sum(axis=(0, 2))[:, None]

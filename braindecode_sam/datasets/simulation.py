@@ -86,16 +86,10 @@ def simulate_response_times(
         _simulate_subject(n_trials, n_times, sfreq, positions, rng)
         for _ in range(n_subjects)
     ]
-    metadata = pd.DataFrame(
-        {
-            "subject": np.repeat(
-                [f"sub-{i + 1:03d}" for i in range(n_subjects)], n_trials
-            ),
-            "response_time": np.concatenate([times for _, times in subjects]),
-        }
-    )
-    data = np.concatenate([trials for trials, _ in subjects])
-    return mne.EpochsArray(data, info, metadata=metadata, verbose="error")
+    trials, times = map(np.concatenate, zip(*subjects, strict=True))
+    names = np.repeat([f"sub-{i + 1:03d}" for i in range(n_subjects)], n_trials)
+    metadata = pd.DataFrame({"subject": names, "response_time": times})
+    return mne.EpochsArray(trials, info, metadata=metadata, verbose="error")
 
 
 def _make_info(n_chans: int, sfreq: float) -> mne.Info:

@@ -12,15 +12,11 @@ from typing import Any
 import mne
 import numpy as np
 import pandas as pd
-from braindecode.datasets import BaseConcatDataset, EEGWindowsDataset
+from braindecode.datasets import BaseConcatDataset, EEGWindowsDataset, RawDataset
 from braindecode.preprocessing import create_fixed_length_windows
 from numpy.typing import NDArray
 
-from braindecode_sam._arguments import (
-    check_non_negative,
-    check_number,
-    check_positive,
-)
+from braindecode_sam._arguments import check_number, check_positive
 
 log = logging.getLogger(__name__)
 
@@ -146,11 +142,10 @@ def response_time_windows(
         onsets = _onsets(raw, stimulus, "stimulus", description)
         responses = _onsets(raw, response, "response", description)
         times = response_times(onsets, responses)
-        trials = _trials(raw, onsets, times, offset_seconds, window_seconds)
-        usable = trials[_usable(trials, raw, limits, description)]
-        if len(usable):
-            metadata = usable.reset_index(drop=True)
-            datasets.append(EEGWindowsDataset(raw, metadata, description))
+        begins = onsets + offset_seconds
+        trials = _usable_trials(recording, begins, times, window_seconds, limits)
+        if len(trials):
+            datasets.append(EEGWindowsDataset(raw, trials, description))
     if not datasets:
         raise ValueError(
             f"no trial is left that has a response time within limits={limits} and a"
@@ -162,25 +157,9 @@ def response_time_windows(
 def response_times(
     onsets: NDArray[np.float64], responses: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Compute the time from each stimulus to its response.
+    """Compute the time to the response before the next stimulus, else nan.
 
-    Parameters
-    ----------
-    onsets : ndarray of shape (n_stimuli,)
-        Times of the stimuli in seconds, ascending.
-    responses : ndarray of shape (n_responses,)
-        Times of the responses in seconds, ascending.
-
-    Returns
-    -------
-    times : ndarray of shape (n_stimuli,)
-        Response times in seconds, nan for stimuli without a response.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> response_times(np.array([1.0, 2.0, 5.0]), np.array([2.25, 2.75, 5.5]))
-    array([ nan, 0.25, 0.5 ])
+    Both are times in seconds, in ascending order.
     """
     following = np.append(responses, math.inf)[np.searchsorted(responses, onsets)]
     answered = following < np.append(onsets[1:], math.inf)
@@ -188,10 +167,9 @@ def response_times(
 
 
 def as_column(y: Any) -> NDArray[np.float32]:
-    """Convert a target to shape (1,), the shape of a prediction with one output.
+    """Convert a target to the shape of a prediction, (1,).
 
-    A batch of scalar targets would have shape (batch,) and the predictions (batch, 1).
-    MSELoss would then broadcast and compare each target with all predictions.
+    MSELoss would broadcast a batch of scalars, and compare each with all predictions.
     """
     return np.atleast_1d(np.float32(y))
 
@@ -202,13 +180,12 @@ def _check_has_number(description: pd.Series, target: str) -> None:
             f"target must be a column of all recordings, got {target!r}, but recording"
             f" {_name(description)} has {list(description.index)}"
         )
-    try:
-        check_non_negative(target, abs(description[target]))
-    except (TypeError, ValueError):
+    value = description[target]
+    if not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(
             f"column {target!r} of recording {_name(description)} must hold a finite"
-            f" number, got {description[target]!r}"
-        ) from None
+            f" number, got {value!r}"
+        )
 
 
 def _n_samples(name: str, seconds: float, recordings: BaseConcatDataset) -> int:
@@ -253,45 +230,36 @@ def _onsets(
     return np.sort(annotations.onset[here]) - raw.first_time
 
 
-def _trials(
-    raw: mne.io.BaseRaw,
-    onsets: NDArray[np.float64],
+def _usable_trials(
+    recording: RawDataset,
+    begins: NDArray[np.float64],
     times: NDArray[np.float64],
-    offset_seconds: float,
     window_seconds: float,
+    limits: tuple[float, float],
 ) -> pd.DataFrame:
-    sfreq = raw.info["sfreq"]
+    """Return the metadata of windows, and log how many were left out."""
+    raw, sfreq = recording.raw, recording.raw.info["sfreq"]
     # Clip starts far outside of the recording to the range of integers. The product may
     # overflow to infinity.
     with np.errstate(over="ignore"):
-        starts = np.round((onsets + offset_seconds) * sfreq).clip(-1, raw.n_times)
-    starts = starts.astype(int)
-    n_samples = round(min(window_seconds * sfreq, raw.n_times + 1))
-    return pd.DataFrame(
+        starts = np.round(begins * sfreq).clip(-1, raw.n_times).astype(int)
+    stops = starts + round(min(window_seconds * sfreq, raw.n_times + 1))
+    trials = pd.DataFrame(
         {
             "i_window_in_trial": 0,
             "i_start_in_trial": starts,
-            "i_stop_in_trial": starts + n_samples,
+            "i_stop_in_trial": stops,
             "target": times,
             "response_time": times,
         }
     )
-
-
-def _usable(
-    trials: pd.DataFrame,
-    raw: mne.io.BaseRaw,
-    limits: tuple[float, float],
-    description: pd.Series,
-) -> pd.Series:
-    times = trials["target"]
-    answered = times.notna()
-    within = times.between(*limits) & answered
-    inside = trials["i_start_in_trial"].ge(0) & trials["i_stop_in_trial"].le(len(raw))
+    answered = ~np.isnan(times)
+    within = answered & (limits[0] <= times) & (times <= limits[1])
+    inside = (starts >= 0) & (stops <= raw.n_times)
     log.info(
         "%s: kept %d of %d trials; left out %d without a response, %d with a response"
         " time outside of %s s, %d with a window beyond the recording",
-        _name(description),
+        _name(recording.description),
         (within & inside).sum(),
         len(trials),
         (~answered).sum(),
@@ -299,4 +267,4 @@ def _usable(
         limits,
         (within & ~inside).sum(),
     )
-    return within & inside
+    return trials[within & inside].reset_index(drop=True)

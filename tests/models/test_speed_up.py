@@ -398,7 +398,7 @@ def test_a_compiled_module_gains_nothing_and_says_so(caplog):
 def test_windows_that_need_gradients_and_why_a_layer_falls_back(caplog):
     stock, fast = pair(make_front())
     gradients = []
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         for model in (stock, fast, fast):
             x = windows(4, 3, 60).requires_grad_()
             model(x).sum().backward()
