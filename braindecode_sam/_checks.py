@@ -98,6 +98,11 @@ def as_numbers(
     numbers raise. Numbers that the dtype cannot hold become infinite or NaN, and
     callers name them. `values` are not copied if they need no conversion.
     """
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"{name} must have no masked values, got {np.ma.count_masked(values)}; fill"
+            " them, or drop their windows"
+        )
     try:
         array = np.asarray(values)
     except (TypeError, ValueError):  # ragged, or on another device
@@ -182,7 +187,22 @@ def as_targets(y: ArrayLike) -> NDArray[Any]:
             "y must hold integers that float32 represents exactly, up to 2**24, or"
             f" text labels, got {numbers[is_changed][0]}"
         )
+    check_float32(numbers)
     return check_targets(targets)
+
+
+def check_float32(y: ArrayLike) -> None:
+    """Check that targets differ by more than the rounding of float32."""
+    columns = as_columns("y", y)
+    with np.errstate(over="ignore", invalid="ignore"):  # callers name what is infinite
+        error = np.abs(as_numbers("y", columns, np.float32) - columns).max(axis=0)
+        lost = np.flatnonzero(np.isfinite(error) & (error > 1e-3 * np.ptp(columns, 0)))
+    if len(lost):
+        column = columns[:, lost[0]]
+        raise ValueError(
+            "y must hold numbers that float32 can tell apart, as nets train with it,"
+            f" got {column.min()} to {column.max()}; subtract {column.mean():.0f}"
+        )
 
 
 # Names
@@ -212,6 +232,11 @@ def as_names(name: str, names: Any, meaning: str) -> NDArray[Any]:
     keeps text from pandas as Python objects, which ``numpy.load`` refuses. `meaning`
     says what a name stands for, with an article: "a subject".
     """
+    if hasattr(names, "columns"):
+        raise ValueError(
+            f"{name} must be one column, got a table with the columns"
+            f" {list(names.columns)}; pass the one that names {meaning}"
+        )
     if not np.iterable(names):
         raise TypeError(f"{name} must name {meaning} for every window, got {names!r}")
     objects = np.fromiter(names, dtype=object)

@@ -289,8 +289,8 @@ def test_response_time_windows(shift, caplog):
         np.testing.assert_allclose(window[0], expected, rtol=1e-6)
     assert windows[0][1].shape == (1,)
     assert (
-        "a.edf: kept 2 of 5 trials; left out 1 without a response, 1 with a response"
-        " time outside of (0.1, 4.0) s, 1 with a window beyond the recording"
+        "kept 2 of 5 trials; left out 1 without a response, 1 with a response time"
+        " outside of (0.1, 4.0) s, 1 with a window beyond the recording, 0 across a cut"
     ) in caplog.text
 
 
@@ -405,6 +405,7 @@ def edf_folder(eegmat, tmp_path):
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:Invalid measurement date:RuntimeWarning")
 def test_bad_files_are_all_named_and_do_not_affect_the_others(edf_folder):
     files = sorted(edf_folder.iterdir())
     with refused("cannot read") as error:
@@ -413,7 +414,7 @@ def test_bad_files_are_all_named_and_do_not_affect_the_others(edf_folder):
     assert "empty_2.edf: the file is empty" in message
     assert "half_2.edf: the file is truncated: " in message
     assert "header_2.edf: " in message
-    assert "text_2.edf: Bad EDF file" in message
+    assert "text_2.edf: " in message
     assert "Subject00_2.edf" not in message
     with pytest.warns(UserWarning, match="skipped recordings: cannot read .*half_2"):
         found = read_recordings(files, on_bad="warn").datasets
@@ -530,7 +531,7 @@ def test_values_that_are_not_finite_may_be_cut_off(tmp_path):
     data[1, 450] = np.nan
     file = write_fif(tmp_path / "a_raw.fif", data)
     read_recordings(file, crop=(None, 4))
-    with refused(r"a_raw.fif: the recording holds NaN"):
+    with refused(r"a_raw.fif: channel 'Pz' holds NaN"):
         read_recordings(file)
 
 
@@ -563,7 +564,7 @@ def test_participants_from_tables(tmp_path):
 
 def test_bad_participants(tmp_path):
     files = [write_fif(tmp_path / f"sub-{i}_eeg.fif") for i in (1, 2, 3)]
-    with refused(r"no row for 'sub-3' .*it has sub-1, sub-2"):
+    with refused(r"sub-3_eeg.fif: .* no row for 'sub-3'; it has sub-1, sub-2"):
         read_recordings(files, participants=PEOPLE)
     twice = pd.concat([PEOPLE, PEOPLE[:1]])
     with refused(r"one row for each subject.*several for 'sub-1'"):
@@ -655,6 +656,6 @@ def test_channels_of_any_kind_of_electrode_are_microvolts(tmp_path):
     raw = mne.io.RawArray(np.full((6, 50), 1e-5), mne.create_info(6, 50.0, kinds))
     raw.save(tmp_path / "a_raw.fif", verbose="error")
     found = read_recordings(tmp_path / "a_raw.fif").datasets[0].raw.get_data()
-    np.testing.assert_allclose(found[:, 0], [10] * 5 + [1e-5], rtol=1e-6)
+    np.testing.assert_allclose(found[:, 0], [10] * 5, rtol=1e-6)
     found = read_recordings(tmp_path / "a_raw.fif", picks="misc").datasets[0].raw
     np.testing.assert_allclose(found.get_data(), 1e-5, rtol=1e-6)

@@ -129,7 +129,7 @@ def test_one_copy_is_made_of_what_is_large():
 def test_refuses_windows_of_nobody():
     for data, groups, message in (
         (X, None, r"got ndarray without groups; pass X=SubjectWindows\(X, groups\)"),
-        (SubjectWindows(X, GROUPS), GROUPS, "groups must be None for SubjectWindows"),
+        (SubjectWindows(X, GROUPS), GROUPS[::-1], "groups must be None for SubjectW"),
         (X, GROUPS[:5], "same length, got X: 36, groups: 5"),
         (X[0], GROUPS[:3], r"X must have the shape .*got \(3, 120\)"),
         (X[:0], [], r"no empty dimension, got \(0, 3, 120\)"),

@@ -16,6 +16,7 @@ from skorch.helper import SliceDataset
 
 from braindecode_sam._checks import (
     check_finite,
+    check_float32,
     check_same_length,
     check_scale,
     check_targets,
@@ -60,13 +61,21 @@ class WindowCheck(BaseEstimator, Callback):
             X, y = _read_dataset(X, y)
         else:
             # braindecode's nets convert MNE's epochs in the same way.
-            X = X.get_data(units="uV") if isinstance(X, mne.BaseEpochs) else X
+            if isinstance(X, mne.BaseEpochs):
+                if "stim" in X.get_channel_types():
+                    raise ValueError(
+                        "The epochs have channels of the type 'stim', which hold the"
+                        " labels and must not be inputs, got"
+                        f" {X.copy().pick('stim').ch_names}; call epochs.pick('data')"
+                    )
+                X = X.get_data(units="uV")
             check_windows(X)
             check_same_length(X=X, y=y)
         if isinstance(net, (NeuralNetClassifier, NeuralNetBinaryClassifier)):
             _check_labels(net, y)
         elif y is not None:
             check_targets(y)
+            check_float32(y)
         check_scale(X)
         _check_against_module(net, np.shape(X), y)
         adds_column = type(net).get_loss is not NeuralNetRegressor.get_loss

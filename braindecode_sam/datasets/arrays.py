@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import Any
 
 import mne
@@ -17,8 +19,9 @@ from braindecode_sam._checks import (
     check_scale,
     check_windows,
 )
+from braindecode_sam.datasets._channels import MICROVOLTS, in_volts, input_channels
 
-MICROVOLTS = 1e6
+log = logging.getLogger(__name__)
 
 
 def to_arrays(
@@ -28,6 +31,7 @@ def to_arrays(
     *,
     target: str | list[str] = "target",
     subject: str = "subject",
+    out: str | os.PathLike[str] | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Convert windows to X, y and groups for ``cross_validate``.
 
@@ -46,13 +50,18 @@ def to_arrays(
         Columns of the metadata that hold the targets.
     subject : str, default="subject"
         Column of the metadata, or of a dataset's description, that names the subject.
+    out : path-like, optional
+        File with the suffix ``.npy`` to which the windows are written one by one, for
+        data larger than memory.
 
     Returns
     -------
     X : ndarray of shape (n_windows, n_chans, n_times), float32
-        EEG. Epochs, which hold volts, are converted to microvolts. Datasets and arrays
-        keep their unit, with a warning if it seems to be volts. A float32 array is not
-        copied.
+        EEG. Epochs, whose EEG is in volts, are converted to microvolts. Datasets and
+        arrays keep their unit, with a warning if it seems to be volts. Channels that
+        are no input of a model, such as triggers, are left out, and a log line at level
+        INFO names them. A float32 array is not copied. With `out`, X is the file,
+        ``numpy.load(out, mmap_mode="r")``.
     y : ndarray of shape (n_windows,) or (n_windows, n_outputs), float32 or str
         Targets, numbers in float32 or labels as text of a fixed width.
     groups : ndarray of shape (n_windows,)
@@ -64,6 +73,7 @@ def to_arrays(
     ValueError
         If a column is missing, lengths differ, a value is not finite, the target is
         constant, a label or a subject is missing, or the targets mix text and numbers.
+        Also if values are masked, or float32 cannot tell targets apart.
 
     See Also
     --------
@@ -90,6 +100,8 @@ def to_arrays(
     >>> to_arrays(epochs, target="hand")[1]
     array(['left', 'right', 'left', 'left', 'right', 'left'], dtype='<U5')
     """
+    if isinstance(data, mne.BaseEpochs) and not data.preload:
+        data = data.copy().load_data()  # only now, MNE rejects epochs
     if y is None or groups is None:
         if isinstance(data, mne.BaseEpochs):
             table = data.metadata
@@ -107,21 +119,49 @@ def to_arrays(
             )
         y = _column(table, target, "target") if y is None else y
         groups = _column(table, subject, "subject") if groups is None else groups
-    if isinstance(data, mne.BaseEpochs):
-        volts = data.get_data(copy=False)
-        X = np.empty(volts.shape, dtype=np.float32)
-        np.multiply(volts, MICROVOLTS, out=X, casting="same_kind")
-    elif isinstance(data, BaseConcatDataset):
-        X = np.empty((len(data), *np.shape(data[0][0])), dtype=np.float32)
-        for i in range(len(data)):
-            X[i] = data[i][0]
+    if isinstance(data, (mne.BaseEpochs, BaseConcatDataset)):
+        X = _stack(data, out)
     else:
         X = as_numbers("X", data, np.float32)
+        if out is not None:
+            np.save(out, X)
+            X = np.load(out, mmap_mode="r")
     check_windows(X)
     y, groups = as_targets(y), check_groups(groups)
     check_same_length(X=X, y=y, groups=groups)
     check_scale(X)
     return X, y, groups
+
+
+def _stack(
+    data: mne.BaseEpochs | BaseConcatDataset, out: str | os.PathLike[str] | None
+) -> NDArray[np.float32]:
+    """Copy windows one by one, those of epochs in microvolts, without triggers."""
+    is_epochs = isinstance(data, mne.BaseEpochs)
+    info = data.info if is_epochs else _info_of(data.datasets[0])
+    windows = data.get_data(copy=False) if is_epochs else data
+    n_chans = len(info["ch_names"]) if info is not None else len(windows[0][0])
+    picks = list(range(n_chans)) if info is None else input_channels(info)
+    left_out = [info["ch_names"][i] for i in range(n_chans) if i not in picks]
+    if left_out:
+        log.info("left out the channels %s", ", ".join(left_out))
+    scale = np.ones((n_chans, 1))
+    if is_epochs:
+        scale[in_volts(info)] = MICROVOLTS
+    first = windows[0] if is_epochs else windows[0][0]
+    shape = (len(data), len(picks), first.shape[-1])
+    X = np.empty(shape, np.float32)
+    if out is not None:
+        X = np.lib.format.open_memmap(out, "w+", np.float32, shape)
+    for i in range(len(data)):
+        X[i] = (scale * (windows[i] if is_epochs else windows[i][0]))[picks]
+    return X if out is None else np.load(out, mmap_mode="r")
+
+
+def _info_of(windows: Any) -> Any:
+    """Return the channels of a windows dataset of braindecode, or None."""
+    source = getattr(windows, "windows", None) or getattr(windows, "raw", None)
+    return getattr(source, "info", None)
 
 
 def _column(table: Any, name: str | list[str], argument: str) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -17,11 +18,13 @@ import pandas as pd
 from braindecode.datasets import BaseConcatDataset, RawDataset
 
 from braindecode_sam._arguments import check_choice, check_positive
-from braindecode_sam.datasets.arrays import MICROVOLTS
+from braindecode_sam.datasets._channels import MICROVOLTS, in_volts, input_channels
+from braindecode_sam.datasets._completeness import check_complete, has_several_rates
+from braindecode_sam.datasets._participants import read_participants, row_of
+
+log = logging.getLogger(__name__)
 
 Crop = tuple[float | None, float | None] | None
-
-MAX_SIGNALS = 9999  # in an EDF file, whose header counts them in four characters
 
 
 def read_recordings(
@@ -47,9 +50,11 @@ def read_recordings(
     subject_of : callable, optional
         Function that takes a Path and returns the subject. By default, the subject is
         the file name up to the first underscore: ``sub-01_task-rest_eeg.edf`` belongs
-        to ``sub-01``.
+        to ``sub-01``. A name without an underscore is a subject of its own.
     picks : str or list of str, optional
-        Channels to keep, as in MNE, by default all.
+        Channels to keep, as in MNE. By default all that may be inputs of a model:
+        triggers, which hold the labels, and channels of the types "misc" and "syst" are
+        left out. A log line at level INFO names them.
     sfreq : float, optional
         Resample to this frequency in Hz.
     crop : tuple of float or None, optional
@@ -60,7 +65,8 @@ def read_recordings(
     on_bad : {"raise", "warn"}, default="raise"
         Whether to raise an error that names every bad file, or to warn and skip these
         files. Bad files cannot be read, are empty, are shorter than their header or
-        `crop` requires, or hold values that are not finite in the part to keep.
+        `crop` requires, hold values that are not finite in the part to keep, or are of
+        a subject without a row in `participants`.
 
     Returns
     -------
@@ -74,8 +80,14 @@ def read_recordings(
     TypeError
         If `crop` is not a pair of numbers or None.
     ValueError
-        If a file is bad, a subject is not in the table, channels differ between
-        recordings, no recording is left, or `crop` is not in ascending order.
+        If a file is bad, channels differ between recordings, no recording is left, or
+        `crop` is not in ascending order.
+
+    Warns
+    -----
+    UserWarning
+        If files are skipped, or if names of files without an underscore are taken for
+        subjects. Warnings of MNE's readers are shown, too.
 
     See Also
     --------
@@ -84,6 +96,10 @@ def read_recordings(
 
     Notes
     -----
+    The length of EDF and BDF files is compared with their headers, and that of
+    BrainVision files if their header has the entry ``DataPoints``. Other formats that
+    do not store their length, such as Persyst, are read as far as they go.
+
     The project's examples and study read the EEG of Zyma et al. [1]_, recorded at rest
     and during mental arithmetic, from PhysioNet.
 
@@ -99,18 +115,37 @@ def read_recordings(
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     paths = [Path(path) for path in paths]
-    table = None if participants is None else _read_table(participants)
-    subjects = [(subject_of or _subject_in_name)(path) for path in paths]
-    descriptions = [
-        {"subject": subject, "path": str(path), **_row_of(table, subject, path)}
-        for subject, path in zip(subjects, paths, strict=True)
-    ]
-    raws = _read_all(paths, crop, on_bad)
-    recordings = [
-        RawDataset(_prepare(raw, picks, sfreq), description)
-        for raw, description in zip(raws, descriptions, strict=True)
-        if raw is not None
-    ]
+    table = None if participants is None else read_participants(participants)
+    recordings, bad = [], []
+    left_out: set[str] = set()
+    for path in paths:
+        subject = _subject_in_name(path) if subject_of is None else subject_of(path)
+        try:
+            row = {} if table is None else row_of(table, subject)
+            raw = _read(path, picks, sfreq, crop, left_out)
+        # MNE's readers raise errors of many types.
+        except Exception as error:
+            bad.append(f"{path}: {error}")
+        else:
+            description = {"subject": subject, "path": str(path), **row}
+            recordings.append(RawDataset(raw, description))
+    if bad:
+        message = "cannot read " + "; ".join(bad)
+        if on_bad == "raise" or not recordings:
+            raise ValueError(message)
+        warnings.warn(f"skipped recordings: {message}", stacklevel=2)
+    if not recordings:
+        raise ValueError(f"paths must name at least one recording, got {paths!r}")
+    if left_out:
+        log.info("left out the channels %s", ", ".join(sorted(left_out)))
+    unnamed = [path.name for path in paths if "_" not in path.stem]
+    if subject_of is None and len(unnamed) > 1:
+        warnings.warn(
+            f"each of {len(unnamed)} files is taken for a subject of its own, as names"
+            f" such as {unnamed[0]!r} have no underscore; if one person has several,"
+            " pass subject_of, a function of the Path that returns the subject",
+            stacklevel=2,
+        )
     _check_same_channels(recordings)
     return BaseConcatDataset(recordings)
 
@@ -130,91 +165,41 @@ def _check_crop(crop: Any) -> None:
         )
 
 
-def _read_table(participants: pd.DataFrame | str | os.PathLike[str]) -> pd.DataFrame:
-    if not isinstance(participants, pd.DataFrame):
-        separator = "\t" if str(participants).endswith(".tsv") else ","
-        first = pd.read_csv(participants, sep=separator, nrows=0).columns[0]
-        participants = pd.read_csv(participants, sep=separator, dtype={first: str})
-    names = participants.columns[0]
-    reserved = {"subject", "path"} & set(participants.columns[1:])
-    if reserved:
-        raise ValueError(
-            f"participants must not have a column named {reserved.pop()!r}, which is"
-            " reserved for recordings; rename the column"
-        )
-    table = participants.dropna(subset=[names])
-    table = table.astype({names: str}).set_index(names)
-    repeated = table.index[table.index.duplicated()]
-    if len(repeated):
-        raise ValueError(
-            f"participants must have one row for each subject, named in its first"
-            f" column {names!r}, got several for {repeated[0]!r}"
-        )
-    return table
-
-
 def _subject_in_name(path: Path) -> str:
     return re.split("[_.]", path.name, maxsplit=1)[0]
 
 
-def _row_of(table: pd.DataFrame | None, subject: str, path: Path) -> dict[str, Any]:
-    if table is None:
-        return {}
-    if str(subject) not in table.index:
-        raise ValueError(
-            f"participants has no row for {subject!r} (of {path}); it has"
-            f" {', '.join(table.index[:5])}{', ...' if len(table) > 5 else ''}"
-        )
-    return table.loc[str(subject)].to_dict()
-
-
-def _read_all(
-    paths: list[Path], crop: Crop, on_bad: str
-) -> list[mne.io.BaseRaw | None]:
-    raws, bad = [], []
-    for path in paths:
-        try:
-            raws.append(_read_one(path, crop))
-        # MNE's readers raise errors of many types.
-        except Exception as error:
-            raws.append(None)
-            bad.append(f"{path}: {error}")
-    if bad:
-        message = "cannot read " + "; ".join(bad)
-        if on_bad == "raise" or len(bad) == len(paths):
-            raise ValueError(message)
-        warnings.warn(f"skipped recordings: {message}", stacklevel=3)
-    if not raws:
-        raise ValueError(f"paths must name at least one recording, got {paths!r}")
-    return raws
-
-
-def _read_one(path: Path, crop: Crop) -> mne.io.BaseRaw:
-    size = path.stat().st_size
-    if size == 0:
+def _read(
+    path: Path,
+    picks: str | list[str] | None,
+    sfreq: float | None,
+    crop: Crop,
+    left_out: set[str],
+) -> mne.io.BaseRaw:
+    """Read one recording in microvolts, with no more memory than it needs."""
+    if path.stat().st_size == 0:
         raise ValueError("the file is empty")
-    raw = mne.io.read_raw(path, verbose="error")
-    if path.suffix.lower() == ".edf":
-        _check_complete(path, size)
+    check_complete(path)
+    # MNE resamples slower signals to the rate of the fastest. It has to do so before
+    # cropping, or it would stretch them over the part.
+    is_whole = crop is not None and has_several_rates(path)
+    raw = mne.io.read_raw(path, preload=is_whole, verbose="warning")
+    chosen = input_channels(raw.info) if picks is None else picks
+    if picks is None:
+        left_out |= {n for i, n in enumerate(raw.ch_names) if i not in chosen}
+    raw.pick(chosen, verbose="error")
     if crop is not None:
         _crop(raw, *crop)
-    raw.load_data(verbose="error")  # after cropping, to read the part to keep only
-    if not np.isfinite(raw.get_data()).all():
-        raise ValueError("the recording holds NaN or infinite values")
+    raw.load_data(verbose="warning")
+    for i, name in enumerate(raw.ch_names):
+        if not np.isfinite(raw.get_data([i])).all():
+            raise ValueError(f"channel {name!r} holds NaN or infinite values")
+    if sfreq is not None and raw.info["sfreq"] != sfreq:
+        raw.resample(sfreq, verbose="error")
+    volts = in_volts(raw.info)
+    if volts:
+        raw.apply_function(lambda x: MICROVOLTS * x, picks=volts, verbose="error")
     return raw
-
-
-def _check_complete(path: Path, size: int) -> None:
-    """Compare the size of an EDF file with its header, which MNE does not."""
-    with path.open("rb") as file:
-        header = file.read(256 * (1 + MAX_SIGNALS))
-    header_bytes, n_records = int(header[184:192]), int(header[236:244])
-    n_signals = int(header[252:256])
-    start = 256 + n_signals * 216
-    lengths = [int(header[start + 8 * i :][:8]) for i in range(n_signals)]
-    expected = header_bytes + 2 * sum(lengths) * n_records  # two bytes per sample
-    if size < expected:  # n_records is -1 in an unfinished recording
-        raise ValueError(f"the file is truncated: it has {size} of {expected} bytes")
 
 
 def _crop(raw: mne.io.BaseRaw, tmin: float | None, tmax: float | None) -> None:
@@ -236,23 +221,6 @@ def _crop(raw: mne.io.BaseRaw, tmin: float | None, tmax: float | None) -> None:
     # By the last sample: rounding could put the end behind that of the recording, where
     # MNE raises.
     raw.crop(start / sfreq, (stop - 1) / sfreq, verbose="error")
-
-
-def _prepare(
-    raw: mne.io.BaseRaw, picks: str | list[str] | None, sfreq: float | None
-) -> mne.io.BaseRaw:
-    if picks is not None:
-        raw.pick(picks, verbose="error")
-    if sfreq is not None and raw.info["sfreq"] != sfreq:
-        raw.resample(sfreq, verbose="error")
-    kinds = ("eeg", "eog", "ecg", "emg", "seeg", "ecog", "dbs", "bio")
-    types = zip(raw.ch_names, raw.get_channel_types(), strict=True)
-    volts = [name for name, kind in types if kind in kinds]
-    if not volts:
-        return raw
-    return raw.apply_function(
-        lambda x: MICROVOLTS * x, picks=volts, channel_wise=False, verbose="error"
-    )
 
 
 def _check_same_channels(recordings: list[RawDataset]) -> None:

@@ -75,6 +75,10 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
     (2,)
     """
 
+    # With scikit-learn's metadata routing, groups reach the scaler without a request.
+    __metadata_request__fit = {"groups": True}  # noqa: RUF012, scikit-learn's form
+    __metadata_request__transform = {"groups": True}  # noqa: RUF012
+
     def __init__(self, *, with_mean: bool = True, with_std: bool = True) -> None:
         self.with_mean = with_mean
         self.with_std = with_std
@@ -93,7 +97,7 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
         X : SubjectWindows or array-like of shape (n_windows, n_chans, n_times)
             EEG. It is not modified.
         groups : array-like of shape (n_windows,) or None
-            Subject of each window. Required for an array, and None for SubjectWindows.
+            Subject of each window. Required for an array. SubjectWindows carry them.
 
         Returns
         -------
@@ -104,16 +108,17 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If groups are missing for an array or given for SubjectWindows, a value is
-            not finite, or an option is not a bool.
+            If groups are missing for an array or others than those of SubjectWindows,
+            a value is not finite, or an option is not a bool.
         """
         for option in ("with_mean", "with_std"):
             check_choice(option, getattr(self, option), (True, False))
         if isinstance(X, SubjectWindows):
-            if groups is not None:
+            own = X.groups
+            if groups is not None and not np.array_equal(check_groups(groups), own):
                 raise ValueError(
-                    "groups must be None for SubjectWindows, which carry the subjects,"
-                    f" got {type(groups).__name__}"
+                    "groups must be None for SubjectWindows, or the subjects that they"
+                    f" carry, got {type(groups).__name__}"
                 )
             return SubjectWindows(self._scale(X, X.groups), X.groups)
         if groups is None:
