@@ -10,9 +10,7 @@ import torch
 from torch.autograd import forward_ad
 
 T = TypeVar("T")
-TENSORS = (torch.Tensor, torch.nn.Parameter)
 DTYPES = (torch.float32, torch.float64)
-N_KEPT = 32
 
 
 def reason_not_eager(x: Any) -> str | None:
@@ -23,7 +21,10 @@ def reason_not_eager(x: Any) -> str | None:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "it is being compiled or traced"
-    if type(x) not in TENSORS:  # torch.fx passes proxies, for example
+    if type(x) not in (
+        torch.Tensor,
+        torch.nn.Parameter,
+    ):  # torch.fx passes proxies, for example
         return f"its input is a {type(x).__name__}"
     if x.layout != torch.strided or x.is_nested:
         return f"its input has the layout {x.layout}"
@@ -46,17 +47,8 @@ def cached_by_size(function: Callable[..., T]) -> Callable[..., T]:
     """Decorate a function of sizes whose last argument is a device.
 
     Its result must not be modified.
-
-    Examples
-    --------
-    >>> import torch
-    >>> @cached_by_size
-    ... def ramp(n, device):
-    ...     return torch.arange(n, device=device)
-    >>> ramp(3, torch.device("cpu")) is ramp(3, torch.device("cpu"))
-    True
     """
-    cached = functools.lru_cache(maxsize=N_KEPT)(function)
+    cached = functools.lru_cache(maxsize=32)(function)
 
     @functools.wraps(function)
     def call(*args: Any) -> T:

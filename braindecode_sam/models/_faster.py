@@ -22,21 +22,11 @@ class Settings(NamedTuple):
 
 
 class Faster:
-    """Mixin of a layer whose class :func:`~braindecode_sam.speed_up` changed.
-
-    Attributes
-    ----------
-    original : type
-        The class of torch.
-    pattern : str
-        How the layer gets faster.
-    settings : Settings
-        What is not in the original layer.
-    """
+    """Mixin of a layer whose class :func:`~braindecode_sam.speed_up` changed."""
 
     # Not annotated, since TorchScript knows few types.
-    original = cast(Any, None)
-    pattern = ""
+    original = cast(Any, None)  # class of torch
+    pattern = ""  # how the layer gets faster
     settings = Settings("")
 
     @classmethod
@@ -52,7 +42,8 @@ class Faster:
         """Return whether the faster implementation is estimated to be faster."""
         if described is None or self.settings.is_forced:
             return described is not None
-        is_training = _cost.trains(cast(torch.nn.Module, self))
+        # Whether to expect a backward pass.
+        is_training = cast(Any, self).training or torch.is_grad_enabled()
         return _cost.pays(*described, is_training, x.dtype, x.device.type)
 
 
@@ -71,9 +62,8 @@ def replace(layer: Any, cls: Any, settings: Settings) -> None:
 
 def restore(layer: Any) -> None:
     """Give a layer its original class, unless it has that."""
-    cls = class_of(layer)
-    if issubclass(cls, Faster):
-        _set_class(layer, cls.original)
+    if isinstance(layer, Faster):
+        _set_class(layer, layer.original)
         for name in ("settings", "source", "drawn"):
             vars(layer).pop(name, None)
 
@@ -82,9 +72,7 @@ def _set_class(layer: Any, cls: Any) -> None:
     if parametrize.is_parametrized(layer):
         # torch made a class for the layer, which its copies share.
         made = type(layer)
-        own = {k: v for k, v in vars(made).items() if k not in _OF_ANY_CLASS}
+        of_any_class = "__dict__", "__weakref__"
+        own = {k: v for k, v in vars(made).items() if k not in of_any_class}
         cls = type(made.__name__, (cls,), own)
     layer.__class__ = cls
-
-
-_OF_ANY_CLASS = "__dict__", "__weakref__"

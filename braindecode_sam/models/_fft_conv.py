@@ -159,11 +159,10 @@ def _signals(ctx: Any, spectrum: Tensor, n_times: int, x: Tensor | None) -> Tens
 
 
 class Geometry(NamedTuple):
-    """What a layer does, the axis that it filters, and the samples padded before."""
+    """What a layer does, and the axis that it filters."""
 
     convolution: Convolution
     axis: int
-    left: int
 
     def describe(self, shape: Sequence[int]) -> Described:
         """Describe the convolution and its signals, for the estimate of the cost."""
@@ -176,15 +175,12 @@ def geometry_of(layer: Any) -> Geometry | None:
     """Read the attributes of a layer; None if it does anything else."""
     sizes = layer.kernel_size, layer.stride, layer.dilation, layer.padding
     # Other types were set by hand, which torch accepts.
-    if not {*map(type, sizes)} <= {tuple, str} or not _OVERRIDES.isdisjoint(
-        vars(layer)
-    ):
+    if not {*map(type, sizes)} <= {tuple, str}:
+        return None
+    if "forward" in vars(layer) or "_conv_forward" in vars(layer):  # replaced by hand
         return None
     channels = layer.in_channels, layer.out_channels
     return _geometry(*sizes, *channels, layer.groups, layer.padding_mode)
-
-
-_OVERRIDES = frozenset(["forward", "_conv_forward"])
 
 
 @functools.lru_cache(maxsize=4096)  # since each call of a layer asks
@@ -219,7 +215,7 @@ def _geometry(
     convolution = Convolution(
         n_inputs, n_outputs, n_taps, dilation[i], n_padded, is_depthwise
     )
-    return Geometry(convolution, i + 2, n_padded // 2)
+    return Geometry(convolution, i + 2)
 
 
 class _FFTConv(Faster):
@@ -255,11 +251,12 @@ class _FFTConv(Faster):
         if geometry is None or is_mixed or not self._applies(x, weight, geometry):
             y: Tensor = self._conv_forward(x, weight, bias)
             return y
-        convolution, axis, left = geometry
+        convolution, axis = geometry
         signals = x[:, :, None] if x.ndim == 3 else x.movedim(axis, 3)
         n_out = signals.shape[3] + convolution.n_padded - convolution.span
         filters = weight.reshape(*weight.shape[:2], -1)
-        y = FFTConvolution.apply(signals, filters, -left, n_out, convolution.dilation)
+        first, dilation = -(convolution.n_padded // 2), convolution.dilation
+        y = FFTConvolution.apply(signals, filters, first, n_out, dilation)
         if bias is not None:
             y = y + bias[:, None, None]
         y = y.squeeze(2) if x.ndim == 3 else y.movedim(3, axis)

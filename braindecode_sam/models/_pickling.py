@@ -14,19 +14,10 @@ from torch.nn.utils import parametrize
 
 
 def allow_pickling(module: torch.nn.Module) -> None:
-    """Make all parametrized layers of a module picklable.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Model. The classes that torch made for its layers are modified.
-    """
+    """Make all parametrized layers of a module picklable, by changing their classes."""
     for layer in module.modules():
         cls: Any = type(layer)
-        made_by_torch = parametrize.is_parametrized(layer) and "__getstate__" in vars(
-            cls
-        )
-        if made_by_torch:
+        if parametrize.is_parametrized(layer) and "__getstate__" in vars(cls):
             cls.__reduce_ex__ = _reduce
             del cls.__getstate__
             if "__deepcopy__" in vars(cls):

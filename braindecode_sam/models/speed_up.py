@@ -1,4 +1,17 @@
-"""Speed up the layers of a model in place."""
+"""Speed up the layers of a model in place.
+
+:func:`speed_up` gives layers classes derived from their own and ``_faster.Faster``. In
+each call, they ask ``_cost.pays`` and ``_eager.reason_not_eager`` whether to compute as
+torch does.
+
+The first convolution of a front is a ``_stem.waiting.WaitingConv2d``. Its output is a
+``_stem.pending.Pending``, a tensor that holds a ``Deferred`` computation and no values.
+``_stem.filtered.Filtered`` follows what comes next. Batch normalization scales the
+filters, by statistics from ``_stem.moments``. A second convolution over time is
+composed with the first by ``_stem.linear``. One over channels computes in the cheaper
+order. Anything else gets the value of the original layers. What followed is noted in
+the layer's ``Source``, for the estimate of the next call.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +34,7 @@ from braindecode_sam.models._faster import Faster, Settings, class_of, replace, 
 from braindecode_sam.models._fft_conv import FFTConv1d, FFTConv2d
 from braindecode_sam.models._pickling import allow_pickling
 from braindecode_sam.models._stem.moments import MomentsMemory
-from braindecode_sam.models._stem.pending import UNKNOWN, Pending, Source
+from braindecode_sam.models._stem.pending import Pending, Source
 from braindecode_sam.models._stem.waiting import DEVICES, WaitingConv2d
 from braindecode_sam.threads import share_cores
 
@@ -176,21 +189,17 @@ def speed_up(
 _BATCHES = "train_from", "predict_from"
 
 
-# glibc returns larger blocks to the system in any case.
-_MOST_KEPT = 32 * 2**20  # bytes
-
-
 @functools.cache
 def keep_freed_memory() -> None:
     """Make glibc keep freed blocks of up to 32 MiB for the rest of the process.
 
     By default glibc returns blocks of 128 KiB and more to the system, which clears
     their pages on the next allocation. The threshold follows the largest block freed so
-    far.
+    far, up to 32 MiB.
     """
     if os.environ.get("BRAINDECODE_SAM_KEEP_MEMORY", "1") != "0":
         # Never written, freed at once.
-        torch.empty(_MOST_KEPT - 2**16, dtype=torch.uint8, device="cpu")
+        torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8, device="cpu")
 
 
 def _check_arguments(module: object, input_shape: object) -> None:
@@ -248,24 +257,17 @@ def is_sped_up(module: torch.nn.Module) -> bool:
     return any(isinstance(layer, Faster) for layer in module.modules())
 
 
-_CLASSES: tuple[Any, ...] = (
-    WaitingConv2d,
-    FFTConv2d,
-    FFTConv1d,
-    ELUByExp,
-    DropoutReplay,
-)
-
-
 def _replace_layers(
     module: torch.nn.Module, is_forced: bool, has_exact_masks: bool
 ) -> dict[torch.nn.Module, str]:
     """Give layers the first class that suits them; return their names."""
+    classes: tuple[Any, ...]
+    classes = WaitingConv2d, FFTConv2d, FFTConv1d, ELUByExp, DropoutReplay
     names = {}
     memory = MomentsMemory()
     for name, layer in module.named_modules():
         restore(layer)
-        for cls in _CLASSES:
+        for cls in classes:
             if cls.original is class_of(layer) and cls.can_replace(layer):
                 replace(layer, cls, Settings(name, is_forced, has_exact_masks))
                 names[layer] = name
@@ -306,13 +308,11 @@ def _try(
     rows = []
     for layer, name in layers.items():
         if isinstance(layer, WaitingConv2d):
-            reason = _reason_not_to_wait(layer.source)
+            reason = layer.source.reason_not_to_wait()
             if reason is not None:
                 log.info("%s is not deferred: %s", name, reason)
                 replace(layer, FFTConv2d, layer.settings)
-        batches: list[int | None] = [None, None]
-        if layer in shapes:
-            batches = _smallest_batches(layer, shapes[layer], x)
+        batches = _smallest_batches(layer, shapes.get(layer), x)
         if layer in shapes and (layer.settings.is_forced or any(batches)):
             pattern = layer.pattern
             if isinstance(layer, WaitingConv2d):
@@ -327,9 +327,9 @@ def _try(
 
 
 def _smallest_batches(
-    layer: Any, shape: torch.Size, x: torch.Tensor
+    layer: Any, shape: torch.Size | None, x: torch.Tensor
 ) -> list[int | None]:
-    described = layer.describe(shape)
+    described = None if shape is None else layer.describe(shape)
     if described is None:
         return [None, None]
     what, of_one = described
@@ -338,14 +338,6 @@ def _smallest_batches(
         for is_training in (True, False)
     )
     return [train_from, None if isinstance(layer, DropoutReplay) else predict_from]
-
-
-def _reason_not_to_wait(source: Source) -> str | None:
-    if source.reader is not None:
-        return f"its output is read by {source.reader}"
-    if source.front == UNKNOWN:
-        return " and ".join(source.logged) or "its output is not used"
-    return "the model keeps its output" if source.is_kept() else None
 
 
 @contextlib.contextmanager

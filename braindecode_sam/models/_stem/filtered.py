@@ -18,19 +18,18 @@ from braindecode_sam.models._stem.linear import (
     filter_channels,
     filter_projections,
 )
-from braindecode_sam.models._stem.moments import MomentsMemory
-from braindecode_sam.models._stem.normalization import normalize_by, statistics_of
+from braindecode_sam.models._stem.moments import (
+    MomentsMemory,
+    normalize_by,
+    statistics_of,
+)
 from braindecode_sam.models._stem.pending import Deferred, Pending, Source
 
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 
 
 class Windows:
-    """EEG windows in the layout of a temporal convolution.
-
-    x has the shape (batch, 1, n_chans, n_times) or (batch, 1, n_times, n_chans), as
-    `time_axis` tells.
-    """
+    """EEG windows (batch, 1, n_chans, n_times), or with channels last."""
 
     def __init__(self, x: Tensor, time_axis: int, memory: MomentsMemory) -> None:
         self._x, self.time_axis, self.memory = x, time_axis, memory
@@ -53,45 +52,28 @@ class Windows:
         self.stock()
         return self._signals
 
-    def output_shape(self, n_filters: int, n_out: int) -> tuple[int, int, int, int]:
+    def output_shape(self, n_filters: int, n_out: int) -> tuple[int, ...]:
         """Return the shape of the original layer's output."""
-        if self.time_axis == 3:
-            return self.batch, n_filters, self.n_chans, n_out
-        return self.batch, n_filters, n_out, self.n_chans
+        sizes = self.n_chans, n_out
+        return self.batch, n_filters, *(sizes if self.time_axis == 3 else sizes[::-1])
 
 
-class Convolution(NamedTuple):
-    """Arguments of ``conv2d``, with the axis of channels before that of time."""
+class Following(NamedTuple):
+    """A ``conv2d`` of pending outputs, with axes for channels, then for time."""
 
     weight: Tensor  # (n_out_filters, n_in_filters / groups, n_chans, n_taps)
     bias: Tensor | None
     pads: tuple[Pad, Pad]  # along channels and along time
     groups: int
 
-    def fits(self, filters: Filtered | Joined) -> bool:
-        """Return whether the original layer accepts the outputs of the filters."""
-        n_out, n_in = self.weight.shape[:2]
-        if self.groups not in (1, filters.n_filters) or n_out % self.groups:
-            return False
-        sizes_fit = self.bias is None or self.bias.shape == (n_out,)
-        return (
-            n_in * self.groups == filters.n_filters
-            and sizes_fit
-            and _are_alike(filters, (self.weight, self.bias))
-        )
-
     def is_spatial(self, n_chans: int) -> bool:
         """Return whether it has one weight per channel and reads single samples."""
         covers_all = self.weight.shape[2:] == (n_chans, 1)
         return covers_all and self.pads == ((0, 0), (0, 0))
 
-    def is_temporal(self) -> bool:
-        """Return whether it applies the same filter over time to all channels."""
-        return self.weight.shape[2] == 1 and self.pads[0] == (0, 0)
-
 
 def read_convolution(
-    time_axis: int,
+    filters: Filtered | Joined,
     input: Any,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -99,15 +81,24 @@ def read_convolution(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> Convolution | None:
-    """Parse the arguments of ``conv2d``; None if it skips samples or taps."""
+) -> Following | None:
+    """Parse the arguments of ``conv2d``; None if it skips samples or taps or raises."""
     strides_and_dilations = (*_pair(stride), *_pair(dilation))
     if weight.ndim != 4 or strides_and_dilations != (1, 1, 1, 1):
         return None
+    n_out, n_in = weight.shape[:2]
+    if (
+        groups not in (1, filters.n_filters)
+        or n_out % groups
+        or n_in * groups != filters.n_filters
+        or not (bias is None or bias.shape == (n_out,))
+        or not _are_alike(filters, (weight, bias))
+    ):
+        return None
     pads = pads_of(padding, weight.shape[2:])
-    if time_axis == 2:
+    if filters.windows.time_axis == 2:
         weight, pads = weight.mT, (pads[1], pads[0])
-    return Convolution(weight, bias, pads, groups)
+    return Following(weight, bias, pads, groups)
 
 
 def pads_of(padding: Any, kernel_size: Sequence[int]) -> tuple[Pad, Pad]:
@@ -140,7 +131,8 @@ class Filtered(Deferred):
         stages: tuple[Stage, ...],
         **deferred: Any,
     ) -> None:
-        shape = windows.output_shape(len(filters.interior), filters.n_out)
+        self.n_filters = len(filters.interior)
+        shape = windows.output_shape(self.n_filters, filters.n_out)
         super().__init__(shape, device=windows.stock().device, **deferred)
         self.windows, self.filters = windows, filters
         self.compute = compute  # type: ignore[method-assign]
@@ -149,8 +141,8 @@ class Filtered(Deferred):
     def follow(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Continue with a linear operation or a normalization."""
         if function is torch.conv2d:
-            convolution = read_convolution(self.windows.time_axis, *args, **kwargs)
-            if convolution is None or not convolution.fits(self):
+            convolution = read_convolution(self, *args, **kwargs)
+            if convolution is None:
                 return NotImplemented
             if convolution.is_spatial(self.windows.n_chans):
                 return project(self, [self], convolution)
@@ -160,11 +152,6 @@ class Filtered(Deferred):
         if function in _CONCATENATIONS:
             return join(*args, **kwargs)
         return NotImplemented
-
-    @property
-    def n_filters(self) -> int:
-        """Number of filters."""
-        return len(self.filters.interior)
 
     def _normalized(
         self,
@@ -180,18 +167,14 @@ class Filtered(Deferred):
         windows, filters = self.windows, self.filters
         count = windows.batch * windows.n_chans * filters.n_out
         n_known = (running_mean is not None) + (running_var is not None)
-        parameters = [
-            tensor
-            for tensor in (running_mean, running_var, weight, bias)
-            if tensor is not None
-        ]
+        tensors = running_mean, running_var, weight, bias
         if (
             count == 1
             or n_known == 1
             or not (training or n_known)
             or eps <= 0
-            or any(tensor.shape != (self.n_filters,) for tensor in parameters)
-            or not _are_alike(self, parameters)
+            or any(t is not None and t.shape != (self.n_filters,) for t in tensors)
+            or not _are_alike(self, tensors)
         ):
             return NotImplemented  # the original layer raises
         own_weight, own_bias = snapshot(weight), snapshot(bias)
@@ -217,16 +200,16 @@ class Filtered(Deferred):
                 restored(own_bias, bias), training, 0.0, eps,
             )  # fmt: skip
 
-        inputs = [t for t in (own_weight, own_bias) if t is not None]
         stages = (*self.stages[:-1], self.stages[-1]._replace(is_normalized=True))
-        return self._continued(normalized, compute, inputs, stages)
+        return self._continued(normalized, compute, (own_weight, own_bias), stages)
 
-    def _filtered_again(self, convolution: Convolution) -> Any:
+    def _filtered_again(self, convolution: Following) -> Any:
         """Continue with a second convolution over time that mixes all filters."""
         constant = self.filters.constant
-        is_simple = constant is None or constant.shape[1] == 1
         if (
-            not (convolution.is_temporal() and is_simple)
+            convolution.weight.shape[2] != 1
+            or convolution.pads[0] != (0, 0)
+            or not (constant is None or constant.shape[1] == 1)
             or convolution.groups != 1
             or self.filters.edges
             or convolution.weight.shape[3]
@@ -245,15 +228,15 @@ class Filtered(Deferred):
                 x = F.pad(self.value(F.conv2d), (*pads[1], *pads[0]))
                 return F.conv2d(x, kernel, restored(bias, convolution.bias))
 
-        inputs = [t for t in (weight, bias) if t is not None]
-        stage = stage_of(convolution.weight.squeeze(2), convolution.pads[1])
-        return self._continued(filters, compute, inputs, (*self.stages, stage))
+        n_filters, n_taps = len(weight), weight.shape[3]
+        stage = Stage(n_filters, n_taps, sum(convolution.pads[1]), is_normalized=False)
+        return self._continued(filters, compute, (weight, bias), (*self.stages, stage))
 
     def _continued(
         self,
         filters: Filters,
         compute: Callable[[], Tensor],
-        inputs: Sequence[Tensor],
+        inputs: Sequence[Tensor | None],
         stages: tuple[Stage, ...],
     ) -> Tensor:
         return Filtered(
@@ -263,10 +246,7 @@ class Filtered(Deferred):
 
 
 class Joined(Deferred):
-    """Deferred concatenation of the outputs of several sets of filters.
-
-    They have the same shape except for the number of filters.
-    """
+    """Deferred concatenation of the outputs of several sets of filters."""
 
     def __init__(self, parts: Sequence[Filtered]) -> None:
         first = parts[0]
@@ -287,13 +267,8 @@ class Joined(Deferred):
     def follow(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Continue with a convolution over all channels."""
         if function is torch.conv2d:
-            windows = self.windows
-            convolution = read_convolution(windows.time_axis, *args, **kwargs)
-            if (
-                convolution is not None
-                and convolution.fits(self)
-                and convolution.is_spatial(windows.n_chans)
-            ):
+            convolution = read_convolution(self, *args, **kwargs)
+            if convolution and convolution.is_spatial(self.windows.n_chans):
                 return project(self, self.parts, convolution)
         return NotImplemented
 
@@ -321,7 +296,7 @@ def join(tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
 
 
 def project(
-    deferred: Deferred, parts: Sequence[Filtered], convolution: Convolution
+    deferred: Deferred, parts: Sequence[Filtered], convolution: Following
 ) -> Any:
     """Continue with a convolution over all channels, depthwise or full."""
     windows, weight = parts[0].windows, convolution.weight.squeeze(3)
@@ -356,11 +331,6 @@ def project(
     return y.to(deferred.dtype).contiguous()  # as the original layer does
 
 
-def stage_of(weight: Tensor, pad: Pad) -> Stage:
-    """Describe a convolution over time, for the estimate of its cost."""
-    return Stage(len(weight), weight.shape[-1], sum(pad), is_normalized=False)
-
-
 def defer_convolution(
     source: Source, x: Tensor, weight: Tensor, bias: Tensor | None, padding: Any
 ) -> Tensor:
@@ -389,10 +359,10 @@ def defer_convolution(
                 padding=padding,
             )  # fmt: skip
 
+    stage = Stage(len(taps), taps.shape[1], sum(pad), is_normalized=False)
     return Filtered(
-        windows, filters, compute, (stage_of(taps, pad),),
-        dtype=dtype, sources=(source,),
-        inputs=[t for t in (own_weight, own_bias) if t is not None],
+        windows, filters, compute, (stage,),
+        dtype=dtype, sources=(source,), inputs=(own_weight, own_bias),
     ).pending()  # fmt: skip
 
 

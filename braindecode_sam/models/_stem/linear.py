@@ -34,34 +34,27 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from braindecode_sam.models._eager import cached_by_size
 from braindecode_sam.models._fft_conv import FFTConvolution
-from braindecode_sam.models._stem.moments import Edge
 
 Pad = tuple[int, int]  # samples at the left and at the right
 
 
+class Edge(NamedTuple):
+    """Difference of the filters at one end from the interior filter."""
+
+    samples: range  # of the output
+    rows: torch.Tensor  # weights, (n_filters, n_samples, n_columns)
+    columns: range  # samples of the input whose weights differ
+
+
 class Filters(NamedTuple):
-    """Temporal filters that are the same for all channels, and their constants.
+    """Temporal filters, the same for all channels, and their constants, in float64."""
 
-    Attributes
-    ----------
-    interior : torch.Tensor of shape (n_filters, n_taps), float64
-        Filters of all output samples except those in `edges`.
-    first : int
-        Input sample that tap 0 reads in output sample 0; may be negative.
-    n_times, n_out : int
-        Samples of the input and of the output.
-    constant : torch.Tensor of shape (n_filters, 1) or (n_filters, n_out) or None
-        Constants added to the outputs, float64.
-    edges : tuple of Edge
-        Output samples whose filters differ.
-    """
-
-    interior: torch.Tensor
-    first: int
-    n_times: int
-    n_out: int
-    constant: torch.Tensor | None = None
-    edges: tuple[Edge, ...] = ()
+    interior: torch.Tensor  # (n_filters, n_taps), of all output samples but the edges
+    first: int  # input sample that tap 0 reads in output sample 0; may be negative
+    n_times: int  # samples of the input
+    n_out: int  # samples of the output
+    constant: torch.Tensor | None = None  # added, (n_filters, 1 or n_out)
+    edges: tuple[Edge, ...] = ()  # at both ends, or none
 
 
 def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
@@ -87,26 +80,14 @@ def compose_taps(w1: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
 
 
 class _Taps(NamedTuple):
-    """Taps of a second convolution that contribute to each output sample.
-
-    Attributes
-    ----------
-    n_out : int
-        Output samples.
-    head, tail : range
-        Output samples at both ends where some taps read padding.
-    sums : torch.Tensor of shape (1 + n_head + n_tail, n_taps_2), float64
-        Ones, then a row for each sample in `head` and `tail`, -1 for taps that drop
-        out.
-    inside : torch.Tensor of shape (n_taps_2, n_out), float64
-        1 where a tap reads a sample, 0 where it reads padding.
-    """
+    """Taps of a second convolution that contribute to each output sample."""
 
     n_out: int
-    head: range
+    head: range  # output samples where some taps read padding
     tail: range
-    sums: torch.Tensor
-    inside: torch.Tensor
+    # Ones, then a row for each sample in head and tail, with -1 for taps that drop out.
+    sums: torch.Tensor  # (1 + n_head + n_tail, n_taps_2), float64
+    inside: torch.Tensor  # 1 where a tap reads no padding, (n_taps_2, n_out), float64
 
 
 @cached_by_size
@@ -164,7 +145,7 @@ def compose(
     parts = compose_taps(filters.interior, weight)
     taps = _taps(n_between, n_taps_2, pad, weight.device)
     start, n_times = filters.first - pad[0], filters.n_times
-    places = (taps.head, taps.tail)
+    places = taps.head, taps.tail
     interior, *rows = (taps.sums @ parts).split([1, *map(len, places)], dim=1)
     # Dropped taps would read the first convolution's output before its beginning or
     # after its end, which depends on few input samples. In very short windows, one

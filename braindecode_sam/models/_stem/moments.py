@@ -1,18 +1,31 @@
-"""First and second moments of windows.
+r"""Batch normalization of filtered windows as a scale and a shift of the filters.
 
-They depend on the data only. They need no gradient, and both passes of a SAM step share
-them.
+With the windows' mean over batch and channels m[t], and their covariance R[s, t] about
+it, an output :math:`z[t] = e_t \cdot x + c_t` of filter e_t has the mean and variance
+over batch, channels and time
+
+.. math::
+    \mu = \frac{1}{T} \sum_t (e_t \cdot m + c_t), \qquad \sigma^2 = \frac{1}{T} \sum_t
+    e_t^T R e_t + \operatorname{var}_t(e_t \cdot m + c_t) .
+
+Where all e_t are the same filter h, the first sum is h^T M h, and each M[j, k] is a sum
+along a diagonal of R. Near the ends the filters are h + d_t. Each of these few t adds
+:math:`2 d_t^T R h + d_t^T R d_t`.
+
+The moments m and R depend on the data only. They need no gradient, and both passes of a
+SAM step share them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from braindecode_sam.models._eager import cached_by_size
+from braindecode_sam.models._stem.linear import Filters
 
 
 class Moments:
@@ -20,18 +33,13 @@ class Moments:
 
     Values derived from them are cached too. The values of filters change between
     passes, but the samples that they read do not.
-
-    Attributes
-    ----------
-    mean : torch.Tensor of shape (n_times,)
-        Mean window m.
-    band : torch.Tensor of shape (n_rows, n_lags)
-        Covariance R[t, t + lag], 0 where t + lag is past the end. At least one row more
-        than there are samples.
     """
 
     def __init__(self, mean: torch.Tensor, band: torch.Tensor) -> None:
-        self.mean, self.band = mean, band
+        self.mean = mean  # m, (n_times,)
+        # R[t, t + lag], (n_rows, n_lags), 0 where t + lag is past the end. It has at
+        # least one row more than there are samples.
+        self.band = band
         self._cache: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def cached(self, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
@@ -68,9 +76,7 @@ def window_moments(x: torch.Tensor, n_lags: int) -> Moments:
     lagged = lagged.unfold(0, n_lags, 1)[: n_blocks * BLOCK]
     band = lagged + lagged[:, :1]
     band *= _pairs_within(n_times, n_lags, n_signals, x.device)
-    band = torch.add(
-        band.view_as(products), products, alpha=1 / n_signals
-    )  # float64 as band is
+    band = torch.add(band.view_as(products), products, alpha=1 / n_signals)  # float64
     return Moments(mean.double() + level, band.flatten(0, 1))
 
 
@@ -138,29 +144,10 @@ def unfolded_mean(
     """Return the samples of the mean window that each tap of a filter reads.
 
     The arguments are those of :func:`diagonal_sums`, the shape is (n_taps, n_rows).
+    Samples outside of the window are 0.
     """
-    return windows_of(moments.mean, n_taps, first, n_rows).contiguous()
-
-
-def windows_of(
-    signal: torch.Tensor, n_taps: int, first: int, n_rows: int
-) -> torch.Tensor:
-    """Return ``signal[first + r + j]``, or 0 outside of it: (n_taps, n_rows).
-
-    Examples
-    --------
-    >>> import torch
-    >>> windows_of(torch.tensor([5, 6, 7]), n_taps=2, first=-1, n_rows=3)
-    tensor([[0, 5, 6],
-            [5, 6, 7]])
-    """
-    after = first + n_rows + n_taps - 1 - len(signal)
-    return F.pad(signal, (-first, after)).unfold(0, n_rows, 1)
-
-
-def covariance_block(moments: Moments, columns: range) -> torch.Tensor:
-    """Return the covariance of consecutive samples: (n_columns, n_columns)."""
-    return _covariance(moments, columns, columns)
+    after = first + n_rows + n_taps - 1 - len(moments.mean)
+    return F.pad(moments.mean, (-first, after)).unfold(0, n_rows, 1).contiguous()
 
 
 def cross_covariance(
@@ -175,11 +162,11 @@ def cross_covariance(
     if not samples:  # two taps with padding "same" have no tail
         return moments.band.new_zeros(n_taps, 0)
     reads = range(first + samples.start, first + samples.stop + n_taps - 1)
-    block = _covariance(moments, columns, reads)
+    block = covariance(moments, columns, reads)
     return block.unfold(1, n_taps, 1).permute(2, 1, 0).flatten(1)
 
 
-def _covariance(moments: Moments, s: range, t: range) -> torch.Tensor:
+def covariance(moments: Moments, s: range, t: range) -> torch.Tensor:
     """Return R[s, t], or 0 outside of the window and of the known lags."""
     band, n_times = moments.band, len(moments.mean)
     pairs = _pairs(n_times, band.shape[1], s, t, band.device)
@@ -199,22 +186,57 @@ def _pairs(
     return torch.where(known, torch.minimum(at_s, at_t) * n_lags + lag, zero)
 
 
-class Edge(NamedTuple):
-    """Difference of the filters at one end from the interior filter.
+def normalize_by(
+    filters: Filters,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+) -> Filters:
+    """Normalize the outputs of filters by given statistics, float64."""
+    gain = (variance + eps).rsqrt()
+    gain = (gain if weight is None else gain * weight)[:, None]
+    constant = -mean[:, None]
+    if filters.constant is not None:
+        constant = filters.constant + constant
+    constant = constant * gain
+    return filters._replace(
+        interior=gain * filters.interior,
+        constant=constant if bias is None else constant + bias[:, None],
+        edges=tuple(
+            edge._replace(rows=gain[..., None] * edge.rows) for edge in filters.edges
+        ),
+    )
 
-    Attributes
-    ----------
-    samples : range
-        Output samples.
-    rows : torch.Tensor of shape (n_filters, n_samples, n_columns)
-        Difference of the filters, as weights of the input samples in `columns`.
-    columns : range
-        Input samples whose weights differ.
-    """
 
-    samples: range
-    rows: torch.Tensor
-    columns: range
+def statistics_of(
+    filters: Filters, moments: Moments
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and variance of the outputs over batch, channels and time."""
+    interior, constant = filters.interior, filters.constant
+    n_taps, first, n_out = interior.shape[1], filters.first, filters.n_out
+    means = interior @ moments.cached(unfolded_mean, n_taps, first, n_out)
+    if constant is not None:
+        means = means + constant
+    products = interior @ moments.cached(diagonal_sums, n_taps, first, n_out)
+    squares = (products * interior).sum(dim=1)
+    of_edges = []
+    for edge in filters.edges:
+        rows, columns = edge.rows, edge.columns
+        of_edges.append(rows @ moments.mean[columns.start : columns.stop])
+        of_rows = rows.flatten(0, 1) @ moments.cached(covariance, columns, columns)
+        cross = moments.cached(cross_covariance, columns, n_taps, first, edge.samples)
+        both = (interior @ cross).view_as(rows).add(of_rows.view_as(rows), alpha=0.5)
+        squares = squares + 2 * (rows * both).sum(dim=(1, 2))
+    if of_edges:
+        head, tail = of_edges
+        between = head.new_zeros(1).expand(
+            len(head), n_out - head.shape[1] - tail.shape[1]
+        )
+        means = means + torch.cat([head, between, tail], dim=1)
+    variance, mean = torch.var_mean(means, dim=1, correction=0)
+    return mean, variance + squares / n_out
 
 
 class MomentsMemory:
@@ -246,14 +268,11 @@ class MomentsMemory:
         if x.device.type != "cpu" or torch.is_inference_mode_enabled():
             return window_moments(x, wanted)  # inference tensors must not be cached
         for windows, moments in self._known:
-            if moments.band.shape[1] >= n_lags and _is_same(windows, x):
+            has_lags = moments.band.shape[1] >= n_lags
+            if has_lags and windows.dtype == x.dtype and torch.equal(windows, x):
                 return moments
         moments = window_moments(x, wanted)
         # A copy: the windows themselves may be inference tensors.
         known = (x.clone(), moments)
         self._known = [known, *self._known[: self.capacity - 1]]
         return moments
-
-
-def _is_same(windows: torch.Tensor, x: torch.Tensor) -> bool:
-    return windows.dtype == x.dtype and torch.equal(windows, x)

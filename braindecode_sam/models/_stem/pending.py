@@ -47,42 +47,26 @@ UNKNOWN = "unknown"
 
 
 class Source:
-    """A layer whose outputs are deferred, and what is known about its surroundings.
-
-    Attributes
-    ----------
-    memory : MomentsMemory
-        Moments of the windows, shared by the layers of a model.
-    front : Front or None or str
-        What followed: the layers that ran in the cheaper order, None if the output was
-        read, or `UNKNOWN`.
-    n_lost : int
-        Samples by which the output of the front is shorter than the windows.
-    behind : tuple of torch.nn.Module
-        Later modules whose outputs are pending too.
-    reader : str or None
-        Name of a function that read the output.
-    made : list of weakref.ref
-        Pending outputs that something still refers to.
-    logged : set of str
-        Reasons not to defer that were logged.
-    """
+    """A layer whose outputs are deferred, and what is known about its surroundings."""
 
     def __init__(self, memory: MomentsMemory) -> None:
-        self.memory, self.front, self.n_lost = memory, cast(Any, UNKNOWN), 0
-        self.reader: str | None = None
-        self.made: list[weakref.ref[Tensor]] = []
-        self.behind: tuple[torch.nn.Module, ...] = ()
-        self.logged: set[str] = set()
+        self.memory = memory  # shared by the layers of a model
+        # What followed: the Front that ran in the cheaper order, with an output shorter
+        # than the windows by n_lost samples, or None if `reader` read the value.
+        self.front, self.n_lost = cast(Any, UNKNOWN), 0
+        self.reader: str | None = None  # name of a function
+        self.made: list[weakref.ref[Tensor]] = []  # pending outputs
+        self.behind: tuple[torch.nn.Module, ...] = ()  # whose outputs are pending too
+        self.logged: set[str] = set()  # reasons not to defer
 
-    def is_kept(self) -> bool:
-        """Return whether something still refers to a pending output."""
-        return any(made() is not None for made in self.made)
-
-    def note(self, pending: Tensor) -> None:
-        """Note a pending output."""
-        self.made = [made for made in self.made if made() is not None]
-        self.made.append(weakref.ref(pending))
+    def reason_not_to_wait(self) -> str | None:
+        """Return why the layer should not be deferred again, or None."""
+        if self.reader is not None:
+            return f"its output is read by {self.reader}"
+        if self.front == UNKNOWN:
+            return " and ".join(self.logged) or "its output is not used"
+        is_kept = any(made() is not None for made in self.made)
+        return "the model keeps its output" if is_kept else None
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"made": []}
@@ -94,16 +78,8 @@ _HASH = Tensor.__hash__  # does not change when the value is computed
 class Deferred:
     """A computation that has not run yet.
 
-    Parameters
-    ----------
-    shape : sequence of int
-        Shape of the value.
-    dtype, device : torch.dtype, torch.device
-        Data type and device of the value.
-    inputs : sequence of torch.Tensor
-        Tensors to which gradients flow. Other code must not change them.
-    sources : sequence of Source
-        Layers whose outputs are deferred.
+    Gradients of the value flow to `inputs`, which other code must not change. `sources`
+    are the layers whose outputs are deferred.
     """
 
     def __init__(
@@ -111,11 +87,12 @@ class Deferred:
         shape: Sequence[int],
         dtype: torch.dtype,
         device: torch.device,
-        inputs: Sequence[Tensor],
+        inputs: Sequence[Tensor | None],
         sources: Sequence[Source],
     ) -> None:
         self.shape, self.dtype, self.device = torch.Size(shape), dtype, device
-        self.inputs, self.sources = tuple(inputs), tuple(sources)
+        self.inputs = tuple(tensor for tensor in inputs if tensor is not None)
+        self.sources = tuple(sources)
         self.requires_grad = torch.is_grad_enabled() and any(
             tensor.requires_grad for tensor in self.inputs
         )
@@ -145,19 +122,10 @@ class Deferred:
                 torch.set_grad_enabled(self.requires_grad),
                 contextlib.ExitStack() as s,
             ):
-                if not self.saves_as_before():
-                    s.enter_context(saved_tensors_hooks(_as_it_is, _as_it_is))
+                if saved_tensors_have_hooks():
+                    s.enter_context(saved_tensors_hooks(lambda t: t, lambda t: t))
                 self._value = self.compute()
         return self._value
-
-    @staticmethod
-    def saves_as_before() -> bool:
-        """Return whether no hook of saved tensors is active, as when the layer ran.
-
-        If one is, activation checkpointing may have begun in between. It computes a
-        second time what it encloses, and must not enclose what began outside.
-        """
-        return hooks_of_saved_tensors() is None
 
     def pending(self) -> Tensor:
         """Return a tensor that represents the value."""
@@ -166,17 +134,19 @@ class Deferred:
         else:
             pending = Pending(self)
         for source in self.sources:
-            source.note(pending)
+            source.made = [made for made in source.made if made() is not None]
+            source.made.append(weakref.ref(pending))
         return pending
 
 
-def hooks_of_saved_tensors() -> Any:
-    """Return the functions that save tensors for backward, or None."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+def saved_tensors_have_hooks() -> bool:
+    """Return whether hooks save the tensors for backward.
 
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
+    No layer is deferred then. If there are some later, activation checkpointing may
+    have begun in between. It computes a second time what it encloses, and must not
+    enclose what began outside.
+    """
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 class Pending(torch.Tensor):
@@ -192,9 +162,6 @@ class Pending(torch.Tensor):
         )
         made.deferred = deferred
         return made
-
-    def __init__(self, deferred: Deferred) -> None:
-        pass
 
     @classmethod
     def __torch_function__(
@@ -235,10 +202,10 @@ def _can_continue(tensor: Any) -> bool:
         node: Any = tensor.grad_fn
     # A different node means that the tensor passed through an autograd function. Within
     # its forward, gradients are off, and continuing would bypass its node.
-    is_own = node is None or getattr(node, "deferred", None) is tensor.deferred
-    is_recorded = node is None or torch.is_grad_enabled()
-    deferred = tensor.deferred
-    return deferred.is_pending and is_own and is_recorded and deferred.saves_as_before()
+    is_own = node is None or (
+        getattr(node, "deferred", None) is tensor.deferred and torch.is_grad_enabled()
+    )
+    return tensor.deferred.is_pending and is_own and not saved_tensors_have_hooks()
 
 
 def _values(tree: Any, func: Any) -> Any:
@@ -262,15 +229,11 @@ class _GraphNode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         """Differentiate the computation of the original layers."""
-        inputs = ctx.deferred.inputs
-        needed = [i for i, tensor in enumerate(inputs) if tensor.requires_grad]
-        is_graph_needed = torch.is_grad_enabled()
+        inputs, is_graph_needed = ctx.deferred.inputs, torch.is_grad_enabled()
         with torch.enable_grad():
             found = torch.autograd.grad(
-                ctx.deferred.compute(), [inputs[i] for i in needed], grad,
+                ctx.deferred.compute(), [t for t in inputs if t.requires_grad], grad,
                 create_graph=is_graph_needed, allow_unused=True,
             )  # fmt: skip
-        grads: list[Tensor | None] = [None] * len(inputs)
-        for i, gradient in zip(needed, found, strict=True):
-            grads[i] = gradient
-        return None, *grads
+        grads = iter(found)
+        return None, *(next(grads) if t.requires_grad else None for t in inputs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -15,7 +14,7 @@ from braindecode_sam.models._eager import reason_not_eager
 from braindecode_sam.models._faster import Described
 from braindecode_sam.models._fft_conv import FFTConv2d, geometry_of
 from braindecode_sam.models._stem.filtered import defer_convolution
-from braindecode_sam.models._stem.pending import hooks_of_saved_tensors
+from braindecode_sam.models._stem.pending import saved_tensors_have_hooks
 
 log = logging.getLogger(__name__)
 DEVICES = ("cpu", "cuda")
@@ -75,27 +74,21 @@ class WaitingConv2d(FFTConv2d):
             return f"its input is {x.dtype}, its weight {weight.dtype}"
         if x.device.type not in DEVICES or x.device != weight.device:
             return f"its input is on {x.device}, its weight on {weight.device}"
-        front, is_forced = self.source.front, self.settings.is_forced
-        if front is None and not is_forced:
+        front = self.source.front
+        if front is None and not self.settings.is_forced:
             return "its output was read by another layer or function"
-        is_known = type(front) is _cost.Front
-        if is_known and not self.pays(x, self.describe(x.shape)):
+        if type(front) is _cost.Front and not self.pays(x, self.describe(x.shape)):
             return "that is faster for small batches"
         if x.shape[5 - geometry.axis] == 1:
             return "it has a single channel"
         convolution = geometry.convolution
         if x.shape[geometry.axis] + convolution.n_padded <= convolution.span:
             return "its kernel is longer than its input"
-        if hooks_of_saved_tensors() is not None:
+        if saved_tensors_have_hooks():
             return "it runs in torch.utils.checkpoint or another hook of saved tensors"
-        if _has_hooks((self, *self.source.behind)):
+        hooks_of_all = torch_module._global_forward_hooks.values()
+        if not all(getattr(hook, "ignores_output", False) for hook in hooks_of_all) or (
+            any(layer._forward_hooks for layer in (self, *self.source.behind))
+        ):
             return "a forward hook may read its output"
         return None
-
-
-def _has_hooks(layers: Iterable[torch.nn.Module]) -> bool:
-    """Return whether a hook receives the output of one of the layers."""
-    every = torch_module._global_forward_hooks.values()
-    if not all(getattr(hook, "ignores_output", False) for hook in every):
-        return True
-    return any(layer._forward_hooks for layer in layers)
