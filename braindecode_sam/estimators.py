@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from braindecode.augmentation import Transform
@@ -23,22 +24,9 @@ from braindecode_sam.optim import SAM
 Augmentation: TypeAlias = str | Transform | Sequence[Transform] | None
 
 
-class _Task(NamedTuple):
-    """A builder and the losses of torch that belong to the other one."""
-
-    builder: str
-    foreign_losses: tuple[type, ...]
-    accepted: str
-
-
-_REGRESSION = _Task(
-    "make_regressor",
-    (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss, torch.nn.MultiMarginLoss),
-    "'challenge_1' or 'challenge_2', or criterion=torch.nn.MSELoss",
-)
-_CLASSIFICATION = _Task(
-    "make_classifier",
-    (
+# Losses of torch that only one of the nets can train with.
+_LOSSES = {
+    Regressor: (
         torch.nn.MSELoss,
         torch.nn.L1Loss,
         torch.nn.SmoothL1Loss,
@@ -46,8 +34,12 @@ _CLASSIFICATION = _Task(
         torch.nn.PoissonNLLLoss,
         torch.nn.GaussianNLLLoss,
     ),
-    "'classification', or criterion=torch.nn.CrossEntropyLoss",
-)
+    Classifier: (
+        torch.nn.CrossEntropyLoss,
+        torch.nn.NLLLoss,
+        torch.nn.MultiMarginLoss,
+    ),
+}
 
 
 def make_regressor(
@@ -114,9 +106,8 @@ def make_regressor(
     >>> net.max_epochs, net.batch_size, net.optimizer.__name__
     (3, 32, 'SAM')
     """
-    task = _REGRESSION
-    settings = _settings(task, config, device, random_state, augmentation, overrides)
-    return Regressor(**settings)
+    settings = _settings(Regressor, config, device, augmentation, overrides)
+    return Regressor(random_state=random_state, **settings)
 
 
 def make_classifier(
@@ -136,36 +127,26 @@ def make_classifier(
         A configuration, as :func:`braindecode_sam.load_config` accepts it. If its
         criterion is a loss for regression, pass another `criterion`. The net then
         infers its number of outputs from the labels.
-    device : str or torch.device, default="auto"
-        As in :func:`make_regressor`.
-    random_state : int or None, default=None
-        As in :func:`make_regressor`.
-    augmentation : "config", None or list of Transform, default="config"
+    device, random_state, augmentation
         As in :func:`make_regressor`.
     class_weight : None, "balanced" or dict of label to float, default=None
         Weights of the classes in the loss; see
         :class:`~braindecode_sam.nets.Classifier`.
     **overrides
         Parameters of EEGClassifier that replace the configuration's, such as
-        ``classes=["left", "right"]`` or ``max_epochs=3``. As in
-        :func:`make_regressor`, `callbacks` are added to the built-in ones.
+        ``classes=["left", "right"]`` or ``max_epochs=3``. `callbacks` are added to the
+        built-in ones.
 
     Returns
     -------
     net : Classifier
-        An EEGClassifier, not initialized, that accepts labels of any kind. Its module
-        is :class:`~braindecode_sam.FastEEGNeX`; pass ``module="EEGNeX"`` for the
-        original model. It trains on all windows (``train_split=None``); pass
-        ``train_split=SubjectSplit(0.2)`` to hold out subjects for validation.
+        An EEGClassifier, not initialized, that accepts labels of any kind. Module and
+        ``train_split`` are as in :func:`make_regressor`.
 
     Raises
     ------
-    TypeError
-        If `augmentation` is neither "config", None nor a list of transforms.
-    ValueError
-        If the configuration is invalid or for regression, or the device does not exist.
-    RuntimeError
-        If PyTorch cannot use the device.
+    TypeError, ValueError, RuntimeError
+        As in :func:`make_regressor`, but for a configuration for regression.
 
     See Also
     --------
@@ -183,93 +164,93 @@ def make_classifier(
     >>> net.classes_.tolist(), net.predict_proba(X).shape
     (['left', 'right'], (8, 2))
     """
-    task = _CLASSIFICATION
-    settings = _settings(task, config, device, random_state, augmentation, overrides)
-    return Classifier(class_weight=class_weight, **settings)
+    settings = _settings(Classifier, config, device, augmentation, overrides)
+    return Classifier(random_state=random_state, class_weight=class_weight, **settings)
 
 
 def _settings(
-    task: _Task,
+    kind: type[Regressor | Classifier],
     config: str | os.PathLike[str] | dict[str, Any] | TrainingConfig,
     device: str | torch.device,
-    random_state: int | None,
     augmentation: Augmentation,
     overrides: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the parameters of a net for either task."""
+    """Return the parameters of a net, from the configuration and what replaces it."""
     config = load_config(config)
-    _check_criterion(task, config, overrides)
+    other = Classifier if kind is Regressor else Regressor
+    criterion = overrides.get("criterion", config.training.criterion)
+    loss = criterion if isinstance(criterion, type) else type(criterion)
+    if loss in _LOSSES[other]:  # not a subclass, which may suit either net
+        given = "criterion" if "criterion" in overrides else f"config={config.name!r}"
+        raise ValueError(
+            f"make_{kind.__name__.lower()} cannot train with {loss.__name__}, given by"
+            f" {given}; expected criterion=torch.nn.{_LOSSES[kind][0].__name__}, or a"
+            " configuration with such a loss"
+        )
+    module = overrides.get("module", f"Fast{config.model.model_name_}")
+    shape = config.model.model_dump(
+        exclude_unset=True, exclude_none=True, exclude={"model_name_"}
+    )
+    if config.training.criterion in _LOSSES[other]:
+        shape.pop("n_outputs", None)  # that of the other kind of net
     optimizer = overrides.pop("optimizer", SAM)
     if not callable(optimizer) or isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             "optimizer must be a class such as braindecode_sam.SAM or"
             f" torch.optim.AdamW, got {optimizer!r}"
         )
+    is_sam = isinstance(optimizer, type) and issubclass(optimizer, SAM)
+    options = dict(config.optimizer)
+    lr = options.pop("lr")
+    if not is_sam:
+        options = {"weight_decay": options["weight_decay"]}
+    callbacks = overrides.pop("callbacks", None)
+    if isinstance(callbacks, str):
+        raise ValueError(
+            f"callbacks must be a list of callbacks or None, got {callbacks!r}; single"
+            " ones are disabled by name, such as callbacks__window_check=None"
+        )
     if isinstance(augmentation, str) and "iterator_train" in overrides:
         augmentation = None
-    has_instance = isinstance(overrides.get("module"), torch.nn.Module)
     settings = {
-        **({} if has_instance else _module_settings(config, task)),
-        **_optimizer_settings(config.optimizer, optimizer),
+        "module": module,
+        **{f"module__{n}": v for n, v in shape.items() if _takes(module, n)},
+        "optimizer": optimizer,
+        "lr": lr,
+        **{f"optimizer__{name}": value for name, value in options.items()},
         **_augmentation_settings(config.augmentation, augmentation),
         **dict(config.training),
         "train_split": None,
-        "callbacks": _callbacks(optimizer, overrides.pop("callbacks", None)),
-        "random_state": random_state,
+        "callbacks": [
+            ("window_check", WindowCheck()),
+            *([("sam", SAMCallback())] if is_sam else []),
+            *(callbacks or []),
+        ],
         "device": resolve_device(device),
     }
     return settings | overrides
 
 
-def _check_criterion(
-    task: _Task, config: TrainingConfig, overrides: Mapping[str, Any]
-) -> None:
-    is_own = "criterion" in overrides
-    criterion = overrides["criterion"] if is_own else config.training.criterion
-    loss = criterion if isinstance(criterion, type) else type(criterion)
-    if loss in task.foreign_losses:  # not a subclass, which may suit either task
-        source = "criterion" if is_own else f"config={config.name!r}"
-        raise ValueError(
-            f"{task.builder} cannot train with {loss.__name__}, given by {source};"
-            f" expected config={task.accepted}"
-        )
+def _takes(module: Any, name: str) -> bool:
+    """Return whether a module is built with a parameter of the configuration's model.
 
-
-def _callbacks(optimizer: Any, further: Iterable[Any] | None) -> list[Any]:
-    if isinstance(further, str):
-        raise ValueError(
-            f"callbacks must be a list of callbacks or None, got {further!r}; single"
-            " ones are disabled by name, such as callbacks__window_check=None"
-        )
-    sam = [("sam", SAMCallback())] if _is_sam(optimizer) else []
-    return [("window_check", WindowCheck()), *sam, *(further or [])]
-
-
-def _module_settings(config: TrainingConfig, task: _Task) -> dict[str, Any]:
-    model = config.model
-    chosen = model.model_dump(
-        exclude_unset=True, exclude_none=True, exclude={"model_name_"}
-    )
-    if config.training.criterion in task.foreign_losses:
-        chosen.pop("n_outputs", None)  # that of the other task
-    return {
-        "module": f"Fast{model.model_name_}",
-        **{f"module__{name}": value for name, value in chosen.items()},
-    }
-
-
-def _optimizer_settings(config: Any, optimizer: Any) -> dict[str, Any]:
-    options = dict(config)
-    lr = options.pop("lr")
-    if not _is_sam(optimizer):
-        options = {"weight_decay": config.weight_decay}
-    settings = {f"optimizer__{name}": value for name, value in options.items()}
-    return {"optimizer": optimizer, "lr": lr, **settings}
+    The module may be one of the user's own that has none of them.
+    """
+    if isinstance(module, (str, torch.nn.Module)):
+        return isinstance(module, str)
+    parameters = inspect.signature(module).parameters
+    has_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return has_any or name in parameters
 
 
 def _augmentation_settings(config: Any, chosen: Augmentation) -> dict[str, Any]:
     if isinstance(chosen, str) and chosen == "config":
-        chosen = None if config is None else _transforms(config)
+        chosen = None
+        if config is not None:
+            chosen = [GaussianNoise(config.probability, std=config.noise_std)]
+            if config.max_shift > 0:
+                shift = TimeShift(config.probability, max_shift=config.max_shift)
+                chosen.insert(0, shift)
     if chosen is None:
         return {}
     transforms = [chosen] if isinstance(chosen, Transform) else chosen
@@ -283,15 +264,3 @@ def _augmentation_settings(config: Any, chosen: Augmentation) -> dict[str, Any]:
         "iterator_train": AugmentedDataLoader,
         "iterator_train__transforms": list(transforms),
     }
-
-
-def _transforms(config: Any) -> list[Transform]:
-    transforms = [GaussianNoise(config.probability, std=config.noise_std)]
-    if config.max_shift > 0:
-        shift = TimeShift(config.probability, max_shift=config.max_shift)
-        transforms.insert(0, shift)
-    return transforms
-
-
-def _is_sam(optimizer: Any) -> bool:
-    return isinstance(optimizer, type) and issubclass(optimizer, SAM)

@@ -232,17 +232,16 @@ def test_refuses_the_losses_of_the_other_task():
         (
             make_classifier, "challenge_1", {},
             "make_classifier cannot train with MSELoss, given by config='challenge_1';"
-            " expected config='classification', or"
-            " criterion=torch.nn.CrossEntropyLoss",
+            " expected criterion=torch.nn.CrossEntropyLoss, or a configuration",
         ),
         (
             make_classifier, "classification", {"criterion": torch.nn.L1Loss},
-            "cannot train with L1Loss, given by criterion; expected config='class",
+            "cannot train with L1Loss, given by criterion; expected criterion=torch",
         ),
         (
             make_regressor, "challenge_2", {"criterion": torch.nn.NLLLoss()},
-            "cannot train with NLLLoss, given by criterion; expected"
-            " config='challenge_1' or 'challenge_2', or criterion=torch.nn.MSELoss",
+            "make_regressor cannot train with NLLLoss, given by criterion; expected"
+            " criterion=torch.nn.MSELoss, or a configuration with such a loss",
         ),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -359,3 +358,23 @@ def test_an_instance_as_module_is_used_as_it_is(builder):
     assert copied.module_ is not module
     with pytest.raises(ValueError, match=r"instance of FastEEGNet.*module__n_times"):
         builder(device="cpu", module__n_times=64, **options).fit(X, y)
+
+
+class OneOutput(torch.nn.Module):
+    """Has none of the parameters of a configuration's model."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.LazyLinear(1)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+def test_a_module_of_one_s_own_gets_only_what_it_takes():
+    options = {"device": "cpu", "max_epochs": 1, "batch_size": 8, "verbose": 0}
+    net = make_regressor("challenge_1", module=OneOutput, **options)
+    assert not [name for name in net.get_params() if name.startswith("module__")]
+    assert net.fit(X, Y).predict(X).shape == (24,)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'n_chans'"):
+        make_regressor(module=OneOutput, module__n_chans=5, **options).fit(X, Y)

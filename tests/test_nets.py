@@ -4,6 +4,7 @@ import functools
 import pickle
 import warnings
 
+import mne
 import numpy as np
 import pandas as pd
 import pytest
@@ -159,6 +160,33 @@ def test_a_net_is_returned_and_pickled_with_what_it_knows(kind):
     assert net.fit(X, y) is net.partial_fit(X, y) is net
     again = pickle.loads(pickle.dumps(net))
     np.testing.assert_array_equal(again.predict(X), net.predict(X))
+
+
+class NoShape(torch.nn.Module):
+    """Takes nothing that is inferred from the data."""
+
+    def __init__(self, n_columns=3):
+        super().__init__()
+        self.layer = torch.nn.LazyLinear(n_columns)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+def test_a_fitted_net_takes_another_module():
+    net = classifier().fit(X, SIDES).set_params(module=NoShape, module__n_columns=2)
+    assert net.fit(X, SIDES).predict_proba(X).shape == (16, 2)
+    net = clone(net).set_params(module=Linear, module__n_columns=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'n_columns'"):
+        net.initialize()
+
+
+def test_epochs_of_mne_tell_the_number_of_channels():
+    info = mne.create_info(4, 128.0, "eeg")
+    epochs = mne.EpochsArray(X * 1e-6, info, verbose="error")
+    net = fitted(classifier(), epochs, SIDES)  # whose module takes no chs_info
+    expected = fitted(classifier(), X, SIDES).predict_proba(X)
+    np.testing.assert_allclose(net.predict_proba(epochs), expected, rtol=1e-3)
 
 
 # Regressors
@@ -470,6 +498,37 @@ def test_a_validation_set_with_labels_of_its_own():
     assert net.history[-1]["valid_acc"] == net.score(X[:6], SIDES[:6])
     with pytest.raises(ValueError, match=r"among the classes .*, got 'a'"):
         classifier(train_split=predefined_split(Dataset(X, THREE))).fit(X, SIDES)
+    for y, classes in ((CODES / 2, "all text or all integers"), (CODES * 3, "got 3")):
+        with pytest.raises(ValueError, match=classes):
+            classifier(train_split=predefined_split(Dataset(X, y))).fit(X, CODES)
+
+
+def test_a_validation_set_of_numbers_does_not_stand_for_text():
+    for targets in (CODES, SIDES):
+        for valid in (
+            Windows(targets),
+            torch.utils.data.Subset(Dataset(X, targets), [1]),
+        ):
+            net = classifier(train_split=predefined_split(valid))
+            with pytest.raises(ValueError, match=r"Dataset must be integers.*'left'"):
+                net.fit(X, SIDES)
+    net = classifier(train_split=predefined_split(Windows(CODES + 5)))
+    net.fit(X, CODES + 5)
+    assert net.history[-1]["valid_acc"] == net.score(X, CODES + 5)
+
+
+class Halved(Dataset):
+    """A skorch Dataset with a transform of its own."""
+
+    def transform(self, x, y):
+        return super().transform(x / 2, y)
+
+
+def test_a_validation_set_keeps_its_transform():
+    net = fitted(classifier(train_split=predefined_split(Halved(X, SIDES))), X, SIDES)
+    assert net.history[-1]["valid_acc"] == net.score(X / 2, SIDES)
+    loss = -np.log(net.predict_proba(X / 2)[range(16), CODES]).mean()
+    assert net.history[-1]["valid_loss"] == pytest.approx(loss, rel=1e-5)
 
 
 # Probabilities
@@ -586,7 +645,7 @@ def test_weights_for_the_targets_of_a_dataset():
 
 def test_refuses_weights():
     for class_weight, message in (
-        ([1, 2], r"None, 'balanced' or a dict.*\[1, 2\]"),
+        ([1, 2], r"'class_weight' .*'dict'.*'balanced'.* None. Got \[1, 2\]"),
         ({"left": 1, "right": 2, "up": 3}, r"of the classes \['left', 'right'\].*'up'"),
         ({"left": 0, "right": 1}, r"positive numbers.*got {'left': 0, 'right': 1}"),
     ):

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from skorch.callbacks import Callback
 
 from braindecode_sam.callbacks import WindowCheck
+from braindecode_sam.nets import Classifier, Regressor
 from tests.optim.helpers import assert_same
 from tests.worker_parts import (
     Small,
@@ -168,6 +169,8 @@ def test_the_text_of_a_net_shows_what_it_depends_on():
     assert "lr=0.2" in repr(net)
     assert repr(net) == repr(clone(net)) == repr(clone(net).fit(X, Y))
     assert repr(net) != repr(clone(net).set_params(random_state=4))
+    for cls in (Classifier, Regressor):
+        assert repr(clone(cls("EEGNet"))) == f"{cls.__name__}(module='EEGNet')"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import reprlib
 import warnings
@@ -17,7 +18,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import check_scoring
 from skorch.callbacks.scoring import ScoringBase
 from skorch.dataset import Dataset
-from skorch.utils import is_dataset, to_device
+from skorch.utils import is_dataset
 
 from braindecode_sam._checks import are_probabilities
 from braindecode_sam.nets._conventions import Conventions
@@ -82,8 +83,8 @@ class Classifier(Conventions, EEGClassifier):
     A :class:`torch.utils.data.Dataset` carries its targets, which must be integers. Fit
     it with ``y=None``. The net reads the targets once before training, if necessary
     window by window. To avoid this, pass `classes` and a `class_weight` other than
-    "balanced". The targets are then checked by the criterion only, and fractions are
-    truncated.
+    "balanced". The targets are then checked by the criterion only, and braindecode
+    truncates fractions.
 
     scikit-learn's ``VotingClassifier``, ``StackingClassifier`` and
     ``cross_val_predict(method="predict_proba")`` encode labels as integers before they
@@ -168,10 +169,11 @@ class Classifier(Conventions, EEGClassifier):
         """
         found = super().predict_proba(X)
         if self.predict_nonlinearity == "auto" and not are_probabilities(found, axis=1):
+            criterion = getattr(self.criterion, "__name__", repr(self.criterion))
             raise ValueError(
                 "The outputs of the module are not probabilities, got"
                 f" {reprlib.repr(found[0].tolist())} for window 0, and"
-                f" criterion={self._criterion_name()} does not define how"
+                f" criterion={criterion} does not define how"
                 " they become probabilities; expected a cross-entropy, or"
                 " predict_nonlinearity=a function of a batch of outputs"
             )
@@ -187,29 +189,48 @@ class Classifier(Conventions, EEGClassifier):
     def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss, with targets as indices of the classes."""
         if "labels_" in vars(self):
-            _check_outputs(y_pred, self.labels_)
+            n_classes = len(self.labels_)
+            is_known = isinstance(y_pred, torch.Tensor) and y_pred.ndim > 1
+            if is_known and (n_outputs := y_pred.shape[1]) != n_classes:
+                raise ValueError(
+                    f"The module must have one output for each of {n_classes} classes,"
+                    f" {self.labels_.tolist()}, got {n_outputs} outputs; pass"
+                    f" module__n_outputs={n_classes}, or classes=[...] with"
+                    f" {n_outputs} labels if y lacks some"
+                )
             y_true = class_indices(y_true, self.labels_)
         return super().get_loss(y_pred, y_true, *args, **kwargs)
 
     def get_dataset(self, X: Any, y: Any = None) -> Any:
         """Make a dataset of windows and integer targets."""
         if y is not None and not is_dataset(X):
-            y, found = as_labels("y", y)
-            y = encode(y, vars(self).get("labels_", found))
+            y = self._encoded(y)
         return super().get_dataset(X, y)
 
     def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
         """Split the data; see :meth:`skorch.NeuralNet.get_split_datasets`."""
         train, valid = super().get_split_datasets(X, y, **fit_params)
-        if isinstance(valid, Dataset) and is_text(np.asarray(valid.y)):
-            valid = self.get_dataset(valid.X, valid.y)  # from skorch's predefined_split
+        if valid is None or _whole(valid) is _whole(train):
+            return train, valid
+        # From skorch's predefined_split, with targets that are not encoded.
+        if isinstance(valid, Dataset) and valid.y is not None:
+            valid = copy.copy(valid)
+            valid.y = self._encoded(valid.y)
+        elif "labels_" in vars(self):
+            _check_dataset(valid, self.labels_, None)
         return train, valid
+
+    def _encoded(self, y: Any) -> NDArray[np.int64]:
+        y, found = as_labels("y", y)
+        return encode(y, vars(self).get("labels_", found))
 
     def get_params_for(self, prefix: str) -> dict[str, Any]:
         """Return the parameters, including the criterion's weights of the classes."""
         params = super().get_params_for(prefix)
         if prefix == "criterion" and self.class_weights_ is not None:
-            params["weight"] = self._criterion_weight()
+            params["weight"] = torch.tensor(
+                self.class_weights_, dtype=torch.float32, device=self.device
+            )
         return params
 
     def check_data(self, X: Any, y: Any) -> None:
@@ -240,11 +261,21 @@ class Classifier(Conventions, EEGClassifier):
         found: dict[str, Any] = infer_signal_properties(
             X, y, mode=self.mode, classes=self.labels_.tolist()
         )
-        return {**found, "n_outputs": len(self.labels_)}
+        return found | {"n_outputs": len(self.labels_)}
 
     def _targets_of(self, X: Any, y: Any, classes: Any, is_new: bool) -> Any:
         """Determine the labels and their weights; return y as an array."""
-        labels = self._known_labels(classes, is_new)
+        labels: Labels | None = None if is_new else vars(self).get("labels_")
+        for given in (self.classes, classes):
+            if given is None:
+                continue
+            chosen = sorted_classes(given)
+            if labels is not None and chosen.tolist() != labels.tolist():
+                raise ValueError(
+                    f"classes must equal the known ones, {labels.tolist()}, got"
+                    f" {chosen.tolist()}"
+                )
+            labels = chosen
         is_carried = y is None and is_dataset(X)
         targets = None
         if not is_carried or labels is None or self.class_weight == "balanced":
@@ -258,61 +289,32 @@ class Classifier(Conventions, EEGClassifier):
         self.labels_ = labels
         return None if is_carried else targets
 
-    def _known_labels(self, classes: Any, is_new: bool) -> Labels | None:
-        """Return the labels that parameters or earlier training have fixed."""
-        known = None if is_new else vars(self).get("labels_")
-        for given in (self.classes, classes):
-            if given is None:
-                continue
-            labels = sorted_classes(given)
-            if known is not None and known.tolist() != labels.tolist():
-                raise ValueError(
-                    f"classes must equal the known ones, {known.tolist()}, got"
-                    f" {labels.tolist()}"
-                )
-            known = labels
-        return known
-
     def _set_class_weights(
         self, labels: Labels, y: Labels | None, is_new: bool
     ) -> None:
         """Compute the weights of classes, and set them in an existing criterion."""
-        had_weights, weights = self.class_weights_ is not None, None
+        had_weights, self.class_weights_ = self.class_weights_ is not None, None
         if self.class_weight is not None:
-            self._check_criterion_takes_weight()
-            weights = class_weights(self.class_weight, labels, y)
-        self.class_weights_ = weights
-        is_kept = self._is_initialized() and not is_new
-        if is_kept and (had_weights or weights is not None):
+            given = self.get_params_for("criterion")
+            if "weight" in given:
+                raise ValueError(
+                    "class_weight and criterion__weight cannot be combined, got"
+                    f" criterion__weight={given['weight']!r}; pass one of them"
+                )
+            if isinstance(self.criterion, torch.nn.Module):  # skorch builds another
+                raise ValueError(
+                    "class_weight needs a criterion class that takes a weight, such as"
+                    f" torch.nn.CrossEntropyLoss, got criterion={self.criterion!r}"
+                )
+            self.class_weights_ = class_weights(self.class_weight, labels, y)
+        if not is_new and (had_weights or self.class_weights_ is not None):
             if not hasattr(self.criterion_, "weight"):
                 raise ValueError(
                     "class_weight can change in an initialized net only if its"
                     " criterion has the attribute weight, as torch's losses do, got"
                     f" {self.criterion_!r}"
                 )
-            self.criterion_.weight = self._criterion_weight()
-
-    def _check_criterion_takes_weight(self) -> None:
-        given = super().get_params_for("criterion")
-        if "weight" in given:
-            raise ValueError(
-                "class_weight and criterion__weight cannot be combined, got"
-                f" criterion__weight={given['weight']!r}; pass one of them"
-            )
-        if isinstance(self.criterion, torch.nn.Module):  # skorch would build another
-            raise ValueError(
-                "class_weight needs a criterion class that takes a weight, such as"
-                f" torch.nn.CrossEntropyLoss, got criterion={self.criterion!r}"
-            )
-
-    def _criterion_name(self) -> str:
-        return getattr(self.criterion, "__name__", repr(self.criterion))
-
-    def _criterion_weight(self) -> torch.Tensor | None:
-        if self.class_weights_ is None:
-            return None
-        weight = torch.tensor(self.class_weights_, dtype=torch.float32)
-        return to_device(weight, self.device)
+            self.criterion_.weight = self.get_params_for("criterion").get("weight")
 
 
 class _LabelScoring:
@@ -326,6 +328,13 @@ class _LabelScoring:
             indices = class_indices(torch.as_tensor(y), net.labels_)
             y = net.labels_[indices.numpy(force=True)]
         return check_scoring(net, self.scoring)(net, X, y)
+
+
+def _whole(dataset: Any) -> Any:
+    """Return the dataset of which this is a subset, or itself."""
+    while isinstance(dataset, torch.utils.data.Subset):
+        dataset = dataset.dataset
+    return dataset
 
 
 def _check_dataset(X: Any, labels: Labels, y: Labels | None) -> None:
@@ -344,18 +353,6 @@ def _check_dataset(X: Any, labels: Labels, y: Labels | None) -> None:
         raise ValueError(
             "y must equal the targets of the Dataset, which are used for training;"
             " pass y=None"
-        )
-
-
-def _check_outputs(y_pred: Any, labels: Labels) -> None:
-    is_known = isinstance(y_pred, torch.Tensor) and y_pred.ndim > 1
-    if is_known and y_pred.shape[1] != len(labels):
-        n_outputs, n_classes = y_pred.shape[1], len(labels)
-        raise ValueError(
-            f"The module must have one output for each of {n_classes} classes,"
-            f" {labels.tolist()}, got {n_outputs} outputs; pass"
-            f" module__n_outputs={n_classes}, or classes=[...] with {n_outputs} labels"
-            " if y lacks some"
         )
 
 

@@ -14,6 +14,7 @@ from braindecode.models.util import interpolated_models_dict, models_dict
 from skorch import NeuralNet
 
 from braindecode_sam._arguments import check_integer
+from braindecode_sam._fingerprint import described
 from braindecode_sam._random import seed_own_generators, seeded
 from braindecode_sam.threads import share_cores, torch_threads
 
@@ -22,8 +23,7 @@ class Conventions(NeuralNet):
     """Mixin for regressors and classifiers, to precede braindecode's class."""
 
     # Trailing underscores, since skorch treats other attributes as parameters.
-    groups_: Any = None  # while the net is fitted
-    has_flat_targets_ = False  # the targets have no column
+    groups_: Any = None  # while the net trains
     inferred_: dict[str, Any] = {}  # noqa: RUF012, replaced and never changed
     # With scikit-learn's metadata routing, groups reach the net without a request.
     __metadata_request__fit = {"groups": True}  # noqa: RUF012, scikit-learn's form
@@ -69,14 +69,9 @@ class Conventions(NeuralNet):
             single class or a label that is not in `classes`, or if `class_weight` does
             not fit the classes or the criterion.
         """
-        _check_no_list(X)
-        is_new = not (self.warm_start and self._is_initialized())
-        # braindecode's flag: whether the shape of the windows is already known.
-        self.signal_args_set_ = not is_new
-        y = self._targets_of(X, y, None, is_new)
-        with self._split_by(groups):
-            super().fit(X, y, **fit_params)
-        self.has_flat_targets_ = y is not None and np.ndim(y) == 1
+        is_new = not (self.warm_start and self.initialized_)
+        y = self._prepare(X, y, None, is_new)
+        super().fit(X, y, groups=groups, **fit_params)  # calls partial_fit
         return self
 
     def partial_fit(
@@ -109,92 +104,84 @@ class Conventions(NeuralNet):
         ValueError
             As in :meth:`fit`, and if `classes` differ from the known ones.
         """
-        is_whole_call = "_routing_method" not in fit_params  # not within skorch's fit
-        if is_whole_call:
-            _check_no_list(X)
-            y = self._targets_of(X, y, classes, False)
+        if "_routing_method" not in fit_params:  # or it is part of fit, which prepares
+            y = self._prepare(X, y, classes, not self.initialized_)
         share_cores()
-        # Otherwise braindecode would build another module for the shape that it infers.
-        self.signal_args_set_ = self._is_initialized()
-        with self._split_by(groups), self._threads(), self._seeded_training():
-            super().partial_fit(X, y, classes=classes, **fit_params)
-        if is_whole_call:
-            self.has_flat_targets_ = y is not None and np.ndim(y) == 1
+        seed = self._seed()
+        if self.initialized_ and len(self.history):
+            seed = None  # training continues
+        if seed is not None:
+            seed_own_generators(self, seed)
+            # Not the numbers that the initial weights were drawn from.
+            seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self.groups_ = groups
+        try:
+            with self._with_threads_and(seed):
+                super().partial_fit(X, y, classes=classes, **fit_params)
+        finally:
+            self.groups_ = None
         return self
 
+    def _prepare(self, X: Any, y: Any, classes: Any, is_new: bool) -> Any:
+        """Take from the data what a module needs to be built; return the targets."""
+        # skorch takes a list for several inputs of a module. Scikit-learn's splits make
+        # one of mne.Epochs.
+        if isinstance(X, (list, tuple)):
+            raise TypeError(
+                "X must be an array of windows or a Dataset, got a"
+                f" {type(X).__name__} of length {len(X)}; make an array with"
+                " braindecode_sam.datasets.to_arrays or np.stack"
+            )
+        y = self._targets_of(X, y, classes, is_new)
+        if is_new:
+            found = self._signal_properties(X, y)
+            if "chs_info" in found:  # mne.Epochs
+                found["n_chans"] = len(found["chs_info"])
+            self.inferred_ = {n: v for n, v in found.items() if v is not None}
+        # braindecode would set parameters, so that clones could not be fitted to
+        # windows of another shape, and loaded weights would be lost.
+        self.signal_args_set_ = True
+        return y
+
     def _targets_of(self, X: Any, y: Any, classes: Any, is_new: bool) -> Any:
+        """Return the targets as a net trains on them, after noting what they are."""
         raise NotImplementedError
-
-    def evaluation_step(self, batch: Any, training: bool = False) -> Any:
-        """Predict a batch with `n_threads` threads."""
-        with self._threads():
-            return super().evaluation_step(batch, training=training)
-
-    def __repr__(self) -> str:
-        """Show the parameters that differ from the defaults."""
-        defaults = {
-            param.name: param.default
-            for cls in reversed(type(self).__mro__[:-1])
-            for param in inspect.signature(cls).parameters.values()
-        }
-        shown = [
-            f"{name}={getattr(value, '__name__', None) or repr(value)}"
-            for name, value in sorted(self.get_params(deep=False).items())
-            if not name.startswith("_")  # skorch's own
-            and (name not in defaults or repr(value) != repr(defaults[name]))
-        ]
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
-        tags.non_deterministic = self.random_state is None
-        return tags
-
-    def _seed(self) -> int:
-        return check_integer("random_state", self.random_state, 0, 2**32 - 1)
-
-    @contextlib.contextmanager
-    def _seeded_training(self) -> Iterator[None]:
-        """Seed all generators from which a training draws, unless it is continued."""
-        is_continued = self._is_initialized() and len(self.history)
-        if self.random_state is None or is_continued:
-            yield
-            return
-        seed_own_generators(self, self._seed())
-        # Not the numbers that the initial weights were drawn from.
-        sequence = np.random.SeedSequence(self._seed())
-        with seeded(int(sequence.generate_state(1)[0])):
-            yield
-
-    def _threads(self) -> contextlib.AbstractContextManager[None]:
-        if self.n_threads is None:
-            return contextlib.nullcontext()
-        return torch_threads(check_integer("n_threads", self.n_threads, 1))
-
-    @contextlib.contextmanager
-    def _split_by(self, groups: Any) -> Iterator[None]:
-        # skorch would hand them to the module's forward, too.
-        before = self.groups_
-        self.groups_ = before if groups is None else groups
-        try:
-            yield
-        finally:
-            self.groups_ = before
 
     def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
         """Split the data for validation, by the groups if there are any."""
+        # Not in fit_params of fit, which skorch passes to the module's forward, too.
         if self.groups_ is not None and self.train_split is not None:
             fit_params["groups"] = self.groups_
         return super().get_split_datasets(X, y, **fit_params)
 
-    def initialize_module(self) -> Self:
-        """Initialize the module with its seed, or take the instance that was given.
+    # What the module takes from the data
 
-        Returns
-        -------
-        net : NeuralNet
-            The net itself.
+    def _signal_properties(self, X: Any, y: Any) -> dict[str, Any]:
+        """Infer `n_chans`, `n_times` and so on from the data."""
+        found: dict[str, Any] = infer_signal_properties(X, y, mode=self.mode)
+        return found
+
+    def get_params_for(self, prefix: str) -> dict[str, Any]:
+        """Return parameters by their prefix, including those inferred from the data."""
+        params: dict[str, Any] = super().get_params_for(prefix)
+        if prefix != "module" or isinstance(self.module, torch.nn.Module):
+            return params
+        module = self.module
+        if isinstance(module, str):  # braindecode raises for an unknown name
+            module = (interpolated_models_dict | models_dict).get(module, object)
+        takes = inspect.signature(module).parameters
+        return {n: v for n, v in self.inferred_.items() if n in takes} | params
+
+    def __sklearn_clone__(self) -> Any:
+        # So that a clone can be initialized for weights that are loaded.
+        copied = super().__sklearn_clone__()
+        copied.inferred_ = self.inferred_
+        return copied
+
+    # Random numbers and threads
+
+    def initialize_module(self) -> Self:
+        """Initialize the module with the seed; see skorch.
 
         Raises
         ------
@@ -208,77 +195,61 @@ class Conventions(NeuralNet):
                 f" would be lost if {', '.join(params)} built another; pass the class,"
                 " or no parameters of the module"
             )
-        with self._seeded_initialization():
+        with self._with_threads_and(self._seed()):
             super().initialize_module()
         return self
 
     def initialize_criterion(self) -> Self:
-        """Initialize the criterion with its seed.
-
-        Returns
-        -------
-        net : NeuralNet
-            The net itself.
-        """
-        with self._seeded_initialization():
+        """Initialize the criterion with the seed; see skorch."""
+        with self._with_threads_and(self._seed()):
             super().initialize_criterion()
         return self
 
+    def evaluation_step(self, batch: Any, training: bool = False) -> Any:
+        """Predict a batch with `n_threads` threads."""
+        with self._with_threads_and(None):
+            return super().evaluation_step(batch, training=training)
+
+    def _seed(self) -> int | None:
+        if self.random_state is None:
+            return None
+        return check_integer("random_state", self.random_state, 0, 2**32 - 1)
+
     @contextlib.contextmanager
-    def _seeded_initialization(self) -> Iterator[None]:
-        with self._threads(), contextlib.ExitStack() as stack:
-            if self.random_state is not None:
-                stack.enter_context(seeded(self._seed()))
+    def _with_threads_and(self, seed: int | None) -> Iterator[None]:
+        """Use `n_threads` and seed the global generators; restore both."""
+        with contextlib.ExitStack() as stack:
+            if self.n_threads is not None:
+                n_threads = check_integer("n_threads", self.n_threads, 1)
+                stack.enter_context(torch_threads(n_threads))
+            if seed is not None:
+                stack.enter_context(seeded(seed))
             yield
 
-    def get_params_for(self, prefix: str) -> dict[str, Any]:
-        """Return parameters by their prefix, including those inferred from the data."""
-        params: dict[str, Any] = super().get_params_for(prefix)
-        return {**self.inferred_, **params} if prefix == "module" else params
+    # For scikit-learn
 
-    def _set_signal_args(self, X: Any, y: Any, classes: Any) -> None:
-        """Infer the properties of the data that the module takes.
-
-        braindecode would store them as parameters, so that clones could not be fitted
-        to windows of another shape.
-        """
-        found = self._signal_properties(X, y)
-        takes = inspect.signature(self._module_class()).parameters
-        self.inferred_ = {
-            name: value
-            for name, value in found.items()
-            if value is not None and name in takes
+    def __repr__(self) -> str:
+        """Show the parameters that differ from the defaults."""
+        defaults = {
+            param.name: param.default
+            for cls in reversed(type(self).__mro__)
+            if "__init__" in vars(cls)
+            for param in inspect.signature(cls).parameters.values()
         }
+        shown = [
+            f"{name}={getattr(value, '__name__', None) or repr(value)}"
+            for name, value in sorted(self.get_params(deep=False).items())
+            if not name.startswith("_")  # skorch's own
+            and (
+                name not in defaults
+                or type(value) is not type(defaults[name])
+                or described(value) != described(defaults[name])
+            )
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
-    def _module_class(self) -> Any:
-        """Return the class of the module, or a class that takes nothing."""
-        module = self.module
-        if isinstance(module, str):  # braindecode raises for an unknown name
-            module = models_dict.get(module) or interpolated_models_dict.get(module)
-        return (
-            object if module is None or isinstance(module, torch.nn.Module) else module
-        )
-
-    def __sklearn_clone__(self) -> Any:
-        # So that a clone can be initialized for weights that are loaded.
-        copied = super().__sklearn_clone__()
-        copied.inferred_ = dict(self.inferred_)
-        return copied
-
-    def _signal_properties(self, X: Any, y: Any) -> dict[str, Any]:
-        found: dict[str, Any] = infer_signal_properties(X, y, mode=self.mode)
-        return found
-
-    def _is_initialized(self) -> bool:
-        return getattr(self, "initialized_", False)
-
-
-def _check_no_list(X: Any) -> None:
-    # skorch takes a list for several inputs of a module. Scikit-learn's splits make one
-    # of mne.Epochs.
-    if isinstance(X, (list, tuple)):
-        raise TypeError(
-            "X must be an array of windows or a Dataset, got a"
-            f" {type(X).__name__} of length {len(X)}; make an array with"
-            " braindecode_sam.datasets.to_arrays or np.stack"
-        )
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
+        tags.non_deterministic = self.random_state is None
+        return tags

@@ -75,12 +75,8 @@ def encode(y: Labels, labels: Labels) -> NDArray[np.int64]:
     Text becomes the index of its class. Numbers stay, since the targets of a Dataset
     are such numbers.
     """
-    found, rows = np.unique(y, return_inverse=True)
-    check_known(found, labels)
-    if not is_text(labels):
-        return y.astype(np.int64)
-    index = {label: i for i, label in enumerate(labels.tolist())}
-    return np.array([index[label] for label in found.tolist()])[rows]
+    check_known(np.unique(y), labels)
+    return np.searchsorted(labels, y) if is_text(labels) else y.astype(np.int64)
 
 
 def class_indices(targets: torch.Tensor, labels: Labels) -> torch.Tensor:
@@ -130,15 +126,9 @@ def class_weights(
                 f" {labels.tolist()}, got {dict(class_weight)!r}"
             )
         return np.array([class_weight.get(label, 1.0) for label in labels.tolist()])
-    if not (isinstance(class_weight, str) and class_weight == "balanced"):
-        raise ValueError(
-            "class_weight must be None, 'balanced' or a dict of label to weight, got"
-            f" {class_weight!r}"
-        )
-    y = np.asarray(y)
-    weights = np.ones(len(labels))
+    y, weights = np.asarray(y), np.ones(len(labels))
     is_present = np.isin(labels, y)
     weights[is_present] = compute_class_weight(
-        "balanced", classes=labels[is_present], y=y
+        class_weight, classes=labels[is_present], y=y
     )
     return weights

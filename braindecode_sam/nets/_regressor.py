@@ -80,12 +80,14 @@ class Regressor(Conventions, EEGRegressor):
     (8,)
     """
 
+    has_flat_targets_ = False
+
     def _targets_of(self, X: Any, y: Any, classes: Any, is_new: bool) -> Any:
-        """Convert lists, tuples, tables and arrays of objects to numbers."""
         is_array = isinstance(y, np.ndarray) and y.dtype.kind == "O"
         if is_array or isinstance(y, (list, tuple)) or hasattr(y, "to_numpy"):
             # A copy, as a table's own values are read-only.
-            return np.array(as_numbers("y", y, np.float32))
+            y = np.array(as_numbers("y", y, np.float32))
+        self.has_flat_targets_ = y is not None and np.ndim(y) == 1
         return y
 
     def predict(self, X: Any) -> Any:

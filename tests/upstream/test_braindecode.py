@@ -43,9 +43,7 @@ def test_partial_fit_takes_targets_without_a_column():
     net.partial_fit(X, Y)  # torch warns of a (4, 1) and a (4,) tensor in one loss
 
 
-@until_fixed(
-    "braindecode", "remove Conventions._keep_weights from nets/_conventions.py"
-)
+@until_fixed("braindecode", "remove signal_args_set_ from nets/_conventions.py")
 def test_partial_fit_keeps_the_module():
     shape = {"module__n_chans": 3, "module__n_times": 200, "module__n_outputs": 1}
     net = EEGRegressor("EEGNeX", **shape, **OPTIONS).initialize()

@@ -70,9 +70,7 @@ def test_options_of_an_optimizer_outlive_the_next_fit():
     assert net.optimizer_.param_groups[0]["momentum"] == 0.9
 
 
-@until_fixed(
-    "skorch", "remove Conventions._has_sam_off from nets/_conventions.py", ValueError
-)
+@until_fixed("skorch", "remove its entry from docs/upstream.rst", ValueError)
 def test_a_callback_can_be_switched_off_twice():
     net = make_net().initialize()
     net.set_params(callbacks__print_log=None)
