@@ -233,6 +233,43 @@ def test_predictions_have_the_shape_of_the_targets():
     np.testing.assert_allclose(voting.predict(X), expected, rtol=1e-5)
 
 
+def mean_error(net, X, y):
+    return float(np.abs(net.predict(X) - y).mean())
+
+
+def test_callbacks_compare_each_prediction_with_its_own_target():
+    """In a second training too, and after it predictions have no column."""
+    score = EpochScoring(mean_error, name="error")
+    net = make_regressor(
+        **QUICK, **SHAPE, train_split=ValidSplit(4), callbacks=[("error", score)]
+    )
+    for _ in range(2):
+        net.fit(X, Y)
+        _, valid = net.get_split_datasets(X, Y)
+        expected = np.abs(net.predict(X) - Y)[valid.indices].mean()
+        assert net.history[-1, "error"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_that_are_loaded_predict_in_the_shape_of_most_targets(tmp_path):
+    net = make_regressor(**QUICK, **SHAPE).fit(X, Y)
+    net.save_params(f_params=tmp_path / "weights.pt")
+    again = make_regressor(**QUICK, **SHAPE).initialize()
+    again.load_params(f_params=tmp_path / "weights.pt")
+    np.testing.assert_array_equal(again.predict(X), net.predict(X))
+
+
+class Passing(Linear):
+    """Hands its sizes on."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+
+
+def test_a_module_that_hands_its_sizes_on_gets_them():
+    net = classifier(Passing).fit(X, THREE)
+    assert net.predict_proba(X).shape == (16, 3)
+
+
 @pytest.mark.filterwarnings("ignore:The training set has:UserWarning")
 def test_a_stock_net_that_trains_on_nothing_is_told():
     net = classifier(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +16,7 @@ from skorch.history import History
 from braindecode_sam._arguments import check_choice, check_integer
 from braindecode_sam._fingerprint import (
     callbacks_given,
+    contents_of,
     data_of,
     differences,
     settings_of,
@@ -49,6 +49,10 @@ class ResumableCheckpoint(BaseEstimator, Callback):
     tensors, or have a ``state_dict``.
 
     Files are read with ``torch.load(..., weights_only=True)``.
+
+    Ctrl-C while callbacks end an epoch is taken for the end of the training, which
+    ``EarlyStopping`` announces in the same way. Ctrl-C within an epoch, and a process
+    that is killed at any time, are not.
 
     Examples
     --------
@@ -171,6 +175,8 @@ class ResumableCheckpoint(BaseEstimator, Callback):
         # A new list, as skorch is iterating over the current one.
         net.callbacks_ = sorted(net.callbacks_, key=lambda named: named[1] is not self)
         self._belongs = settings_of(net) | data_of(X, y)
+        if getattr(net, "groups_", None) is not None:  # of our nets' fit
+            self._belongs["groups"] = contents_of(np.asarray(net.groups_))
         if self._state is not None:
             changes = differences(self._state["belongs"], self._belongs)
             if changes and self._changed == "raise":
@@ -282,7 +288,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch raises errors of many types
         raise ValueError(
             f"{str(path)!r} is not a complete checkpoint. It may have been truncated"
             " while it was copied. Expected a file written by ResumableCheckpoint."

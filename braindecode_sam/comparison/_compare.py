@@ -29,6 +29,7 @@ from braindecode_sam._checks import (
     check_targets_or_labels,
 )
 from braindecode_sam._fingerprint import callbacks_given, contents_of
+from braindecode_sam.callbacks import ResumableCheckpoint
 from braindecode_sam.comparison import _fits
 from braindecode_sam.comparison._comparison import Comparison, stored
 from braindecode_sam.comparison._page import no_better_than_dummy
@@ -266,6 +267,9 @@ def _with_dummy(
     estimators: Mapping[str, BaseEstimator],
 ) -> tuple[dict[str, BaseEstimator], bool]:
     """Add a dummy predictor if there is none, and tell whether all classify."""
+    for name in estimators:
+        if not isinstance(name, str):
+            raise TypeError(f"names of estimators must be text, got {name!r}")
     classifies = all(map(is_classifier, estimators.values()))
     if not classifies and not all(map(is_regressor, estimators.values())):
         kinds = {name: type(e).__name__ for name, e in estimators.items()}
@@ -303,12 +307,13 @@ def _check_nets(
             for callback in callbacks_given(net.callbacks):
                 loads = getattr(callback, "load_best", False)
                 has_files = hasattr(callback, "dirname")
-                if (loads and has_files) or isinstance(callback, LoadInitState):
+                shares_file = (LoadInitState, ResumableCheckpoint)
+                if (loads and has_files) or isinstance(callback, shares_file):
                     raise ValueError(
                         f"{name!r} must not have the callback"
-                        f" {type(callback).__name__}, which loads weights from a file"
-                        " that all fits share; use EarlyStopping(load_best=True), which"
-                        " keeps them in memory"
+                        f" {type(callback).__name__}, whose file all fits would share;"
+                        " use EarlyStopping(load_best=True), which keeps weights in"
+                        " memory, and compare(folder=...) to continue"
                     )
             if isinstance(net.module, torch.nn.Module):
                 warnings.warn(
@@ -424,7 +429,7 @@ def _join(
 
 
 def _warn_of_weak_results(comparison: Comparison) -> None:
-    losses = comparison.subject_losses.mean()
+    losses = comparison.mean_losses
     if worse := no_better_than_dummy(comparison):
         listed = ", ".join(f"{name} {losses[name]:.3g}" for name in worse)
         warnings.warn(

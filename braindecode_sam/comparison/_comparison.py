@@ -119,6 +119,11 @@ class Comparison:
             index=pd.Index(self.subjects, name="subject"),
         )
 
+    @property
+    def mean_losses(self) -> pd.Series:
+        """Loss of each estimator, nan if some of its predictions are not finite."""
+        return self.subject_losses.mean(skipna=False)
+
     def _losses(self, y_pred: Any) -> Floats:
         per_window = window_losses(self.y, y_pred, self._rows, self.loss)
         return subject_means(per_window, self.groups[self._rows])
@@ -204,7 +209,7 @@ class Comparison:
             table[f"{metric}_folds"] = folds[metric].mean()
             table[f"{metric}_subjects"] = subjects[metric].mean()
         losses = self.subject_losses
-        table["loss"] = losses.mean()
+        table["loss"] = self.mean_losses
         bounds = [bootstrap_interval(losses[name].to_numpy()) for name in losses]
         table["loss_low"], table["loss_high"] = zip(*bounds, strict=True)
         for name in ("cpu_seconds", "n_epochs", "n_params"):

@@ -70,7 +70,12 @@ class Folder:
         file = self.path / "comparison.json"
         stored: dict[str, Any] = {**shared, "estimators": {}}
         if file.exists():
-            stored |= {"versions": {}} | json.loads(file.read_text())
+            try:
+                stored |= {"versions": {}} | json.loads(file.read_text())
+            except ValueError as error:
+                raise ValueError(
+                    f"{str(file)!r} cannot be read ({error}); use another folder"
+                ) from error
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise ValueError(
                 "folder must be new, empty or of an earlier comparison, got"

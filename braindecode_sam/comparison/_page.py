@@ -58,11 +58,11 @@ test that flips the signs of the subjects' differences, corrected for all rows (
 
 def sentences(comparison: Any) -> list[str]:
     """Describe the comparisons with the dummy predictor and with the reference."""
-    means = comparison.subject_losses.mean()
+    means = comparison.mean_losses
     reference, loss = comparison.reference, label_of(comparison.loss_name)
     said = [_against_dummy(comparison, loss)]
     for name, row in comparison.comparisons().iterrows():
-        if name == comparison.dummy:
+        if name == comparison.dummy or np.isnan(row["difference"]):
             continue
         numbers = (
             f"{name} has a {loss} of {means[name]:.3f} against {means[reference]:.3f}"
@@ -89,27 +89,33 @@ def sentences(comparison: Any) -> list[str]:
 
 def no_better_than_dummy(comparison: Any) -> list[str]:
     """Name the estimators whose mean loss is not below that of the dummy predictor."""
-    losses = comparison.subject_losses.mean()
+    losses = comparison.mean_losses
     others = [name for name in comparison.estimators if name != comparison.dummy]
-    return [name for name in others if not losses[name] < losses[comparison.dummy]]
+    return [name for name in others if losses[name] >= losses[comparison.dummy]]
 
 
 def _against_dummy(comparison: Any, loss: str) -> str:
-    losses = comparison.subject_losses.mean()
+    losses = comparison.mean_losses
     worse = no_better_than_dummy(comparison)
-    better = [n for n in comparison.estimators if n not in (*worse, comparison.dummy)]
+    unknown = [name for name in losses.index if np.isnan(losses[name])]
+    excluded = {*worse, *unknown, comparison.dummy}
+    better = [name for name in comparison.estimators if name not in excluded]
     classifies = comparison.classes is not None
     guess = "the class frequencies" if classifies else "the mean of the targets"
     guess += f" ({loss} {losses[comparison.dummy]:.3f})"
+    rest = "".join(
+        f" {name} has predictions that are not finite, so its loss is unknown."
+        for name in unknown
+    )
     if not better:
-        return f"No model is better than {guess}."
+        return f"No model is better than {guess}.{rest}"
 
     def are(names: Sequence[str]) -> str:
         *first, last = [f"{name} ({losses[name]:.3f})" for name in names]
         return f"{', '.join(first)} and {last} are" if first else f"{last} is"
 
     but = f", but {are(worse)} not" if worse else ""
-    return f"{are(better)} better than {guess}{but}."
+    return f"{are(better)} better than {guess}{but}.{rest}"
 
 
 def write(comparison: Any, path: str | os.PathLike[str], title: str) -> None:

@@ -24,6 +24,7 @@ class Conventions(NeuralNet):
 
     # Trailing underscores, since skorch treats other attributes as parameters.
     groups_: Any = None  # while the net trains
+    is_training_ = False
     inferred_: dict[str, Any] = {}  # noqa: RUF012, replaced and never changed
     # With scikit-learn's metadata routing, groups reach the net without a request.
     __metadata_request__fit = {"groups": True}  # noqa: RUF012, scikit-learn's form
@@ -114,12 +115,12 @@ class Conventions(NeuralNet):
             seed_own_generators(self, seed)
             # Not the numbers that the initial weights were drawn from.
             seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        self.groups_ = groups
+        self.groups_, self.is_training_ = groups, True
         try:
             with self._with_threads_and(seed):
                 super().partial_fit(X, y, classes=classes, **fit_params)
         finally:
-            self.groups_ = None
+            self.groups_, self.is_training_ = None, False
         return self
 
     def _prepare(self, X: Any, y: Any, classes: Any, is_new: bool) -> Any:
@@ -170,7 +171,10 @@ class Conventions(NeuralNet):
         if isinstance(module, str):  # braindecode raises for an unknown name
             module = (interpolated_models_dict | models_dict).get(module, object)
         takes = inspect.signature(module).parameters
-        return {n: v for n, v in self.inferred_.items() if n in takes} | params
+        names = {"n_chans", "n_times", "n_outputs"} | takes.keys()
+        if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+            names &= takes.keys()
+        return {n: v for n, v in self.inferred_.items() if n in names} | params
 
     def __sklearn_clone__(self) -> Any:
         # So that a clone can be initialized for weights that are loaded.

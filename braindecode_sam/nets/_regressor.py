@@ -80,21 +80,25 @@ class Regressor(Conventions, EEGRegressor):
     (8,)
     """
 
-    has_flat_targets_ = False
+    has_flat_targets_ = True  # also where only weights are loaded
 
     def _targets_of(self, X: Any, y: Any, classes: Any, is_new: bool) -> Any:
         is_array = isinstance(y, np.ndarray) and y.dtype.kind == "O"
         if is_array or isinstance(y, (list, tuple)) or hasattr(y, "to_numpy"):
             # A copy, as a table's own values are read-only.
             y = np.array(as_numbers("y", y, np.float32))
-        self.has_flat_targets_ = y is not None and np.ndim(y) == 1
+        self.has_flat_targets_ = np.ndim(y) < 2  # None, of a dataset, too
         return y
 
     def predict(self, X: Any) -> Any:
-        """Predict, in the shape of the targets to which the net was fitted."""
+        """Predict, in the shape of the targets to which the net was fitted.
+
+        With one output, that is (n_windows,) unless the targets had a column.
+        """
         predicted = super().predict(X)
-        is_column = predicted.shape[1:] == (1,)
-        return predicted[:, 0] if self.has_flat_targets_ and is_column else predicted
+        # While training, callbacks compare predictions with targets of batches.
+        is_flat = self.has_flat_targets_ and not self.is_training_
+        return predicted[:, 0] if is_flat and predicted.shape[1:] == (1,) else predicted
 
     def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss, with targets in the shape of the predictions."""

@@ -34,4 +34,4 @@ print(net.fit(windows, y=None).predict(windows).shape)
 # Prints:
 # (30, 3, 200) (30,) 6 10
 # (30,)
-# (30, 1)
+# (30,)

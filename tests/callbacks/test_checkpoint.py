@@ -20,6 +20,7 @@ from braindecode_sam import SAM, SAMCallback, TimeShift
 from braindecode_sam.augmentation import GaussianNoise
 from braindecode_sam.callbacks import ResumableCheckpoint
 from braindecode_sam.datasets import SubjectWindows
+from braindecode_sam.model_selection import SubjectSplit
 from braindecode_sam.nets import Classifier
 from braindecode_sam.optim import FriendlySAM, LookSAM
 from tests.worker_parts import (
@@ -66,6 +67,20 @@ def test_resumes_after_sigkill_bit_for_bit(tmp_path):
     assert_same_training(whole, resumed)
     assert drawn_by(whole) == drawn_by(resumed)
     assert len(resumed.history) == 4
+
+
+def test_other_groups_are_other_data(tmp_path):
+    def net(max_epochs):
+        checkpoint = ResumableCheckpoint(tmp_path / "run.pt")
+        options = {"max_epochs": max_epochs, "train_split": SubjectSplit(2)}
+        return make_net(checkpoint, **options), checkpoint
+
+    windows, groups = np.asarray(X), X.groups
+    net(1)[0].fit(windows, Y, groups=groups)
+    again, checkpoint = net(2)
+    with pytest.raises(ValueError, match="groups was shape"):
+        checkpoint.resume(again, windows, Y, groups=np.roll(groups, 6))
+    assert len(checkpoint.resume(again, windows, Y, groups=groups).history) == 2
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from skorch.callbacks import Checkpoint, EarlyStopping, LRScheduler
 from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
 from braindecode_sam import SAM, SCORING, SCORING_CLASSIFICATION
+from braindecode_sam.callbacks import ResumableCheckpoint
 from braindecode_sam.comparison import compare, paired_comparison
 from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import SubjectSplit
@@ -495,6 +496,26 @@ class Diverging(Ridge):
         return np.full(len(X), np.nan)
 
 
+class HalfDiverging(Ridge):
+    """Predicts some subjects well, and others not at all."""
+
+    def predict(self, X):
+        found = super().predict(X)
+        found[len(X) // 2 :] = np.nan
+        return found
+
+
+@pytest.mark.filterwarnings("ignore:half, seed:UserWarning")
+def test_an_estimator_that_fails_on_some_windows_is_not_better_than_the_dummy():
+    result = quietly({**RIDGES, "half": linear(HalfDiverging())}, X, Y, GROUPS)
+    assert np.isnan(result.to_frame().loc["half", "loss"])
+    first, *others = result.sentences()
+    assert first.endswith(
+        "half has predictions that are not finite, so its loss is unknown."
+    )
+    assert not any("nan" in sentence for sentence in (first, *others))
+
+
 def channel(i):
     return make_pipeline(FunctionTransformer(lambda X: flatten(X)[:, [i]]), Ridge())
 
@@ -636,6 +657,7 @@ REFUSED = {
         ({"estimators": {"a": StandardScaler()}}, ValueError,
          "all regressors or all classifiers .* got {'a': 'StandardScaler'}"),
         ({"estimators": RIDGES | LOGISTIC}, ValueError, "all regressors or all"),
+        ({"estimators": {0.1: Ridge()}}, TypeError, "must be text, got 0.1"),
         ({"estimators": {"dummy": Ridge()}}, ValueError, "'dummy' is reserved for the"),
         ({"estimators": {"m": DummyRegressor()}}, ValueError, "must not be a dummy"),
         ({"estimators": {"svm": linear(LinearSVC())}, "y": LABELS}, AttributeError,
@@ -670,7 +692,9 @@ REFUSED = {
          ValueError, "callbacks are a list or None, but 'net' has 'disable'"),
         ({"estimators": {"net": make_net(callbacks=[Checkpoint(load_best=True)])}},
          ValueError,
-         "'net' must not have the callback Checkpoint, which loads weights from"),
+         "'net' must not have the callback Checkpoint, whose file all fits would"),
+        ({"estimators": {"net": make_net(callbacks=[ResumableCheckpoint()])}},
+         ValueError, "callback ResumableCheckpoint, whose file all fits would share"),
         ({"estimators": {"both": VotingRegressor(
             [("a", make_net()), ("b", make_net())])}}, ValueError,
          r"VotingRegressor must predict 1 columns, .* got the shape \(1, 2\)"),
