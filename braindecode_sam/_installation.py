@@ -16,12 +16,12 @@ PACKAGES = (
 )  # fmt: skip
 
 ADVICE = (
-    "torch and torchaudio are not compatible, and braindecode imports both. Their"
-    " newest releases need not match: torchaudio 2.11 does not support torch 2.15, and"
-    " a CPU build of one cannot load a CUDA build of the other. In a fresh virtual"
-    ' environment, pip install "torch<2.15" braindecode installs a compatible pair. For'
-    " CPU or ROCm builds, install torch and torchaudio together with the selector on"
-    " pytorch.org."
+    "torch and torchaudio are not compatible, and braindecode imports both. An older"
+    " torchaudio may refuse a newer torch, as 2.11.0 does torch 2.15, and a CPU build"
+    " of one cannot load a CUDA build of the other. Try pip install --upgrade"
+    " torchaudio. In a fresh virtual environment, pip install braindecode installs a"
+    " compatible pair. For CPU or ROCm builds, install torch and torchaudio together"
+    " with the selector on pytorch.org."
 )
 
 

@@ -105,6 +105,10 @@ EXAMPLES = {
         "--n-subjects 6 --n-trials 8 --n-epochs 1 --n-seeds 1",
         ["AdamW # # # # #", "SAM # # # # #", "dummy # # # # #", sentence()],
     ),
+    "plot_what_it_learned": (
+        "--n-subjects 2 --n-trials 8 --n-epochs 1",
+        ["AdamW: 16 outputs, peak at #", "SAM: 16 outputs, peak at #"],
+    ),
     "plot_early_stopping": (
         "--n-subjects 8 --n-trials 6 --n-epochs 4 --patience 2 --n-epochs-to-resume 2",
         [

@@ -54,6 +54,7 @@ ALLOWED = {
     | {f"braindecode_sam.{name}" for name in ("callbacks", "_checks", "comparison")}
     | {f"braindecode_sam.{name}" for name in ("metrics", "model_selection")},
     "visualization": {"matplotlib", "numpy"},
+    "front": {"matplotlib", "mne", "numpy", "torch"},
 }
 MEET = {"__init__", "estimators"}
 
