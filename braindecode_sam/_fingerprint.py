@@ -94,7 +94,7 @@ def described(value: Any, around: tuple[Any, ...] = ()) -> str:
     return kind if has_address else text
 
 
-def data_of(X: Any, y: Any) -> dict[str, str]:
+def data_of(X: Any, y: Any, groups: Any = None) -> dict[str, str]:
     """Describe windows, targets and, where present, groups, by shapes and digests.
 
     Arrays and MNE's epochs are digested completely, and of a Dataset a sample. One
@@ -114,8 +114,9 @@ def data_of(X: Any, y: Any) -> dict[str, str]:
         found = {
             "X": f"shape {(len(X),)}, values random" if is_random else samples.pop()
         }
-    if hasattr(X, "groups"):
-        found["groups"] = contents_of(np.asarray(X.groups))
+    groups = getattr(X, "groups", None) if groups is None else groups
+    if groups is not None:
+        found["groups"] = contents_of(np.asarray(groups))
     if y is not None:
         found["y"] = contents_of(np.asarray(y).reshape(len(y), -1))  # as in braindecode
     return found

@@ -1,4 +1,8 @@
-"""States of the random number generators from which a training draws."""
+"""States and seeds of the random number generators from which a training draws.
+
+Nets are seeded in ``nets/_conventions.py``, and the fits of ``compare`` in
+``comparison/_fits.py``.
+"""
 
 from __future__ import annotations
 

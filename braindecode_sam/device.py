@@ -9,7 +9,7 @@ import torch
 __all__ = ["resolve_device"]
 
 ACCEPTED = "'auto', 'cpu', 'cuda', 'cuda:N', 'rocm', 'rocm:N' or 'mps'"
-PATTERN = re.compile(r"(auto|cpu|mps)|(cuda|rocm)(?::(\d+))?")
+PATTERN = re.compile(r"(auto|cpu|mps)(?::0)?|(cuda|rocm)(?::(\d+))?")
 
 NO_HIP = (
     "device {device!r} needs a ROCm build of PyTorch, but this is {build}. Install one"

@@ -64,7 +64,7 @@ def make_regressor(
         Seed of weight initialization, shuffling, augmentation and dropout; see
         :class:`~braindecode_sam.nets.Regressor`. Pass also ``n_threads=1`` for the same
         scores in any number of workers.
-    augmentation : "config", None or list of Transform, default="config"
+    augmentation : "config", None, Transform or list of Transform, default="config"
         Transforms of :mod:`braindecode.augmentation` for training windows. "config"
         takes those of the configuration, unless there is an `iterator_train` among the
         `overrides`. None takes none.
@@ -87,10 +87,11 @@ def make_regressor(
     Raises
     ------
     TypeError
-        If `augmentation` is neither "config", None nor a list of transforms.
+        If `augmentation` is neither "config", None nor transforms, or `optimizer` is no
+        class.
     ValueError
-        If the configuration is invalid or for classification, or the device does not
-        exist.
+        If the configuration is invalid or for classification, the device does not
+        exist, or `callbacks` is text.
     RuntimeError
         If PyTorch cannot use the device.
 
@@ -236,8 +237,10 @@ def _takes(module: Any, name: str) -> bool:
 
     The module may be one of the user's own that has none of them.
     """
-    if isinstance(module, (str, torch.nn.Module)):
-        return isinstance(module, str)
+    if isinstance(module, torch.nn.Module):
+        return False
+    if isinstance(module, str):  # of braindecode
+        return True
     parameters = inspect.signature(module).parameters
     has_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return has_any or name in parameters
@@ -257,7 +260,7 @@ def _augmentation_settings(config: Any, chosen: Augmentation) -> dict[str, Any]:
     is_list = isinstance(transforms, (list, tuple))
     if not is_list or not all(isinstance(t, Transform) for t in transforms):
         raise TypeError(
-            "augmentation must be 'config', None or a list of braindecode's"
+            "augmentation must be 'config', None, or one or a list of braindecode's"
             f" transforms, got {chosen!r}"
         )
     return {

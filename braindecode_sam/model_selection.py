@@ -103,7 +103,10 @@ class SubjectSplit:
         return Subset(dataset, train), Subset(dataset, valid)
 
     def __repr__(self) -> str:
-        return f"SubjectSplit({self.valid_size!r}, random_state={self.random_state!r})"
+        return (
+            f"SubjectSplit({self.valid_size!r}, subject={self.subject!r},"
+            f" random_state={self.random_state!r})"
+        )
 
 
 def subjects_of(dataset: Any, subject: str = "subject") -> NDArray[Any]:
@@ -262,7 +265,7 @@ def on_dask(
     manager drops copies on other workers. If a worker is lost, its data and scores are
     lost too. This context sends data and rows to each worker once and keeps them while
     it is open. Folds of a lost worker run again on another one. It needs Dask, which
-    ``pip install "braindecode_sam[distributed]"`` installs.
+    ``pip install ".[distributed]"`` installs.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ _is_in_effect = False  # a forked child inherits the effect, and with it this fl
 
 @contextlib.contextmanager
 def torch_threads(n_threads: int) -> Iterator[None]:
-    """Use so many threads of torch, and as many as before afterwards."""
+    """Set torch's number of threads, and restore it."""
     before = torch.get_num_threads()
     if n_threads == before:  # torch prepares its threads anew if the number is set
         yield

@@ -5,8 +5,8 @@ What did the net learn?
 EEGNet-like models begin with a filter over time and weights for the
 channels. Both are linear, so each output of this front *is* a pattern over
 the scalp and a filter. :func:`~braindecode_sam.front.linear_front` reads
-them from a fitted net, and its ``plot`` shows them: here of a net trained with
-AdamW, and of one trained with SAM.
+them from a fitted net, and its ``plot`` shows them: here of a net trained
+with AdamW, and of one trained with SAM.
 """
 
 import torch

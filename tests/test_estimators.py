@@ -266,7 +266,9 @@ def test_augmentation_is_the_configuration_s_or_off_or_one_s_own(name):
     found, expected = (n.fit(X, y).predict(X) for n in (plain, by_file))
     np.testing.assert_array_equal(found, expected)
     for wrong in ("none", 0.5, [0.5], noise.operation):
-        with pytest.raises(TypeError, match="augmentation must be 'config', None or a"):
+        with pytest.raises(
+            TypeError, match="augmentation must be 'config', None, or one"
+        ):
             builder(config, augmentation=wrong, **SMALL)
 
 

@@ -16,7 +16,6 @@ from skorch.history import History
 from braindecode_sam._arguments import check_choice, check_integer
 from braindecode_sam._fingerprint import (
     callbacks_given,
-    contents_of,
     data_of,
     differences,
     settings_of,
@@ -167,6 +166,8 @@ class ResumableCheckpoint(BaseEstimator, Callback):
     ) -> None:
         """Become the first callback, and compare settings and data.
 
+        Only WeightAveraging, which does the same, may come before.
+
         Raises
         ------
         ValueError
@@ -174,9 +175,8 @@ class ResumableCheckpoint(BaseEstimator, Callback):
         """
         # A new list, as skorch is iterating over the current one.
         net.callbacks_ = sorted(net.callbacks_, key=lambda named: named[1] is not self)
-        self._belongs = settings_of(net) | data_of(X, y)
-        if getattr(net, "groups_", None) is not None:  # of our nets' fit
-            self._belongs["groups"] = contents_of(np.asarray(net.groups_))
+        groups = getattr(net, "groups_", None)  # that our nets got in fit
+        self._belongs = settings_of(net) | data_of(X, y, groups)
         if self._state is not None:
             changes = differences(self._state["belongs"], self._belongs)
             if changes and self._changed == "raise":
@@ -205,7 +205,7 @@ class ResumableCheckpoint(BaseEstimator, Callback):
         n_epochs = len(net.history)
         if self._state is not None:  # no epochs were left
             self._restore(net)
-        # skorch's EpochTimer, the first callback, adds "dur" to complete epochs.
+        # skorch's EpochTimer adds "dur" to complete epochs.
         elif n_epochs and "dur" in net.history[-1]:
             self._write(net, n_epochs, stopped=n_epochs < net.max_epochs)
 

@@ -93,7 +93,7 @@ def compare(
         ``random_state`` of the estimator, seeds the global generators of torch, NumPy
         and Python and those in augmentations, and lets torch use one thread unless a
         net sets ``n_threads``. Predictions are then the same in this process and in
-        workers. Estimators without a net and a ``random_state`` are fitted once.
+        workers. Estimators with neither a net nor a ``random_state`` are fitted once.
     scoring : str, list, dict, optional
         Scorers as in ``cross_validate``, by default
         :data:`~braindecode_sam.metrics.SCORING` or
@@ -267,6 +267,8 @@ def _with_dummy(
     estimators: Mapping[str, BaseEstimator],
 ) -> tuple[dict[str, BaseEstimator], bool]:
     """Add a dummy predictor if there is none, and tell whether all classify."""
+    if not estimators:
+        raise ValueError("estimators must hold at least one, got {}")
     for name in estimators:
         if not isinstance(name, str):
             raise TypeError(f"names of estimators must be text, got {name!r}")

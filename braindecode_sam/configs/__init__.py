@@ -174,6 +174,8 @@ def load_config(
     ------
     ValueError
         If the name is unknown, a key is unknown or missing, or a value is out of range.
+    OSError
+        If the file cannot be read.
 
     Examples
     --------

@@ -7,7 +7,8 @@ import mne
 MICROVOLTS = 1e6
 
 _IN_VOLTS = {"eeg", "eog", "ecg", "emg", "seeg", "ecog", "dbs", "bio"}
-# Triggers hold the labels; the others are no signals of the body, or of no known unit.
+# Triggers hold the labels. The others are not signals of the body, or have no known
+# unit.
 _NO_INPUT = {"stim", "misc", "syst", "exci", "ias", "chpi", "temperature", "gsr"}
 
 

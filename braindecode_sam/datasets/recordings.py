@@ -34,7 +34,7 @@ def read_recordings(
     subject_of: Callable[[Path], Any] | None = None,
     picks: str | list[str] | None = None,
     sfreq: float | None = None,
-    crop: tuple[float | None, float | None] | None = None,
+    crop: Crop = None,
     on_bad: str = "raise",
 ) -> BaseConcatDataset:
     """Read recordings in any format that MNE reads.
@@ -53,8 +53,8 @@ def read_recordings(
         to ``sub-01``. A name without an underscore is a subject of its own.
     picks : str or list of str, optional
         Channels to keep, as in MNE. By default all that may be inputs of a model:
-        triggers, which hold the labels, and channels of the types "misc" and "syst" are
-        left out. A log line at level INFO names them.
+        triggers, which hold the labels, and channels of types such as "misc" are left
+        out. A log line at level INFO names them.
     sfreq : float, optional
         Resample to this frequency in Hz.
     crop : tuple of float or None, optional

@@ -118,7 +118,7 @@ class SubjectScaler(TransformerMixin, BaseEstimator):
             if groups is not None and not np.array_equal(check_groups(groups), own):
                 raise ValueError(
                     "groups must be None for SubjectWindows, or the subjects that they"
-                    f" carry, got {type(groups).__name__}"
+                    f" carry, got {np.unique(check_groups(groups)).tolist()[:5]}"
                 )
             return SubjectWindows(self._scale(X, X.groups), X.groups)
         if groups is None:

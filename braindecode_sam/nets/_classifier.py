@@ -350,9 +350,10 @@ def _check_dataset(X: Any, labels: Labels, y: Labels | None) -> None:
     targets = read_targets(X)
     is_unknown = targets.dtype == object and (targets == None).all()  # noqa: E711
     if not is_unknown and not np.array_equal(targets, encode(y, labels)):
+        wrong = int(np.argmax(targets != encode(y, labels)))
         raise ValueError(
-            "y must equal the targets of the Dataset, which are used for training;"
-            " pass y=None"
+            "y must equal the targets of the Dataset, which are used for training, got"
+            f" {y[wrong]!r} and {targets[wrong]!r} for window {wrong}; pass y=None"
         )
 
 

@@ -23,7 +23,7 @@ class Conventions(NeuralNet):
     """Mixin for regressors and classifiers, to precede braindecode's class."""
 
     # Trailing underscores, since skorch treats other attributes as parameters.
-    groups_: Any = None  # while the net trains
+    groups_: Any = None  # those of fit, while the net trains
     is_training_ = False
     inferred_: dict[str, Any] = {}  # noqa: RUF012, replaced and never changed
     # With scikit-learn's metadata routing, groups reach the net without a request.
@@ -50,9 +50,9 @@ class Conventions(NeuralNet):
         X : array-like, mne.Epochs or torch.utils.data.Dataset
             Windows.
         y : array-like of shape (n_windows,) or (n_windows, n_outputs), or None
-            Targets of a regressor, or labels of shape (n_windows,) of a classifier,
-            which are text, integers or booleans. None only for a dataset, which carries
-            its targets.
+            Targets of a regressor, or labels of shape (n_windows,) of a classifier
+            (text, integers or booleans). None only for a dataset, which carries its
+            targets.
         groups : array-like of shape (n_windows,) or None, default=None
             Subject of each window, for ``train_split=SubjectSplit(...)``.
         **fit_params
@@ -65,6 +65,8 @@ class Conventions(NeuralNet):
 
         Raises
         ------
+        TypeError
+            If `X` is a list, which skorch takes for several inputs.
         ValueError
             If `y` does not hold numbers or, for a classifier, if it holds no labels, a
             single class or a label that is not in `classes`, or if `class_weight` does

@@ -83,7 +83,7 @@ class Regressor(Conventions, EEGRegressor):
     has_flat_targets_ = True  # also where only weights are loaded
 
     def _targets_of(self, X: Any, y: Any, classes: Any, is_new: bool) -> Any:
-        is_array = isinstance(y, np.ndarray) and y.dtype.kind == "O"
+        is_array = isinstance(y, np.ndarray) and y.dtype.kind not in "biuf"
         if is_array or isinstance(y, (list, tuple)) or hasattr(y, "to_numpy"):
             # A copy, as a table's own values are read-only.
             y = np.array(as_numbers("y", y, np.float32))

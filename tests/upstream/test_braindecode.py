@@ -97,9 +97,7 @@ def test_eegconformer_does_not_compute_more_than_one_convolution():
     assert now.get_total_flops() <= merged.get_total_flops()
 
 
-@until_fixed(
-    "braindecode", "add EEGTCNet to the fast models and correct docs/limits.rst"
-)
+@until_fixed("braindecode", "correct docs/limits.rst: EEGTCNet has a front")
 def test_eegtcnet_has_no_activation_before_its_spatial_filters():
     model, seen = EEGTCNet(n_chans=3, n_times=200, n_outputs=2), []
     first, second = model.eegnet_tc.bn1, model.eegnet_tc.depthwise_conv

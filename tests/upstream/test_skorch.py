@@ -33,9 +33,7 @@ def make_net(cls=NeuralNetRegressor, **options):
     return cls(Model, max_epochs=1, verbose=0, **{"train_split": None, **options})
 
 
-@until_fixed(
-    "skorch", "let SubjectSplit take the groups and deprecate SubjectWindows", TypeError
-)
+@until_fixed("skorch", "remove groups_ from nets/_conventions.py", TypeError)
 def test_groups_reach_the_train_split():
     net = make_net(train_split=ValidSplit(GroupKFold(2)))
     with config_context(enable_metadata_routing=True):
@@ -107,7 +105,7 @@ class Failing(Callback):
         self.called.append("on_train_end")
 
 
-@until_fixed("skorch", "remove callbacks/_next_call.py")
+@until_fixed("skorch", "remove its entry from docs/upstream.rst")
 def test_a_hook_runs_when_training_fails():
     called = []
     with contextlib.suppress(ZeroDivisionError):
@@ -115,7 +113,7 @@ def test_a_hook_runs_when_training_fails():
     assert called
 
 
-@until_fixed("skorch", "remove _net_being_initialized from callbacks/seed.py")
+@until_fixed("skorch", "remove its entry from docs/upstream.rst")
 def test_a_hook_runs_before_the_module_is_built():
     net, called = make_net(), []
     net.notify = lambda hook, **kwargs: called.append(hook)
