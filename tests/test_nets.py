@@ -14,15 +14,22 @@ from braindecode.datasets import create_from_X_y
 from braindecode.training import CroppedLoss
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import VotingClassifier, VotingRegressor
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import SGDClassifier
+from sklearn.linear_model import LinearRegression, SGDClassifier
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
     cross_val_predict,
     cross_validate,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    QuantileTransformer,
+    StandardScaler,
 )
 from sklearn.utils import get_tags
 from sklearn.utils.class_weight import compute_class_weight
@@ -35,7 +42,7 @@ from braindecode_sam import SAM, make_classifier, make_regressor
 from braindecode_sam.callbacks import WindowCheck
 from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import SubjectSplit
-from braindecode_sam.nets import Classifier, Regressor
+from braindecode_sam.nets import Classifier, Regressor, stock_model
 from tests.optim.helpers import assert_same
 from tests.tiny import Linear
 
@@ -817,3 +824,58 @@ def test_labels_of_a_dataset_may_have_a_column():
     expected = make_classifier(**options).fit(X, CODES)
     assert net.classes_.tolist() == [0, 1]
     assert_same(weights(net), weights(expected))
+
+
+# Weights for scripts without this package
+
+
+@pytest.mark.parametrize("module", ["FastEEGNeX", "FastEEGNet", "EEGNet"])
+@pytest.mark.filterwarnings("ignore:.*even kernel lengths")
+def test_a_stock_model_predicts_in_the_unit_of_the_targets(module):
+    seconds = 0.5 + 0.1 * Y
+    options = SMALL | SHAPE | {"module": module, "random_state": 0}
+    scaled = TransformedTargetRegressor(
+        make_regressor(**options), transformer=StandardScaler()
+    )
+    for estimator in (
+        scaled,
+        make_pipeline(FunctionTransformer(), scaled).fit(X, seconds),
+    ):
+        stock = stock_model(estimator)
+        assert type(stock).__module__.startswith("braindecode.")
+        assert type(stock).__name__ == module.removeprefix("Fast")
+        script = type(stock)(n_chans=4, n_times=128, n_outputs=1)  # somebody else's
+        script.load_state_dict(stock.state_dict())
+        with torch.no_grad():
+            found = script.eval()(torch.as_tensor(X))[:, 0].numpy()
+        np.testing.assert_allclose(found, estimator.predict(X), rtol=1e-4, atol=1e-5)
+
+
+def test_a_plain_net_as_a_stock_model():
+    net = make_classifier(**SMALL, module="FastEEGNet").fit(X, SIDES)
+    stock = stock_model(net)
+    with torch.no_grad():
+        found = stock(torch.as_tensor(X)).softmax(1).numpy()
+    np.testing.assert_allclose(found, net.predict_proba(X), rtol=1e-4, atol=1e-6)
+
+
+def test_stock_models_that_would_predict_wrongly_are_refused():
+    net = make_regressor(**SMALL, **SHAPE)
+    for transformer, message in (
+        (QuantileTransformer(n_quantiles=8), "must be linear.*QuantileTransformer"),
+        (
+            FunctionTransformer(lambda y: y / 1e4, lambda y: 1e4 * y),
+            "cannot hold the sc",
+        ),
+    ):
+        scaled = TransformedTargetRegressor(net, transformer=transformer)
+        scaled.fit(X, 1e4 * Y)
+        with torch.no_grad():  # a weight at its bound
+            last = scaled.regressor_.module_.final_layer
+            last.parametrizations.weight.original.mul_(100)
+        with pytest.raises(ValueError, match=message):
+            stock_model(scaled)
+    with pytest.raises(TypeError, match="must hold a fitted net, got LinearRegression"):
+        stock_model(LinearRegression())
+    with pytest.raises(TypeError, match="must be a model of braindecode, got Linear"):
+        stock_model(make_regressor(**QUICK, **SHAPE).fit(X, Y))

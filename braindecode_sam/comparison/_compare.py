@@ -187,6 +187,11 @@ def compare(
             f"X must not be mne.Epochs, which hold volts, got {X!r}; X, y, groups ="
             " braindecode_sam.datasets.to_arrays(epochs, target=...) converts them"
         )
+    if isinstance(X, torch.utils.data.Dataset):
+        raise TypeError(
+            f"X must be an array, got {type(X).__name__}; X, y, groups ="
+            " braindecode_sam.datasets.to_arrays(windows) converts a windows dataset"
+        )
     groups = check_groups(groups)
     check_same_length(X=X, y=y, groups=groups)
     check_integer("n_seeds", n_seeds, 1)

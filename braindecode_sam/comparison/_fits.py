@@ -299,6 +299,11 @@ def _fit(
                 result["by_epoch"] = np.stack(list(curve))
     except Exception as error:
         error.add_note(f"Raised in the fit of {fit}.")
+        if classes is not None and classes.dtype.kind == "U" and nets_in(estimator):
+            error.add_note(
+                "Nets of braindecode and skorch take labels as integers, those of"
+                " make_classifier also as text."
+            )
         raise
     return fit, result
 

@@ -2,5 +2,6 @@
 
 from braindecode_sam.nets._classifier import Classifier
 from braindecode_sam.nets._regressor import Regressor
+from braindecode_sam.nets._stock import stock_model
 
-__all__ = ["Classifier", "Regressor"]
+__all__ = ["Classifier", "Regressor", "stock_model"]

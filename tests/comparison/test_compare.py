@@ -644,6 +644,8 @@ REFUSED = {
     "data": [
         ({"X": EPOCHS}, TypeError,
          r"X must not be mne.Epochs, which hold volts, got <EpochsArray"),
+        ({"X": torch.utils.data.TensorDataset(torch.as_tensor(X))}, TypeError,
+         r"must be an array, got TensorDataset; .*to_arrays\(windows\)"),
         ({"groups": None}, TypeError, "groups must name a subject for .*, got None"),
         ({"groups": np.zeros(64)}, ValueError, "groups: 1"),
         ({"groups": GROUPS[1:]}, ValueError, "X: 64, y: 64, groups: 63"),
@@ -721,6 +723,9 @@ def test_an_error_tells_the_fit_or_the_scorer():
     with pytest.raises(RuntimeError, match="out of luck") as caught:
         quietly({"bad": linear(Failing())}, X, Y, GROUPS)
     assert caught.value.__notes__ == ["Raised in the fit of bad, seed 0, fold 1."]
+    with pytest.raises(TypeError) as caught:
+        quietly({"net": make_net(EEGClassifier)}, X, LABELS, GROUPS)
+    assert "make_classifier also as text" in caught.value.__notes__[1]
     with pytest.raises(ValueError, match="pos_label") as caught:
         quietly(LOGISTIC, X, LABELS, GROUPS, scoring=["accuracy", "f1"])
     assert caught.value.__notes__ == ["Raised by the scorer 'f1'."]
