@@ -223,7 +223,7 @@ def test_two_classes_of_real_eeg(run_example, tmp_path, eegmat):
 def test_response_times_of_a_recording(run_example, eeglab, caplog):
     options = "--n-epochs 1 --n-seeds 1"
     printed = run_example("plot_response_times", options, EEGLAB_SAMPLE=eeglab)
-    assert "eeglab_data.set: kept 74 of 80 trials; left out 6 without" in caplog.text
+    assert "kept 74 of 80 trials; left out 6 without a response" in caplog.text
     assert str(eeglab.parent) not in printed + caplog.text
     assert "74 trials, 30 x 128" in printed
     for pair in ("AdamW against the mean", "SAM against the mean", "SAM against AdamW"):

@@ -44,7 +44,7 @@ def run_file(*arguments, **environment):
     clean = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("OMP_", "GOMP_", "BRAINDECODE_SAM_"))
+        if not name.startswith(("OMP_", "GOMP_", "MKL_", "BRAINDECODE_SAM_"))
     }
     command = [sys.executable, "-W", "ignore", *arguments]
     printed = subprocess.check_output(command, env=clean | environment, text=True)
