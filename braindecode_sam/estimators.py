@@ -56,8 +56,8 @@ def make_regressor(
     ----------
     config : str, path-like, dict or TrainingConfig, default="challenge_1"
         A configuration, as :func:`braindecode_sam.load_config` accepts it. If its
-        criterion is a loss for classification, pass another `criterion`. The net then
-        infers its number of outputs from the targets.
+        criterion is a loss for classification, pass another `criterion`. The shape of
+        the windows and the number of outputs are those of the data.
     device : str or torch.device, default="auto"
         A device, as :func:`braindecode_sam.resolve_device` accepts it.
     random_state : int or None, default=None
@@ -107,8 +107,8 @@ def make_regressor(
     >>> net.max_epochs, net.batch_size, net.optimizer.__name__
     (3, 32, 'SAM')
     """
-    settings = _settings(Regressor, config, device, augmentation, overrides)
-    return Regressor(random_state=random_state, **settings)
+    own = {"random_state": random_state}
+    return _built(Regressor, config, device, augmentation, own, overrides)
 
 
 def make_classifier(
@@ -165,18 +165,19 @@ def make_classifier(
     >>> net.classes_.tolist(), net.predict_proba(X).shape
     (['left', 'right'], (8, 2))
     """
-    settings = _settings(Classifier, config, device, augmentation, overrides)
-    return Classifier(random_state=random_state, class_weight=class_weight, **settings)
+    own = {"random_state": random_state, "class_weight": class_weight}
+    return _built(Classifier, config, device, augmentation, own, overrides)
 
 
-def _settings(
-    kind: type[Regressor | Classifier],
+def _built(
+    kind: Any,
     config: str | os.PathLike[str] | dict[str, Any] | TrainingConfig,
     device: str | torch.device,
     augmentation: Augmentation,
+    own: dict[str, Any],
     overrides: dict[str, Any],
-) -> dict[str, Any]:
-    """Return the parameters of a net, from the configuration and what replaces it."""
+) -> Any:
+    """Build a net from the configuration and what replaces it."""
     config = load_config(config)
     other = Classifier if kind is Regressor else Regressor
     criterion = overrides.get("criterion", config.training.criterion)
@@ -189,9 +190,11 @@ def _settings(
             " configuration with such a loss"
         )
     module = overrides.get("module", f"Fast{config.model.model_name_}")
-    shape = config.model.model_dump(
+    model = config.model.model_dump(
         exclude_unset=True, exclude_none=True, exclude={"model_name_"}
     )
+    # Data may have another shape: the configuration's serves where there are none.
+    shape = {n: model.pop(n) for n in ("n_chans", "n_times", "n_outputs") if n in model}
     if config.training.criterion in _LOSSES[other]:
         shape.pop("n_outputs", None)  # that of the other kind of net
     optimizer = overrides.pop("optimizer", SAM)
@@ -215,7 +218,7 @@ def _settings(
         augmentation = None
     settings = {
         "module": module,
-        **{f"module__{n}": v for n, v in shape.items() if _takes(module, n)},
+        **{f"module__{n}": v for n, v in model.items() if _takes(module, n)},
         "optimizer": optimizer,
         "lr": lr,
         **{f"optimizer__{name}": value for name, value in options.items()},
@@ -229,7 +232,9 @@ def _settings(
         ],
         "device": resolve_device(device),
     }
-    return settings | overrides
+    net = kind(**own, **settings | overrides)
+    net.inferred_ = shape
+    return net
 
 
 def _takes(module: Any, name: str) -> bool:

@@ -109,6 +109,14 @@ EXAMPLES = {
         "--n-subjects 2 --n-trials 8 --n-epochs 1",
         ["AdamW: 16 outputs, peak at #", "SAM: 16 outputs, peak at #"],
     ),
+    "plot_eeg_challenge": (
+        "--n-subjects 8 --n-trials 12 --n-epochs 1",
+        [
+            r"96 windows of 8 subjects, \(129, 200\)",
+            "Challenge 1: NRMSE #, mean predictor 1",
+            "Challenge 2: NRMSE #, mean predictor 1",
+        ],
+    ),
     "plot_early_stopping": (
         "--n-subjects 8 --n-trials 6 --n-epochs 4 --patience 2 --n-epochs-to-resume 2",
         [

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from braindecode import EEGRegressor
+from skorch.utils import is_dataset
 
 from braindecode_sam._checks import as_numbers
 from braindecode_sam.nets._conventions import Conventions
@@ -89,6 +90,12 @@ class Regressor(Conventions, EEGRegressor):
             y = np.array(as_numbers("y", y, np.float32))
         self.has_flat_targets_ = np.ndim(y) < 2  # None, of a dataset, too
         return y
+
+    def _signal_properties(self, X: Any, y: Any) -> dict[str, Any]:
+        found = super()._signal_properties(X, y)
+        if is_dataset(X) and y is None and found.get("n_outputs") is None:
+            found["n_outputs"] = np.size(X[0][1])  # braindecode reads X[0], too
+        return found
 
     def predict(self, X: Any) -> Any:
         """Predict, in the shape of the targets to which the net was fitted.
