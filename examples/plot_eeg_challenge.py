@@ -8,8 +8,9 @@ and a trait of each subject. Windows have 129 channels and 200 samples at
 100 Hz.
 
 With ``HBN_PATH``, the folder of a release, the recordings are read by
-``eegdash``. Without it, a small simulation of them is used. It shows the way
-and is no result: from so few windows, no net predicts better than the mean.
+``eegdash``. Without it, a small simulation of them is used. It shows the
+way and is no result: from so few windows, no net predicts better than the
+mean.
 """
 
 import os
@@ -78,6 +79,7 @@ def simulate(folder):
 
 
 def make_net(config):
+    """Build a net that stops early by subject and standardizes targets."""
     stop = EarlyStopping(patience=5, load_best=True, sink=lambda text: None)
     net = make_regressor(
         config, max_epochs=N_EPOCHS, random_state=0, verbose=0,
@@ -88,6 +90,7 @@ def make_net(config):
 
 
 def score(net, X, y, subjects):
+    """Cross-validate by subject."""
     scores = cross_validate(
         net, X, y, groups=subjects, cv=GroupKFold(3), scoring=SCORING,
         error_score="raise",
