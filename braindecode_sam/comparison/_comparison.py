@@ -387,7 +387,8 @@ class Comparison:
         """Write a self-contained HTML page.
 
         It holds the sentences, the figures, scores and differences. Scores by fold and
-        subject, the settings that differ between estimators, and versions are folded.
+        subject, settings and versions are in collapsed sections. Of estimators of the
+        same class, the settings are those that differ.
 
         Parameters
         ----------

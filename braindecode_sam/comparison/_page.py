@@ -143,7 +143,7 @@ def write(comparison: Any, path: str | os.PathLike[str], title: str) -> None:
         "<h2>Details</h2>",
         _folded("Scores by fold", _by("fold", comparison)),
         _folded("Scores by subject", _by("subject", comparison)),
-        _folded("Settings that differ", _table(_settings(comparison), "texts")),
+        _folded("Settings", _table(_settings(comparison), "texts")),
         _folded("Versions", _table(pd.DataFrame({"version": more}), "texts")),
     ]  # fmt: skip
     Path(path).write_text("\n".join(parts), encoding="utf-8")
@@ -257,7 +257,7 @@ def _by(by: str, comparison: Any) -> str:
 
 
 def _settings(comparison: Any) -> pd.DataFrame:
-    """Tabulate the parameters in which estimators of the same class differ."""
+    """Tabulate parameters in which estimators of a class differ; all of a lone one."""
     given = {n: s for n, s in comparison.settings.items() if n != comparison.dummy}
     table = pd.DataFrame(given).fillna("")
     differ = pd.DataFrame(
