@@ -1,10 +1,7 @@
 """What we would offer to torch: each marked test fails until it is fixed."""
 
 import pickle
-import time
-import timeit
 
-import pytest
 import torch
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -94,18 +91,3 @@ def test_the_gradient_of_rfft_needs_no_complex_transform():
     with Recorder() as recorder:
         spectrum.backward(torch.ones_like(spectrum))
     assert "_fft_c2c" not in recorder.names
-
-
-# The fault is the time, so this test measures it, on one thread and with a wide margin.
-@pytest.mark.full
-@pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="no AVX512"
-)
-@until_fixed("torch", "remove ELUByExp from models/_elementwise.py")
-def test_expm1_takes_no_longer_than_a_few_exp():
-    x = -torch.rand(100_000)
-    exp, expm1 = (
-        min(timeit.repeat(lambda f=f: f(x), number=10, timer=time.thread_time))
-        for f in (torch.exp, torch.expm1)
-    )
-    assert expm1 < 2.5 * exp
