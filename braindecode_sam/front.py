@@ -30,7 +30,8 @@ class Front:
     weights : ndarray of shape (n_outputs, n_chans)
         Spatial weights of each output, with norm 1.
     filters : ndarray of shape (n_outputs, n_taps)
-        Impulse response of each output over time, with BatchNorm folded in.
+        Impulse response of each output over time, with BatchNorm folded in. The
+        impulse is in the middle of a window, so longer filters are cut off.
     freqs : ndarray of shape (n_freqs,)
         Frequencies in Hz.
     gains : ndarray of shape (n_outputs, n_freqs)
@@ -127,13 +128,21 @@ def linear_front(net: Any, X: ArrayLike, sfreq: float) -> Front:
     ((64, 4), (64, 513))
     """
     module = getattr(net, "module_", net)
-    X = np.asarray(X[:: -(-len(X) // MOST_WINDOWS)], dtype=np.float64)  # type: ignore
+    step = max(-(-len(X) // MOST_WINDOWS), 1)  # type: ignore[arg-type]
+    X = np.asarray(X[::step], dtype=np.float64)  # type: ignore[index]
+    if X.ndim != 3 or X.shape[1] < 2:
+        raise ValueError(
+            "X must have the shape (n_windows, n_chans, n_times) with several channels,"
+            f" got {X.shape}"
+        )
     _, n_chans, n_times = X.shape
     impulses = np.zeros((1 + n_chans, n_chans, n_times))
-    impulses[1:, :, n_times // 2] = np.eye(n_chans) * X.std()
+    middle = n_times // 2
+    impulses[1:, :, middle] = np.eye(n_chans) * X.std()
     example = X[:1] - X[:1].mean()
     inputs = np.concatenate([impulses, example, 2 * example])
     outputs = _front_outputs(module, inputs) / X.std()  # (n_inputs, n_outputs, n_out)
+    n_out = outputs.shape[-1]
     offset, responses = outputs[0], outputs[1:-2] - outputs[0]
     once, twice = outputs[-2:] - offset
     if not np.allclose(twice, 2 * once, rtol=1e-3, atol=1e-4 * np.abs(twice).max()):
@@ -152,8 +161,9 @@ def linear_front(net: Any, X: ArrayLike, sfreq: float) -> Front:
     spectra, transfers = np.fft.rfft(X, n_fft), np.fft.rfft(filters, n_fft)
     patterns, powers = [], []
     for weight, transfer in zip(weights, transfers, strict=True):
-        filtered = np.fft.irfft(spectra * transfer, n_fft)[..., :n_times]
-        covariance = np.cov(np.moveaxis(filtered, 1, 0).reshape(n_chans, -1))
+        # The impulse was in the middle of the window.
+        filtered = np.fft.irfft(spectra * transfer, n_fft)[..., middle : middle + n_out]
+        covariance = np.cov(np.moveaxis(filtered, 1, 0).reshape(n_chans, -1), ddof=0)
         covariance = covariance.reshape(n_chans, n_chans)
         powers.append(weight @ covariance @ weight)
         patterns.append(covariance @ weight / np.sqrt(powers[-1]))
@@ -183,7 +193,8 @@ def _front_outputs(module: torch.nn.Module, inputs: Floats) -> Floats:
         if any(inner in found for inner in part.modules()):
             return
         for axis in (2, 3):
-            if signal.shape[axis] == n_chans and output.shape[axis] == 1:
+            is_merged = signal.shape[5 - axis] > 1  # later layers have no channels
+            if signal.shape[axis] == n_chans and output.shape[axis] == 1 and is_merged:
                 found[part] = output.squeeze(axis).double().cpu()
 
     hooks = [part.register_forward_hook(note) for part in module.modules()]

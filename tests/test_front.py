@@ -91,6 +91,46 @@ def test_weights_and_filters_compute_what_the_model_computes(planted):
             )
 
 
+def test_patterns_are_those_of_the_whole_window(planted):
+    """Of a source that is there in the second half only, and in its scale."""
+    X = planted[0].copy()
+    X[:, 2, N_TIMES // 2 :] += 20 * RNG.normal(size=(60, N_TIMES // 2))
+    model = EEGNet(**SHAPE).double()
+    front = linear_front(model, X, SFREQ)
+    seen = []
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)][:2]
+    hooks = [
+        layer.register_forward_hook(lambda m, args, out: seen.extend([args[0], out]))
+        for layer in layers
+    ]
+    with torch.no_grad():
+        model.eval()(torch.as_tensor(X))
+    for hook in hooks:
+        hook.remove()
+    _, _, filtered, outputs = (tensor.numpy() for tensor in seen)
+    outputs = outputs[:, :, 0]  # (n_windows, n_outputs, n_out)
+    np.testing.assert_allclose(
+        front.powers, outputs.var(axis=(0, 2)), rtol=1e-6
+    )  # in the unit of the windows
+    depth = outputs.shape[1] // filtered.shape[1]
+    for output in range(outputs.shape[1]):
+        channels = filtered[:, output // depth].transpose(1, 0, 2).reshape(N_CHANS, -1)
+        signal = outputs[:, output].ravel()
+        # Up to the sign and the scale of the filter, as weights have norm 1.
+        expected = [np.cov(channel, signal)[0, 1] for channel in channels]
+        found = front.patterns[output]
+        cosine = found @ expected / np.linalg.norm(found) / np.linalg.norm(expected)
+        assert abs(cosine) > 0.9999
+
+
+def test_later_layers_of_the_size_of_the_channels_are_no_fronts():
+    shape = {"n_chans": 12, "n_times": 400, "n_outputs": 2}  # 12 steps after pooling
+    X = RNG.normal(size=(4, 12, 400))
+    assert linear_front(EEGNet(**shape), X, SFREQ).patterns.shape == (16, 12)
+    with pytest.raises(ValueError, match=r"several channels, got \(4, 1, 400\)"):
+        linear_front(EEGNet(**shape), X[:, :1], SFREQ)
+
+
 @pytest.mark.parametrize("cls", [EEGNet, EEGNeX, EEGITNet, ShallowFBCSPNet])
 def test_stock_and_sped_up_models_have_the_same_front(cls, planted):
     model = cls(**SHAPE).train()

@@ -875,6 +875,15 @@ def test_stock_models_that_would_predict_wrongly_are_refused():
             last.parametrizations.weight.original.mul_(100)
         with pytest.raises(ValueError, match=message):
             stock_model(scaled)
+    bounded = TransformedTargetRegressor(
+        net, func=lambda y: y, inverse_func=lambda y: np.maximum(y, -2),
+        check_inverse=False,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="must be linear"):
+        stock_model(bounded.fit(X, Y))
+    instance = make_regressor(**SMALL, module=Linear(4, 128, 1)).fit(X, Y)
+    with pytest.raises(TypeError, match="got an instance of Linear"):
+        stock_model(instance)
     with pytest.raises(TypeError, match="must hold a fitted net, got LinearRegression"):
         stock_model(LinearRegression())
     with pytest.raises(TypeError, match="must be a model of braindecode, got Linear"):

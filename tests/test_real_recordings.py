@@ -140,6 +140,30 @@ def test_each_file_whose_name_has_no_underscore_is_a_subject_and_says_so(tmp_pat
     assert found.description["subject"].unique().tolist() == ["SC404"]
 
 
+def test_subjects_by_the_names_of_files(tmp_path):
+    names = {"P.01_raw.fif": "P.01", "P.02_raw.fif": "P.02", "sub-3.fif": "sub-3"}
+    files = [save(tmp_path / name) for name in names]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This filename")  # MNE's conventions
+        found = read_recordings(files)
+    assert found.description["subject"].tolist() == list(names.values())
+
+
+def test_parts_of_a_recording_are_not_read_again(tmp_path):
+    raw = make_raw(16, 40_000)
+    raw.save(
+        tmp_path / "sub-1_raw.fif", split_size="2MB", split_naming="bids",
+        verbose="error",
+    )  # fmt: skip
+    files = sorted(tmp_path.glob("*.fif"))
+    assert len(files) > 1
+    with refused(r"split-02_raw.fif: it is a part of .*split-01_raw.fif"):
+        read_recordings(files)
+    with pytest.warns(UserWarning, match="it is a part of"):
+        (whole,) = read_recordings(files, on_bad="warn").datasets
+    assert whole.raw.n_times == 40_000
+
+
 # Channels
 
 
@@ -237,6 +261,17 @@ def test_a_window_may_begin_at_a_cut_and_boundaries_of_eeglab_are_points():
         subject_target_windows(recordings, "age", window_seconds=2.0)
 
 
+@pytest.mark.parametrize("at", [5.0, 5.005])
+def test_cuts_between_two_samples(at):
+    """As EEGLAB stores them: the sample after the cut is the next one."""
+    names = [*["go", "hit"] * 2, "boundary"]
+    recordings = with_annotations([5, 5.3, 8, 8.2, at], np.zeros(5), names)
+    found = response_time_windows(
+        recordings, stimulus="go", response="hit", window_seconds=1.0
+    )
+    assert len(found) == (2 if at == 5 else 1)
+
+
 def test_response_times_across_joined_recordings():
     first, second = (
         with_annotations([1, 1.6, 5, 5.3], 0, ["stim", "press"] * 2).datasets[0].raw
@@ -323,6 +358,31 @@ def test_a_subject_without_a_row_is_a_bad_file(people):
     with pytest.warns(UserWarning, match="skipped recordings: .*no row for 'sub-002'"):
         recordings, _ = people([20, 21, None, 23], on_bad="warn")
     assert recordings.description["age"].tolist() == [20, 21, 23]
+
+
+def test_targets_are_those_of_the_windows_not_of_the_table():
+    names = ["go", "hit", "go", "hit"]
+    recordings = with_annotations([5, 5.4, 8, 8.3], np.zeros(4), names)
+    description = {"subject": "a", "target": 7.0, "response_time": 9.0, "age": 40.0}
+    raw = recordings.datasets[0].raw
+    raw._data *= 1e6
+    recordings = BaseConcatDataset([RawDataset(raw, description)])
+    windows = response_time_windows(
+        recordings, stimulus="go", response="hit", window_seconds=1.0
+    )
+    for column in ("target", "response_time"):
+        y = to_arrays(windows, target=column)[1]
+        assert y.tolist() == pytest.approx([0.4, 0.3])
+        assert y.tolist() == pytest.approx([y[0] for _, y, _ in windows])
+
+
+def test_recordings_of_several_rates_have_no_common_windows():
+    parts = [
+        RawDataset(make_raw(sfreq=rate), {"subject": rate, "age": rate})
+        for rate in (50.0, 100.0)
+    ]
+    with refused(r"the same sfreq, got \[50.0, 100.0\]"):
+        subject_target_windows(BaseConcatDataset(parts), "age")
 
 
 def test_a_table_for_recordings_of_any_origin_which_stay_as_they_are(people):
@@ -423,3 +483,19 @@ def test_windows_are_written_to_a_file(kind, tmp_path):
     for found, wanted in zip((X, y, groups), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
     assert SubjectWindows(X, groups)[[0, 1]].shape[0] == 2
+
+
+def test_a_file_of_windows_is_replaced_as_a_whole(tmp_path):
+    file, y, groups = tmp_path / "windows.npy", [1.0, 2, 3], list("aab")
+    first = to_arrays(RNG.normal(size=(3, 2, 50)), y, groups, out=file)[0]
+    kept = first.copy()
+    second = to_arrays(RNG.normal(size=(3, 2, 50)), y, groups, out=file)[0]
+    again = to_arrays(second, y, groups, out=file)[0]  # its own file
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(again, second)
+    with refused("y and groups|same length"):
+        to_arrays(RNG.normal(size=(3, 2, 50)), [1.0, 2], groups, out=file)
+    np.testing.assert_array_equal(np.load(file), second)
+    assert [path.name for path in tmp_path.iterdir()] == ["windows.npy"]
+    with refused("out must end in .npy, got 'windows'"):
+        to_arrays(RNG.normal(size=(3, 2, 50)), y, groups, out="windows")

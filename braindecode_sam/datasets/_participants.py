@@ -17,7 +17,7 @@ def read_participants(
     first column names the subject.
     """
     if not isinstance(participants, pd.DataFrame):
-        separator = "\t" if str(participants).endswith(".tsv") else ","
+        separator = "\t" if str(participants).lower().endswith(".tsv") else ","
         first = pd.read_csv(participants, sep=separator, nrows=0).columns[0]
         participants = pd.read_csv(participants, sep=separator, dtype={first: str})
     names = participants.columns[0]
@@ -39,8 +39,9 @@ def read_participants(
 
 
 def row_of(table: pd.DataFrame, subject: Any) -> dict[str, Any]:
-    """Return the row of a subject, whose name may lack BIDS's ``sub-``."""
-    for name in (str(subject), f"sub-{subject}"):
+    """Return the row of a subject. Either name may lack BIDS's ``sub-``."""
+    text = str(subject)
+    for name in (text, f"sub-{text}", text.removeprefix("sub-")):
         if name in table.index:
             return table.loc[name].to_dict()
     raise ValueError(

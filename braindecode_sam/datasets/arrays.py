@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import mne
 import numpy as np
+import pandas as pd
 from braindecode.datasets import BaseConcatDataset
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
@@ -52,7 +56,7 @@ def to_arrays(
         Column of the metadata, or of a dataset's description, that names the subject.
     out : path-like, optional
         File with the suffix ``.npy`` to which the windows are written one by one, for
-        data larger than memory.
+        data larger than memory. It replaces an existing file when it is complete.
 
     Returns
     -------
@@ -100,13 +104,15 @@ def to_arrays(
     >>> to_arrays(epochs, target="hand")[1]
     array(['left', 'right', 'left', 'left', 'right', 'left'], dtype='<U5')
     """
-    if isinstance(data, mne.BaseEpochs) and not data.preload:
-        data = data.copy().load_data()  # only now, MNE rejects epochs
+    if out is not None and not str(out).endswith(".npy"):
+        raise ValueError(f"out must end in .npy, got {str(out)!r}")
+    if isinstance(data, mne.BaseEpochs):
+        data = data.copy().drop_bad(verbose="error")  # only now, MNE rejects epochs
     if y is None or groups is None:
         if isinstance(data, mne.BaseEpochs):
             table = data.metadata
         elif isinstance(data, BaseConcatDataset):
-            table = data.get_metadata()
+            table = pd.concat([_metadata_of(part) for part in data.datasets])
         else:
             raise ValueError(
                 f"{'y' if y is None else 'groups'} must be given for an array, got"
@@ -119,43 +125,77 @@ def to_arrays(
             )
         y = _column(table, target, "target") if y is None else y
         groups = _column(table, subject, "subject") if groups is None else groups
-    if isinstance(data, (mne.BaseEpochs, BaseConcatDataset)):
-        X = _stack(data, out)
-    else:
-        X = as_numbers("X", data, np.float32)
-        if out is not None:
-            np.save(out, X)
-            X = np.load(out, mmap_mode="r")
-    check_windows(X)
+    check_same_length(X=data, y=y, groups=groups)
     y, groups = as_targets(y), check_groups(groups)
-    check_same_length(X=X, y=y, groups=groups)
+    is_array = not isinstance(data, (mne.BaseEpochs, BaseConcatDataset))
+    if is_array and out is None:
+        X = as_numbers("X", data, np.float32)  # without a copy, if possible
+    else:
+        X = _stack(_each_window(data), len(data), out)
+    check_windows(X)
     check_scale(X)
     return X, y, groups
 
 
-def _stack(
-    data: mne.BaseEpochs | BaseConcatDataset, out: str | os.PathLike[str] | None
-) -> NDArray[np.float32]:
-    """Copy windows one by one, those of epochs in microvolts, without triggers."""
+def _each_window(data: Any) -> Iterator[NDArray[Any]]:
+    """Yield windows, those of epochs in microvolts, without triggers."""
     is_epochs = isinstance(data, mne.BaseEpochs)
+    if not (is_epochs or isinstance(data, BaseConcatDataset)):
+        yield from (as_numbers("X", data[i], np.float32) for i in range(len(data)))
+        return
     info = data.info if is_epochs else _info_of(data.datasets[0])
-    windows = data.get_data(copy=False) if is_epochs else data
-    n_chans = len(info["ch_names"]) if info is not None else len(windows[0][0])
-    picks = list(range(n_chans)) if info is None else input_channels(info)
-    left_out = [info["ch_names"][i] for i in range(n_chans) if i not in picks]
-    if left_out:
-        log.info("left out the channels %s", ", ".join(left_out))
-    scale = np.ones((n_chans, 1))
-    if is_epochs:
-        scale[in_volts(info)] = MICROVOLTS
-    first = windows[0] if is_epochs else windows[0][0]
-    shape = (len(data), len(picks), first.shape[-1])
-    X = np.empty(shape, np.float32)
-    if out is not None:
-        X = np.lib.format.open_memmap(out, "w+", np.float32, shape)
-    for i in range(len(data)):
-        X[i] = (scale * (windows[i] if is_epochs else windows[i][0]))[picks]
-    return X if out is None else np.load(out, mmap_mode="r")
+    picks: Any = slice(None)
+    scale: Any = 1.0
+    if info is not None:
+        picks = input_channels(info)
+        left_out = [n for i, n in enumerate(info["ch_names"]) if i not in picks]
+        if left_out:
+            log.info("left out the channels %s", ", ".join(left_out))
+        if is_epochs:
+            scale = np.ones((len(info["ch_names"]), 1))
+            scale[in_volts(info)] = MICROVOLTS
+            scale = scale[picks]
+    for i, item in enumerate(data if is_epochs else range(len(data))):
+        window = item if is_epochs else np.asarray(data[i][0])
+        yield scale * window[picks]
+
+
+def _stack(
+    windows: Iterator[NDArray[Any]], n: int, out: str | os.PathLike[str] | None
+) -> NDArray[np.float32]:
+    """Join windows in an array or, one by one, in a file that replaces another."""
+    first = next(windows, None)
+    if first is None:
+        raise ValueError("data must hold at least one window, got none")
+    shape, part = (n, *first.shape), Path(f"{out}.part")
+    X: Any = np.empty(shape, np.float32) if out is None else None
+    try:
+        if out is not None:
+            X = np.lib.format.open_memmap(part, "w+", np.float32, shape)
+        for i, window in enumerate(itertools.chain([first], windows)):
+            X[i] = window
+        if out is not None:
+            X.flush()
+            os.replace(part, out)  # arrays that are open keep the old file
+            X = np.load(out, mmap_mode="r")
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    stacked: NDArray[np.float32] = X
+    return stacked
+
+
+def _metadata_of(windows: Any) -> pd.DataFrame:
+    """Return the metadata of windows, and of their description what they lack.
+
+    braindecode's ``get_metadata`` lets the description replace their targets.
+    """
+    source = windows.windows if hasattr(windows, "windows") else windows
+    table = source.metadata.copy()
+    for name, value in windows.description.items():
+        if name not in table:
+            table[name] = [value] * len(table)
+    return table
 
 
 def _info_of(windows: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Real
@@ -118,9 +117,12 @@ def read_recordings(
     table = None if participants is None else read_participants(participants)
     recordings, bad = [], []
     left_out: set[str] = set()
+    parts: dict[Path, Path] = {}  # of recordings in several files
     for path in paths:
         subject = _subject_in_name(path) if subject_of is None else subject_of(path)
         try:
+            if path.resolve() in parts:
+                raise ValueError(f"it is a part of {parts[path.resolve()]}")
             row = {} if table is None else row_of(table, subject)
             raw = _read(path, picks, sfreq, crop, left_out)
         # MNE's readers raise errors of many types.
@@ -129,6 +131,8 @@ def read_recordings(
         else:
             description = {"subject": subject, "path": str(path), **row}
             recordings.append(RawDataset(raw, description))
+            files = [Path(file).resolve() for file in raw.filenames if file]
+            parts |= {file: path for file in files if file != path.resolve()}
     if bad:
         message = "cannot read " + "; ".join(bad)
         if on_bad == "raise" or not recordings:
@@ -166,7 +170,8 @@ def _check_crop(crop: Any) -> None:
 
 
 def _subject_in_name(path: Path) -> str:
-    return re.split("[_.]", path.name, maxsplit=1)[0]
+    first, underscore, _ = path.name.partition("_")
+    return first if underscore else path.stem.removesuffix(".fif")  # of .fif.gz
 
 
 def _read(

@@ -262,12 +262,13 @@ def _are_cut(raw: mne.io.BaseRaw, begins: Any, ends: Any) -> NDArray[np.bool_]:
     is_cut = np.zeros(len(begins), dtype=bool)
     for annotation in raw.annotations:
         name = annotation["description"].lower()
-        is_point = "boundary" in name or name.startswith(("new segment", "edge"))
+        is_point = name.startswith(("boundary", "new segment", "edge"))
         if is_point or name.startswith("bad"):
             onset = (annotation["onset"] - raw.first_time) * raw.info["sfreq"]
             # EEGLAB's boundaries last as long as what was left out.
             length = 0 if is_point else annotation["duration"] * raw.info["sfreq"]
-            start, stop = round(onset), round(onset + length)
+            # The first sample after; EEGLAB's boundaries are between two samples.
+            start, stop = (math.ceil(t - 1e-6) for t in (onset, onset + length))
             is_cut |= (begins < start) & (start < ends)
             is_cut |= (begins < stop) & (start < ends) & (start < stop)
     return is_cut
@@ -275,6 +276,11 @@ def _are_cut(raw: mne.io.BaseRaw, begins: Any, ends: Any) -> NDArray[np.bool_]:
 
 def _n_samples(name: str, seconds: float, recordings: BaseConcatDataset) -> int:
     check_positive(name, seconds)
+    rates = {recording.raw.info["sfreq"] for recording in recordings.datasets}
+    if len(rates) > 1:
+        raise ValueError(
+            f"recordings must have the same sfreq, got {sorted(rates)}; resample them"
+        )
     sfreq = recordings.datasets[0].raw.info["sfreq"]
     n_samples = round(seconds * sfreq) if seconds * sfreq < sys.maxsize else sys.maxsize
     if n_samples < 1:

@@ -68,6 +68,11 @@ def stock_model(estimator: Any) -> torch.nn.Module:
             estimator = estimator.best_estimator_
         else:
             raise TypeError(f"estimator must hold a fitted net, got {estimator!r}")
+    if isinstance(estimator.module, torch.nn.Module):
+        raise TypeError(
+            "the net's module must be a class or its name, from which another model can"
+            f" be built, got an instance of {type(estimator.module).__name__}"
+        )
     fitted = estimator.module_
     known = [c for c in type(fitted).__mro__ if c.__module__.startswith("braindecode.")]
     if not known:
@@ -87,7 +92,8 @@ def stock_model(estimator: Any) -> torch.nn.Module:
 @torch.no_grad()
 def _fold(model: Any, transformers: list[Any]) -> None:
     """Let the last layer undo the transformations of targets."""
-    windows = torch.randn(4, model.n_chans, model.n_times)
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.randn(4, model.n_chans, model.n_times, generator=generator)
     before = model(windows).numpy()
 
     def undo(y: Any) -> Any:
@@ -95,10 +101,12 @@ def _fold(model: Any, transformers: list[Any]) -> None:
             y = transformer.inverse_transform(y)
         return y
 
-    zero, one = np.zeros((1, before.shape[1])), np.ones((1, before.shape[1]))
-    shift = undo(zero)[0]
+    one = np.ones((1, before.shape[1]))
+    shift = undo(0 * one)[0]
     scale = undo(one)[0] - shift
-    if not np.allclose(undo(before), before * scale + shift, rtol=1e-4, atol=1e-6):
+    points = np.concatenate([before, *(c * one for c in (-10, -3, -1, 0.3, 3, 10))])
+    error = np.abs(undo(points) - (points * scale + shift))
+    if (error > 1e-4 * np.abs(scale)).any():
         raise ValueError(
             "the transformer of the targets must be linear, such as StandardScaler, got"
             f" {transformers!r}"
@@ -115,6 +123,6 @@ def _fold(model: Any, transformers: list[Any]) -> None:
     if (error > 1e-3 * np.abs(scale)).any():
         raise ValueError(
             f"the last layer of {type(model).__name__} cannot hold the scale"
-            f" {scale.tolist()} of the targets; give them another unit, such as seconds"
-            " instead of milliseconds"
+            f" {scale.tolist()} of the targets, or there are several such layers; a"
+            " larger unit, such as seconds instead of milliseconds, has a smaller scale"
         )
