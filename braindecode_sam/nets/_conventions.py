@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from braindecode.datautil import infer_signal_properties
-from braindecode.models.util import interpolated_models_dict, models_dict
+from braindecode.models import util
 from skorch import NeuralNet
 
 from braindecode_sam._arguments import check_integer
@@ -171,7 +171,9 @@ class Conventions(NeuralNet):
             return params
         module = self.module
         if isinstance(module, str):  # braindecode raises for an unknown name
-            module = (interpolated_models_dict | models_dict).get(module, object)
+            # Since braindecode 1.8.
+            others = getattr(util, "interpolated_models_dict", {})
+            module = {**others, **util.models_dict}.get(module, object)
         takes = inspect.signature(module).parameters
         names = {"n_chans", "n_times", "n_outputs"} | takes.keys()
         if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
