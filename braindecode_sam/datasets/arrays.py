@@ -107,7 +107,8 @@ def to_arrays(
     if out is not None and not str(out).endswith(".npy"):
         raise ValueError(f"out must end in .npy, got {str(out)!r}")
     if isinstance(data, mne.BaseEpochs):
-        data = data.copy().drop_bad(verbose="error")  # only now, MNE rejects epochs
+        data = data.copy()
+        data.drop_bad(verbose="error")  # MNE rejects epochs when they are first read
     if y is None or groups is None:
         if isinstance(data, mne.BaseEpochs):
             table = data.metadata
