@@ -19,16 +19,21 @@ BLOCK = 256  # windows checked at a time, to bound the memory
 # Windows
 
 
-def check_windows(X: ArrayLike) -> None:
-    """Check the shape of EEG windows, and that all values are finite numbers."""
+def check_shape(X: ArrayLike) -> None:
+    """Check that there are windows, channels and samples."""
     shape = np.shape(X)
     if len(shape) != 3 or 0 in shape:
         raise ValueError(
             "X must have the shape (n_windows, n_chans, n_times) and no empty"
             f" dimension, got {tuple(shape)}"
         )
-    for start in range(0, shape[0], BLOCK):
-        check_finite(X[start : start + BLOCK], start)  # type: ignore[index]
+
+
+def check_windows(X: Any) -> None:
+    """Check the shape of EEG windows, and that all values are finite numbers."""
+    check_shape(X)
+    for start in range(0, len(X), BLOCK):
+        check_finite(X[start : start + BLOCK], start)
 
 
 def check_finite(windows: Any, start: int) -> None:

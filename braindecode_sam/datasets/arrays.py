@@ -21,6 +21,7 @@ from braindecode_sam._checks import (
     check_groups,
     check_same_length,
     check_scale,
+    check_shape,
     check_windows,
 )
 from braindecode_sam.datasets._channels import MICROVOLTS, in_volts, input_channels
@@ -126,9 +127,11 @@ def to_arrays(
             )
         y = _column(table, target, "target") if y is None else y
         groups = _column(table, subject, "subject") if groups is None else groups
+    is_array = not isinstance(data, (mne.BaseEpochs, BaseConcatDataset))
+    if is_array:
+        check_shape(data)
     check_same_length(X=data, y=y, groups=groups)
     y, groups = as_targets(y), check_groups(groups)
-    is_array = not isinstance(data, (mne.BaseEpochs, BaseConcatDataset))
     if is_array and out is None:
         X = as_numbers("X", data, np.float32)  # without a copy, if possible
     else:
