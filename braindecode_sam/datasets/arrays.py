@@ -130,8 +130,8 @@ def to_arrays(
     is_array = not isinstance(data, (mne.BaseEpochs, BaseConcatDataset))
     if is_array:
         check_shape(data)
-    check_same_length(X=data, y=y, groups=groups)
     y, groups = as_targets(y), check_groups(groups)
+    check_same_length(X=data, y=y, groups=groups)
     if is_array and out is None:
         X = as_numbers("X", data, np.float32)  # without a copy, if possible
     else:
