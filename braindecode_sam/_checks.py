@@ -264,7 +264,7 @@ def as_names(name: str, names: Any, meaning: str) -> NDArray[Any]:
             f"{name} must have the shape (n_windows,), got {type(names).__name__} of"
             f" shape {array.shape}: {reprlib.repr(names)}"
         )
-    if array.dtype.kind in "OT":
+    if array.dtype.kind in ("O", "T"):
         array = np.array(objects.tolist())
     is_plain = array.dtype.kind in "biufU"  # others, such as dates, are not converted
     if array.dtype.kind in "OSc" or (is_plain and array.tolist() != objects.tolist()):
