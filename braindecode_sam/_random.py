@@ -36,7 +36,7 @@ def generator_states(net: Any = None) -> dict[str, Any]:
     consist of tensors and builtins.
     """
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    places = [] if net is None else own_generators(net)
+    places = [] if net is None else _own_generators(net)
     return {
         "torch": torch.get_rng_state(),
         "cuda": cuda,
@@ -59,7 +59,7 @@ def set_generator_states(states: dict[str, Any], net: Any = None) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
     elif torch.cuda.is_initialized():  # initialized since then: seed it anew
         torch.cuda.manual_seed_all(torch.initial_seed())
-    places = [] if net is None else own_generators(net)
+    places = [] if net is None else _own_generators(net)
     if net is not None and len(places) != len(states["own"]):
         warnings.warn(
             f"The net holds {len(places)} random number generators, of which"
@@ -89,7 +89,7 @@ def _set_state(generator: np.random.RandomState | torch.Generator, state: Any) -
         generator.set_state((name, key.numpy().astype(np.uint32), *rest))
 
 
-def own_generators(net: Any) -> list[tuple[Any, Any]]:
+def _own_generators(net: Any) -> list[tuple[Any, Any]]:
     """Find the generators within a net's parameters, for instance in augmentations.
 
     braindecode's transforms hold NumPy's global generator or, after scikit-learn has
@@ -113,7 +113,7 @@ def seed_own_generators(net: Any, seed: int) -> None:
     They are replaced, as one of them may be NumPy's global generator. Seeds are derived
     from `seed`, so that they differ from each other and from it.
     """
-    places = own_generators(net)
+    places = _own_generators(net)
     seeds = np.random.SeedSequence(seed).generate_state(1 + len(places))[1:]
     for (container, key), own in zip(places, map(int, seeds), strict=True):
         generator = container[key]

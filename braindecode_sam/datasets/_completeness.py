@@ -7,43 +7,43 @@ from pathlib import Path
 from typing import NamedTuple
 
 BYTES = {".edf": 2, ".bdf": 3}  # of a sample
-MAX_SIGNALS = 9999  # the header counts them in four characters
 _TEXT = ("EDF Annotations", "BDF Annotations")  # no signals
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
     """What matters of the header of an EDF or BDF file."""
 
     n_bytes: int
     n_records: int  # -1 in an unfinished recording
-    lengths: dict[tuple[int, str], int]  # samples in a record, by number and label
+    labels: list[str]  # of the signals
+    lengths: list[int]  # of the signals, samples in a record
 
 
-def _read_header(path: Path) -> _Header | None:
+def read_header(path: Path) -> Header | None:
     """Read the header of EDF or BDF; None for other files, and for damaged ones."""
     if path.suffix.lower() not in BYTES:
         return None
     with path.open("rb") as file:
-        header = file.read(256 * (1 + MAX_SIGNALS))
-    try:
-        n = int(header[252:256])
-        labels = [header[256 + 16 * i :][:16].decode("latin-1") for i in range(n)]
-        lengths = [int(header[256 + n * 216 + 8 * i :][:8]) for i in range(n)]
-        signals = dict(zip(enumerate(map(str.strip, labels)), lengths, strict=True))
-        return _Header(int(header[184:192]), int(header[236:244]), signals)
-    except ValueError:  # MNE's reader says what is wrong
-        return None
+        first = file.read(256)
+        try:
+            n = int(first[252:])
+            signals = file.read(256 * max(n, 0))
+            labels = [signals[16 * i :][:16].decode("latin-1") for i in range(n)]
+            lengths = [int(signals[n * 216 + 8 * i :][:8]) for i in range(n)]
+            names = [label.strip() for label in labels]
+            return Header(int(first[184:192]), int(first[236:244]), names, lengths)
+        except ValueError:  # MNE's reader says what is wrong
+            return None
 
 
-def check_complete(path: Path) -> None:
+def check_complete(path: Path, header: Header | None) -> None:
     """Raise if a file is shorter than its header says.
 
     The headers of EDF, BDF and, as an option, BrainVision have the length.
     """
     suffix, size = path.suffix.lower(), path.stat().st_size
-    header = _read_header(path)
     if header is not None:
-        samples = sum(header.lengths.values()) * header.n_records
+        samples = sum(header.lengths) * header.n_records
         _compare(size, header.n_bytes + BYTES[suffix] * samples)
     if suffix == ".vhdr":
         text = path.read_text(encoding="latin-1")
@@ -66,10 +66,9 @@ def _compare(size: int, expected: int) -> None:
         raise ValueError(f"the file is truncated: it has {size} of {expected} bytes")
 
 
-def has_several_rates(path: Path) -> bool:
+def has_several_rates(path: Path, header: Header | None) -> bool:
     """Return whether the signals of a file may have different sampling rates."""
-    header = _read_header(path)
     if header is None:
         return path.suffix.lower() == ".gdf"
-    lengths = {n for (_, name), n in header.lengths.items() if name not in _TEXT}
-    return len(lengths) > 1
+    signals = zip(header.labels, header.lengths, strict=True)
+    return len({length for label, length in signals if label not in _TEXT}) > 1

@@ -18,7 +18,11 @@ from braindecode.datasets import BaseConcatDataset, RawDataset
 
 from braindecode_sam._arguments import check_choice, check_positive
 from braindecode_sam.datasets._channels import MICROVOLTS, in_volts, input_channels
-from braindecode_sam.datasets._completeness import check_complete, has_several_rates
+from braindecode_sam.datasets._completeness import (
+    check_complete,
+    has_several_rates,
+    read_header,
+)
 from braindecode_sam.datasets._participants import read_participants, row_of
 
 log = logging.getLogger(__name__)
@@ -184,10 +188,11 @@ def _read(
     """Read one recording in microvolts, with no more memory than it needs."""
     if path.stat().st_size == 0:
         raise ValueError("the file is empty")
-    check_complete(path)
+    header = read_header(path)
+    check_complete(path, header)
     # MNE resamples slower signals to the rate of the fastest. It has to do so before
     # cropping, or it would stretch them over the part.
-    is_whole = crop is not None and has_several_rates(path)
+    is_whole = crop is not None and has_several_rates(path, header)
     raw = mne.io.read_raw(path, preload=is_whole, verbose="warning")
     chosen = input_channels(raw.info) if picks is None else picks
     if picks is None:
