@@ -7,6 +7,7 @@ time and continues where it was. Topics share the fits of an optimizer.
 Questions, each with its data:
 
 rest-or-arithmetic    what a person is doing, 24 people (EEGMAT), EEGNeX
+rest-or-arithmetic-scaled  the same, with each person's channels scaled to unit spread
 response-times        simulated response times, 24 subjects, EEGNeX
 p300                  target or frequent stimulus, held-out runs of one person, EEGNet
 p300-across-people    the same, held-out people: a negative control
@@ -15,6 +16,7 @@ Topics:
 
 rho                   SAM with several rho, compared with AdamW
 averaging             averaged weights, with and without SAM, compared with AdamW
+rho-and-averaging     both, in one comparison
 variants              other variants of SAM, compared with SAM
 epoch                 epoch chosen on held-out training subjects, AdamW and SAM
 models                four models, each with AdamW and SAM
@@ -40,6 +42,7 @@ from braindecode_sam import SAM
 from braindecode_sam.callbacks import WeightAveraging
 from braindecode_sam.comparison import compare
 from braindecode_sam.datasets import (
+    SubjectScaler,
     SubjectWindows,
     simulate_response_times,
     to_arrays,
@@ -87,6 +90,10 @@ SETTINGS = {
 TOPICS = {
     "rho": ["AdamW", "SAM rho=0.02", "SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.2"],
     "averaging": ["AdamW", "EMA", "SWA", "SAM rho=0.1", "SAM rho=0.1, EMA"],
+    "rho-and-averaging": [
+        "AdamW", "SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.2",
+        "EMA", "SAM rho=0.1, EMA",
+    ],
     "variants": [
         "SAM rho=0.1", "GSAM", "FriendlySAM", "LookSAM", "AESAM", "MomentumSAM",
         "WSAM gamma=0.7", "WSAM gamma=0.9", "AdamW",
@@ -104,6 +111,13 @@ def rest_or_arithmetic(data):
     busy, _, who = read_subtractions(data / "eegmat", "Subject*_2.edf", 125.0)
     y = np.repeat([0, 1], [len(resting), len(busy)])
     return np.concatenate([resting, busy]), y, np.concatenate([who_rests, who])
+
+
+def rest_or_arithmetic_scaled(data):
+    """Read EEGMAT and scale each person's channels."""
+    X, y, who = rest_or_arithmetic(data)
+    scaled = SubjectScaler().fit_transform(SubjectWindows(X, who))
+    return np.asarray(scaled), y, who
 
 
 def p300(data, people=(1,), groups="recording"):
@@ -132,6 +146,7 @@ class Question(NamedTuple):
 
 QUESTIONS = {
     "rest-or-arithmetic": Question(rest_or_arithmetic, "FastEEGNeX", 20),
+    "rest-or-arithmetic-scaled": Question(rest_or_arithmetic_scaled, "FastEEGNeX", 20),
     "response-times": Question(response_times, "FastEEGNeX", 20),
     "p300": Question(p300, "FastEEGNet", 12),
     "p300-across-people": Question(
