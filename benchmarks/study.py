@@ -207,10 +207,10 @@ def summarize(result):
         f"{{}} of {len(result.subjects)}".format
     )
     table["p (Holm)"] = paired["p_holm"].map("{:.2g}".format)
-    table["Detectable"] = paired["smallest_detectable"].map("{:.3f}".format)
+    table["Detectable (80 % power)"] = paired["smallest_detectable"].map("{:.3f}".format)
     table[kind] = (sign * scores[metric]).map("{:.3f}".format)
     table["CPU s per fit"] = scores["cpu_seconds"].map("{:.0f}".format)
-    table.loc[result.reference, table.columns[1:5]] = "-"
+    table.loc[result.reference, table.columns[1:5]] = ""
     return table.rename_axis("Estimator")
 
 

@@ -13,9 +13,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
+from skorch.dataset import Dataset
+from skorch.helper import predefined_split
 
 import braindecode_sam
-from braindecode_sam import callbacks, datasets, models, optim
+from braindecode_sam import SAM, callbacks, datasets, models, optim
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -35,23 +38,57 @@ def test_the_api_page_has_every_public_name():
     assert names - {"SCORING", "SCORING_CLASSIFICATION"} <= listed
 
 
-def test_the_readmes_snippet_runs(capsys):
-    readme = (ROOT / "README.rst").read_text()
-    code = readme.split(".. code-block:: python\n")[1].split("\nIt prints")[0]
-    small = {
-        "random_state=0)": "5, 8, n_chans=4, n_times=128, random_state=0)",
-        "max_epochs=20, batch_size=32": "max_epochs=1, batch_size=8",
-    }
-    for text, replacement in small.items():
+def block_of_the_readme(language):
+    """Return the README's only block of code in a language."""
+    pattern = rf"^.. code-block:: {language}\n((?:\n|   .*)+)"
+    (block,) = re.findall(pattern, (ROOT / "README.rst").read_text(), re.M)
+    return textwrap.dedent(block)
+
+
+def test_the_readmes_two_changes_keep_a_script_running():
+    block = block_of_the_readme("diff")
+    assert "batch_size=64" in block
+    lines = block.replace("batch_size=64", "batch_size=8").splitlines()
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(8, 22, 1000)).astype("float32")
+    y = np.arange(8) % 4
+    nets = []
+    for sign in "-+":
+        names = {
+            "torch": torch, "predefined_split": predefined_split,
+            "lr": 1e-3, "weight_decay": 0.01, "valid_set": Dataset(X, y),
+        }  # fmt: skip
+        torch.manual_seed(0)
+        exec("\n".join(t[1:] for t in lines if t[:1] in (" ", sign)), names)
+        nets.append(names["clf"].initialize())
+    before, after = (net.predict_proba(X) for net in nets)
+    np.testing.assert_allclose(after, before, atol=1e-5)
+    for net, kind in zip(nets, (torch.optim.AdamW, SAM), strict=True):
+        net.set_params(verbose=0).partial_fit(X, y)
+        assert type(net.optimizer_) is kind
+
+
+@pytest.mark.filterwarnings("ignore:with 4 subjects:UserWarning")
+def test_the_readmes_comparison_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    epochs = datasets.simulate_response_times(
+        4, 12, n_chans=4, n_times=64, sfreq=64, random_state=0
+    )
+    X, seconds, subjects = datasets.to_arrays(epochs, target="response_time")
+    code = block_of_the_readme("python")
+    short = {"verbose=0": "verbose=0, max_epochs=1", "subjects)": "subjects, n_seeds=1)"}
+    for text, replacement in short.items():
         assert text in code
         code = code.replace(text, replacement)
-    exec(textwrap.dedent(code), {})
-    printed = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in printed] == ["rho=0", "rho=0.1"]
-    shown = readme.split("It prints")[1].split("::\n")[1].split("``")[0]
-    for line, example in zip(printed, shown.strip().splitlines(), strict=True):
-        number = r"NRMSE [\d.]+ on"
-        assert re.sub(number, "", line) == re.sub(number, "", example.strip())
+    exec(
+        code,
+        {
+            "torch": torch, "SAM": SAM, "X": X, "subjects": subjects,
+            "y": np.where(seconds > np.median(seconds), "slow", "fast"),
+        },
+    )  # fmt: skip
+    assert "SAM has a log loss of" in capsys.readouterr().out
+    assert (tmp_path / "report.html").is_file()
 
 
 @pytest.mark.full

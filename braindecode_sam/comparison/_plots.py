@@ -87,8 +87,10 @@ def plot_curves(comparison: Any) -> Figure:
     figure, ax = plt.subplots(layout="constrained")
     names = list(dict.fromkeys(curves["estimator"]))
     colors = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
-    for i, name in enumerate(names):
-        mine, color = curves[curves["estimator"] == name], colors(i % colors.N)
+    others = [name for name in names if name != comparison.reference]
+    color_of = {name: colors(i % colors.N) for i, name in enumerate(others)}
+    for name in names:
+        mine, color = curves[curves["estimator"] == name], color_of.get(name, "0.45")
         marker = "" if len(mine) > 1 else "o"
         ax.plot(
             mine["epoch"], mine["loss"], marker=marker, color=color, label=_shown(name)

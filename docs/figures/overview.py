@@ -7,46 +7,77 @@ import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-from study import draw_curves
+from study import COLORS, QUESTIONS, read
 
 SPEED = Path("../../benchmarks/results/speed")
-COLORS = {
-    "EEGNeX, SAM": "0.75",
-    "EEGNeX, AdamW": "0.75",
-    "FastEEGNeX, SAM": "C0",
-    "FastEEGNeX, AdamW": "0.45",
+SHAPES = {
+    "(32, 64, 500)": ("C0", "32 windows, 64 channels, 500 samples"),
+    "(16, 22, 1000)": ("#9ecae1", "16 windows, 22 channels, 1000 samples"),
 }
+AT_LEAST = 1.3  # times faster, to be drawn
+FARTHEST = 30  # in percent, where the left panel ends at the right
 
 
-def draw_steps(ax):
-    """Draw the time of a training step on a logarithmic scale."""
-    table = pd.read_csv(SPEED / "training_step.csv")
-    table = table[table["windows"] == "challenge_1"].set_index("training")
-    table = table.loc[list(COLORS)]
-    bars = ax.barh(table.index, table["ms per step"], color=list(COLORS.values()))
-    labels = [
-        f"{ms / 1000:.2g} s" if ms > 1000 else f"{ms:.0f} ms, {ratio:.0f}x faster"
-        for ms, ratio in zip(table["ms per step"], table["speed-up"], strict=True)
-    ]
-    ax.bar_label(bars, labels, padding=4)
-    ax.set(
-        xscale="log", xlim=(20, 40000), xlabel="ms per training step, one CPU thread"
-    )
-    ax.invert_yaxis()
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title("Exact, fast models", fontsize=11)
+def draw_models(ax):
+    """Draw how many times faster models train after ``speed_up``."""
+    table = pd.read_csv(SPEED / "speed_up.csv").set_index("model")
+    ratios = table[[f"{shape} times faster" for shape in SHAPES]]
+    ratios = ratios[ratios.max(axis=1) >= AT_LEAST]
+    ratios = ratios.sort_values(ratios.columns[0], ascending=False)
+    for i, (column, (color, label)) in enumerate(
+        zip(ratios, SHAPES.values(), strict=True)
+    ):
+        rows = np.arange(len(ratios)) + 0.4 * i - 0.2
+        bars = ax.barh(rows, ratios[column], 0.4, color=color, label=label)
+        ax.bar_label(bars, fmt="%.3g", padding=3, fontsize=7)
+    ax.axvline(1, color="0.2", lw=1)
+    ax.set_yticks(range(len(ratios)), ratios.index, fontsize=8)
+    ax.set_ylim(len(ratios) - 0.5, -0.5)
+    ax.set_xlabel("Times faster than braindecode's model (AdamW, one CPU thread)")
+    ax.set_title("speed_up(model)", fontsize=11)
+    ax.legend(frameon=False, loc="lower right", fontsize=8)
+
+
+def draw_questions(ax):
+    """Draw SAM's difference to AdamW in percent of AdamW's loss, and the dummy's."""
+    for y, (question, (topic, _)) in enumerate(QUESTIONS.items()):
+        reference = read(question, topic, "scores").set_index("estimator")["loss"]
+        table = read(question, topic, "comparisons").set_index("estimator")
+        percent = 100 * table / reference["AdamW"]
+        sam, dummy = percent.loc["SAM rho=0.1"], percent.loc["dummy", "difference"]
+        significant = table.loc["SAM rho=0.1", "p_holm"] < 0.05
+        color = COLORS["SAM rho=0.1"]
+        ax.plot([sam["ci_low"], sam["ci_high"]], [y, y], color=color, lw=2)
+        ax.plot(
+            sam["difference"], y, "o", color=color, mfc=color if significant else "w",
+            label="SAM (filled: p < 0.05)" if significant else None,
+        )  # fmt: skip
+        if dummy < FARTHEST:
+            ax.plot(dummy, y, "kx", label=None if y else "no model: class frequencies")
+        else:
+            ax.annotate(
+                f"mean predictor +{dummy:.0f} %", (FARTHEST, y + 0.3), fontsize=7,
+                ha="right",
+            )  # fmt: skip
+    ax.axvline(0, color="0.45", lw=1, zorder=0)
+    ax.set_yticks(range(len(QUESTIONS)), [title for _, title in QUESTIONS.values()])
+    ax.set_ylim(len(QUESTIONS) - 0.5, -0.5)
+    ax.set_xlim(right=FARTHEST)
+    ax.set_xlabel("Loss on held-out subjects, difference to AdamW in %")
+    ax.set_title("Does SAM help?", fontsize=11)
+    ax.legend(frameon=False, loc="lower left", fontsize=8)
 
 
 def main():
     """Draw both panels."""
     os.chdir(Path(__file__).parent)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    names = ("AdamW", "SAM rho=0.1")
-    draw_curves(left, "rest-or-arithmetic", "rho", names, bands=True)
-    left.set_title("Rest or mental arithmetic: held-out subjects", fontsize=11)
-    left.legend(frameon=False)
-    draw_steps(right)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    draw_models(left)
+    draw_questions(right)
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
     figure.savefig("overview.png", dpi=130)
 
 

@@ -9,7 +9,8 @@ from matplotlib.ticker import MaxNLocator
 # Sphinx runs this file in the folder docs/figures.
 RESULTS = Path("../../benchmarks/results/study")
 QUESTIONS = {
-    "rest-or-arithmetic": "Rest or arithmetic\n(EEGNeX, 24 subjects)",
+    "rest-or-arithmetic": "Mental arithmetic\n(EEGNeX, 24 subjects)",
+    "rest-or-arithmetic-scaled": "Mental arithmetic, scaled\n(EEGNeX, 24 subjects)",
     "response-times": "Simulated response times\n(EEGNeX, 24 subjects)",
     "p300": "P300\n(EEGNet, 16 runs of one subject)",
 }
@@ -35,6 +36,10 @@ COLORS = {
 CURVES = {
     "rho": ["AdamW", "SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.2"],
     "averaging": ["AdamW", "EMA", "SWA", "SAM rho=0.1", "SAM rho=0.1, EMA"],
+    "rho-and-averaging": [
+        "AdamW", "SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.2", "EMA",
+        "SAM rho=0.1, EMA",
+    ],
     "variants": [
         "AdamW", "SAM rho=0.1", "GSAM", "FriendlySAM", "LookSAM", "AESAM",
         "MomentumSAM", "WSAM gamma=0.7", "WSAM gamma=0.9",
