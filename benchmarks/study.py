@@ -207,7 +207,8 @@ def summarize(result):
         f"{{}} of {len(result.subjects)}".format
     )
     table["p (Holm)"] = paired["p_holm"].map("{:.2g}".format)
-    table["Detectable (80 % power)"] = paired["smallest_detectable"].map("{:.3f}".format)
+    detectable = paired["smallest_detectable"].map("{:.3f}".format)
+    table["Detectable (80 % power)"] = detectable
     table[kind] = (sign * scores[metric]).map("{:.3f}".format)
     table["CPU s per fit"] = scores["cpu_seconds"].map("{:.0f}".format)
     table.loc[result.reference, table.columns[1:5]] = ""

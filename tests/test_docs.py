@@ -76,7 +76,10 @@ def test_the_readmes_comparison_runs(tmp_path, monkeypatch, capsys):
     )
     X, seconds, subjects = datasets.to_arrays(epochs, target="response_time")
     code = block_of_the_readme("python")
-    short = {"verbose=0": "verbose=0, max_epochs=1", "subjects)": "subjects, n_seeds=1)"}
+    short = {
+        "verbose=0": "verbose=0, max_epochs=1",
+        "subjects)": "subjects, n_seeds=1)",
+    }
     for text, replacement in short.items():
         assert text in code
         code = code.replace(text, replacement)
