@@ -1,8 +1,8 @@
 """Sharpness-Aware Minimization, exact CPU speed-ups and comparisons for braindecode.
 
 ``speed_up`` makes models faster on a CPU. ``SAM`` is an optimizer for
-``EEGClassifier``, ``EEGRegressor`` and loops of torch. ``comparison.compare`` finds out whether a
-choice helps on held-out subjects.
+``EEGClassifier``, ``EEGRegressor`` and loops of torch. ``comparison.compare`` finds out
+whether a choice helps on held-out subjects.
 """
 
 import importlib
