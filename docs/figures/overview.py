@@ -42,9 +42,9 @@ def draw_models(ax):
 
 def draw_questions(ax):
     """Draw SAM's difference to AdamW in percent of AdamW's loss, and the dummy's."""
-    for y, (question, (topic, _)) in enumerate(QUESTIONS.items()):
-        reference = read(question, topic, "scores").set_index("estimator")["loss"]
-        table = read(question, topic, "comparisons").set_index("estimator")
+    for y, question in enumerate(QUESTIONS):
+        reference = read(question, "rho", "scores").set_index("estimator")["loss"]
+        table = read(question, "rho", "comparisons").set_index("estimator")
         percent = 100 * table / reference["AdamW"]
         sam, dummy = percent.loc["SAM rho=0.1"], percent.loc["dummy", "difference"]
         significant = table.loc["SAM rho=0.1", "p_holm"] < 0.05
@@ -62,10 +62,10 @@ def draw_questions(ax):
                 ha="right",
             )  # fmt: skip
     ax.axvline(0, color="0.45", lw=1, zorder=0)
-    ax.set_yticks(range(len(QUESTIONS)), [title for _, title in QUESTIONS.values()])
+    ax.set_yticks(range(len(QUESTIONS)), list(QUESTIONS.values()))
     ax.set_ylim(len(QUESTIONS) - 0.5, -0.5)
     ax.set_xlim(right=FARTHEST)
-    ax.set_xlabel("Loss on held-out subjects, difference to AdamW in %")
+    ax.set_xlabel("Loss on held-out data: difference to AdamW in % (left is better)")
     ax.set_title("Does SAM help?", fontsize=11)
     ax.legend(frameon=False, loc="lower left", fontsize=8)
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 RESULTS = Path("../../benchmarks/results/study")
 QUESTIONS = {
     "rest-or-arithmetic": "Mental arithmetic\n(EEGNeX, 24 subjects)",
-    "rest-or-arithmetic-scaled": "Mental arithmetic, scaled\n(EEGNeX, 24 subjects)",
+    "rest-or-arithmetic-scaled": "Mental arithmetic,\neach subject scaled",
     "response-times": "Simulated response times\n(EEGNeX, 24 subjects)",
     "p300": "P300\n(EEGNet, 16 runs of one subject)",
 }
@@ -36,10 +36,6 @@ COLORS = {
 CURVES = {
     "rho": ["AdamW", "SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.2"],
     "averaging": ["AdamW", "EMA", "SWA", "SAM rho=0.1", "SAM rho=0.1, EMA"],
-    "rho-and-averaging": [
-        "AdamW", "SAM rho=0.05", "SAM rho=0.1", "SAM rho=0.2", "EMA",
-        "SAM rho=0.1, EMA",
-    ],
     "variants": [
         "AdamW", "SAM rho=0.1", "GSAM", "FriendlySAM", "LookSAM", "AESAM",
         "MomentumSAM", "WSAM gamma=0.7", "WSAM gamma=0.9",
@@ -47,14 +43,21 @@ CURVES = {
 }  # fmt: skip
 
 
+def place_of(question, topic, kind):
+    """Name the file of one of the study's tables."""
+    if question.endswith("-scaled") and topic in ("rho", "averaging"):
+        topic = "rho-and-averaging"  # was run as one
+    return RESULTS / f"{question}_{topic}_{kind}.csv"
+
+
 def read(question, topic, kind):
     """Read one of the study's tables."""
-    return pd.read_csv(RESULTS / f"{question}_{topic}_{kind}.csv")
+    return pd.read_csv(place_of(question, topic, kind))
 
 
 def questions_of(topic):
     """Name the questions on which a topic was run."""
-    return [q for q in QUESTIONS if (RESULTS / f"{q}_{topic}_summary.csv").exists()]
+    return [q for q in QUESTIONS if place_of(q, topic, "summary").exists()]
 
 
 def draw_curves(ax, question, topic, names, bands):
@@ -80,7 +83,7 @@ def draw_curves(ax, question, topic, names, bands):
 def draw_epochs(topic, bands=False):
     """Draw the curves of a topic, a panel for each question."""
     run = questions_of(topic)
-    figure, axes = plt.subplots(1, len(run), figsize=(11, 3.8), layout="constrained")
+    figure, axes = plt.subplots(1, len(run), figsize=(12, 3.8), layout="constrained")
     for ax, question in zip(axes, run, strict=True):
         draw_curves(ax, question, topic, CURVES[topic], bands)
         ax.set_title(QUESTIONS[question], fontsize=10)
@@ -112,7 +115,7 @@ def draw_differences(topic):
     rows = [name for name in longest if name != "dummy"]
     reference = read(run[0], topic, "summary")["Estimator"][0]
     figure, axes = plt.subplots(
-        1, len(run), figsize=(11, 0.3 * len(rows) + 1.6), layout="constrained"
+        1, len(run), figsize=(12, 0.3 * len(rows) + 1.6), layout="constrained"
     )
     for ax, (question, table) in zip(axes, tables.items(), strict=True):
         for y, (_, row) in enumerate(table.reindex(rows).iterrows()):
