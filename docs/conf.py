@@ -142,7 +142,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_center": ["version"],
     "footer_end": ["sphinx-version"],
-    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": [], "models": []},
 }
 # Pages that stand alone need no navigation at the left.
 NO_SIDEBAR = """

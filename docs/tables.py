@@ -13,7 +13,7 @@ SHAPES = {
     "challenge_2": "16 × 104 × 1000",
     "hbn": "64 × 129 × 200",
 }
-PARTS = ("(16, 22, 1000)", "(32, 64, 500)")
+SIZES = ("(16, 22, 1000)", "(32, 64, 500)")
 
 
 def _read(name):
@@ -33,20 +33,21 @@ def _time(ms):
 
 def _models(chosen):
     rows = sorted(
-        _read("speed_up"), key=lambda r: -float(r[f"{PARTS[1]} times faster"])
+        _read("speed_up"), key=lambda r: -float(r[f"{SIZES[1]} times faster"])
     )
-    yield ["Model", "Faster parts"] + [
-        f"{title}, {shape.strip('()').replace(', ', ' × ')}"
-        for shape in PARTS
-        for title in ("Original", "Times faster")
+    sizes = [shape.strip("()").replace(", ", " × ") for shape in SIZES]
+    titles = [
+        title for size in sizes for title in (f"Original, {size}", "Times faster")
     ]
+    yield ["Model", *titles, "Faster parts"]
     for row in rows:
         if chosen(row["model"]):
-            yield [row["model"], row["by"].replace("masks", "dropout")] + [
+            cells = [
                 show(row[f"{shape} {column}"])
-                for shape in PARTS
+                for shape in SIZES
                 for column, show in (("stock ms", _time), ("times faster", _digits))
             ]
+            yield [row["model"], *cells, row["by"].replace("masks", "dropout")]
 
 
 def _small():
@@ -66,19 +67,21 @@ def _small():
 
 def _fast_eegnex():
     """Rows of steps, memory and prediction, with a column for each size of windows."""
-    steps = _read("training_step"), "training", "ms per step", _time
-    memory = _read("memory"), "training", "MiB per step", lambda v: f"{_digits(v)} MiB"
-    speed = _read("predict"), "model", "windows/s", lambda v: f"{_digits(v)} windows/s"
-    adamw, sam = "EEGNeX, AdamW", "EEGNeX, SAM"
     yield ["", *SHAPES.values()]
-    for what, (table, column, value, show), names in (
-        ("Training step", steps, (adamw, sam, f"Fast{adamw}", f"Fast{sam}")),
-        ("Memory of a step", memory, (adamw, f"Fast{adamw}", f"Fast{sam}")),
-        ("Prediction", speed, ("EEGNeX", "FastEEGNeX")),
+    for title, file, variant, value, ratio, unit in (
+        ("Training step", "training_step", "training", "ms per step", "speed-up", ""),
+        ("Memory of a step", "memory", "training", "MiB per step", "ratio", "MiB"),
+        ("Prediction", "predict", "model", "windows/s", "speed-up", "windows/s"),
     ):
-        for name in names:
-            cells = {r["windows"]: r[value] for r in table if r[column] == name}
-            yield [f"{what}: {name}", *(show(cells[shape]) for shape in SHAPES)]
+        rows = {(r[variant], r["windows"]): r for r in _read(file)}
+        for name in dict.fromkeys(name for name, _ in rows):
+            cells = []
+            for shape in SHAPES:
+                row = rows[name, shape]
+                cell = f"{_digits(row[value])} {unit}" if unit else _time(row[value])
+                is_fast = name.startswith("Fast")
+                cells.append(f"{cell} ({_digits(row[ratio])})" if is_fast else cell)
+            yield [f"{title}: {name}", *cells]
 
 
 def _shared_cores():
