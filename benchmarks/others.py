@@ -266,12 +266,12 @@ def restores_after_a_failure(implementation):
 QUESTIONS = {
     "EEGRegressor": trains_a_regressor,
     "EEGClassifier": trains_a_classifier,
-    "BatchNorm once": updates_batch_norm_once,
-    "same dropout": repeats_dropout,
-    "rho=0 is the base": equals_the_base,
-    "state_dict": keeps_state,
-    "pickle": can_be_pickled,
-    "failed pass undone": restores_after_a_failure,
+    "BatchNorm updated once": updates_batch_norm_once,
+    "Same dropout mask in both passes": repeats_dropout,
+    "rho=0 is the base optimizer": equals_the_base,
+    "Resumes from state_dict": keeps_state,
+    "Resumes from a pickle": can_be_pickled,
+    "Weights restored if a pass fails": restores_after_a_failure,
 }
 
 

@@ -101,7 +101,7 @@ def loss_along(
     Parameters
     ----------
     net : skorch.NeuralNet
-        Fitted net. Its weights are restored bit for bit.
+        Fitted net. Its weights are restored.
     X : array-like of shape (n_windows, n_chans, n_times)
         EEG.
     y : array-like of shape (n_windows,) or (n_windows, n_outputs)

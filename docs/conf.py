@@ -18,8 +18,10 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")
 from braindecode.models.base import EEGModuleMixin  # noqa: E402
 from inventories import write_inventories  # noqa: E402
 from sphinx.util import inspect  # noqa: E402
+from tables import write_tables  # noqa: E402
 
 from braindecode_sam import __version__  # noqa: E402
+from braindecode_sam.models.fast import FAST  # noqa: E402
 
 project = "braindecode_sam"
 author = "The braindecode_sam developers"
@@ -69,6 +71,8 @@ intersphinx_mapping = {
 }
 intersphinx_timeout = 5
 
+write_tables(DOCS / "_build" / "tables", {cls.__name__[4:] for cls in FAST})
+
 plot_html_show_source_link = False
 plot_html_show_formats = False
 plot_formats = [("png", 150)]
@@ -116,11 +120,10 @@ sphinx_gallery_conf = {
 # sphinx-gallery keeps functions in its settings, which Sphinx cannot store.
 suppress_warnings = ["config.cache"]
 
-# The address of the repository, as pip and the pages show it.
+# Whether the address in setup.cfg leads to the repository. The pages link to it if so.
+PUBLISHED = False
 SETUP = configparser.ConfigParser()
 SETUP.read(DOCS.parent / "setup.cfg")
-repository_url = SETUP["metadata"]["url"]
-rst_epilog = f".. _repository: {repository_url}"
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -132,19 +135,19 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {
     "logo": {"text": "braindecode_sam"},
-    "github_url": repository_url,
+    "github_url": SETUP["metadata"]["url"] if PUBLISHED else "",
     "show_prev_next": False,
     "navigation_with_keys": False,
     "header_links_before_dropdown": 6,
     "footer_start": ["copyright"],
     "footer_center": ["version"],
     "footer_end": ["sphinx-version"],
-    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": [], "models": []},
 }
 # Pages that stand alone need no navigation at the left.
 NO_SIDEBAR = """
-about benchmarks changelog cite competition contributing faq gallery/index glossary
-index installation limits mathematics migrating models speed study upstream variants
+changelog cite competition contributing gallery/index index installation limits
+migrating models speed study
 """
 html_sidebars = {page: [] for page in NO_SIDEBAR.split()}
 html_show_sourcelink = False

@@ -7,6 +7,11 @@ projects' own inventories have for it.
 import zlib
 
 TORCH = "generated/{0}.html#{0}"
+MODELS = """
+    ATCNet AttentionBaseNet CTNet Deep4Net EEGConformer EEGITNet EEGInceptionERP
+    EEGInceptionMI EEGNeX EEGNet EEGTCNet EMG2QwertyNet FBMSNet IFNet MSVTNet SPARCNet
+    SleepStagerChambon2018 TCFormer TIDNet TSception
+"""
 NAMES = {
     "torch": {
         "py:class": {
@@ -32,9 +37,7 @@ NAMES = {
             ".html",
             "braindecode.EEGClassifier": "generated/braindecode.classifier"
             ".EEGClassifier.html",
-            "braindecode.models.EEGNeX": "generated/{0}.html",
-            "braindecode.models.EEGNet": "generated/{0}.html",
-            "braindecode.models.Deep4Net": "generated/{0}.html",
+            **{f"braindecode.models.{m}": "generated/{0}.html" for m in MODELS.split()},
             "braindecode.datasets.BIDSDataset": "generated/{0}.html",
         },
         # braindecode adds a section with this reference to its models' docstrings.

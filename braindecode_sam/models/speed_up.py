@@ -144,7 +144,7 @@ def speed_up(
     ``torch.ao``, before ``speed_up`` or after ``unspeed``. Forward hooks also receive
     the window of zeros.
 
-    :doc:`/mathematics` derives the cheaper order.
+    :doc:`/guide/mathematics` derives the cheaper order.
 
     Examples
     --------

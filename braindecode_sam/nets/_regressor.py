@@ -46,7 +46,7 @@ class Regressor(Conventions, EEGRegressor):
     n_threads : int or None, default=None
         Number of threads that torch uses while the net is built, trained and predicts.
         Rounding errors of sums depend on it. With 1, ``cross_validate`` returns the
-        same scores, bit for bit, in one process, in joblib's workers and on a cluster.
+        same scores in one process, in joblib's workers and on a cluster.
         None leaves the number unchanged.
     **kwargs
         Further parameters of :class:`braindecode.EEGRegressor`, such as `optimizer`,

@@ -87,7 +87,7 @@ def test_one_convolution_computes_what_two_do():
     torch.testing.assert_close(as_one_convolution(x, *layers), layers(x))
 
 
-@until_fixed("braindecode", "time FastEEGConformer again and correct docs/models.rst")
+@until_fixed("braindecode", "time FastEEGConformer again with benchmarks/speed_up.py")
 def test_eegconformer_does_not_compute_more_than_one_convolution():
     layers, x = make_conformer_layers()
     with FlopCounterMode(display=False) as now:

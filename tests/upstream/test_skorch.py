@@ -52,7 +52,7 @@ def test_a_pattern_that_matches_no_parameter_is_refused():
 
 
 @until_fixed(
-    "skorch", "remove this entry from docs/upstream.rst", pytest.fail.Exception
+    "skorch", "remove this entry from tests/upstream/README.rst", pytest.fail.Exception
 )
 def test_freezing_layers_that_are_not_there_is_refused():
     net = make_net(callbacks=[Freezer("encoder*")])
@@ -68,7 +68,7 @@ def test_options_of_an_optimizer_outlive_the_next_fit():
     assert net.optimizer_.param_groups[0]["momentum"] == 0.9
 
 
-@until_fixed("skorch", "remove its entry from docs/upstream.rst", ValueError)
+@until_fixed("skorch", "remove its entry from tests/upstream/README.rst", ValueError)
 def test_a_callback_can_be_switched_off_twice():
     net = make_net().initialize()
     net.set_params(callbacks__print_log=None)
@@ -105,7 +105,7 @@ class Failing(Callback):
         self.called.append("on_train_end")
 
 
-@until_fixed("skorch", "remove its entry from docs/upstream.rst")
+@until_fixed("skorch", "remove its entry from tests/upstream/README.rst")
 def test_a_hook_runs_when_training_fails():
     called = []
     with contextlib.suppress(ZeroDivisionError):
@@ -113,7 +113,7 @@ def test_a_hook_runs_when_training_fails():
     assert called
 
 
-@until_fixed("skorch", "remove its entry from docs/upstream.rst")
+@until_fixed("skorch", "remove its entry from tests/upstream/README.rst")
 def test_a_hook_runs_before_the_module_is_built():
     net, called = make_net(), []
     net.notify = lambda hook, **kwargs: called.append(hook)
