@@ -2,12 +2,13 @@
 Why SAM: a flatter loss
 =======================
 
-SAM looks for weights around which the loss stays low. Here pairs of models
-are trained on simulated EEG from the same initial weights, one with AdamW
-and one with SAM around AdamW. Then the training loss is followed along
-lines through both solutions: in random directions, in random directions
-scaled filter by filter to the norm of the model's filters (Li et al.,
-2018), and up the gradient, epoch by epoch.
+SAM looks for weights around which the loss stays low.
+
+Here pairs of models are trained on simulated EEG from the same initial
+weights, one with AdamW and one with SAM around AdamW. Then the training
+loss is followed along lines through both solutions: in random directions,
+in random directions scaled filter by filter to the norm of the model's
+filters (Li et al., 2018), and up the gradient, epoch by epoch.
 """
 
 import matplotlib.pyplot as plt
@@ -29,7 +30,7 @@ N_TRIALS = 20
 N_EPOCHS = 15
 N_SEEDS = 3
 N_DIRECTIONS = 2  # of each kind and seed
-RHO = 0.1
+COLORS = {"AdamW": "0.45", "SAM": "C0"}
 
 # %%
 # The data
@@ -54,7 +55,8 @@ y = (y - y[train].mean()) / y[train].std()
 # -----------------------------
 # After each epoch, a callback measures how much the loss over all training
 # windows rises at a distance of 0.05 up the gradient. This is the sharpness
-# that SAM minimizes, measured for both optimizers in the same way.
+# that SAM minimizes with its default rho of 0.05, measured for both
+# optimizers in the same way.
 
 
 class Sharpness(Callback):
@@ -66,20 +68,19 @@ class Sharpness(Callback):
         net.history.record("sharpness_0.05", value)
 
 
-def train_net(optimizer, seed, **options):
+def train_net(optimizer, seed):
     """Train a model with an optimizer from a seed."""
     net = make_regressor(
         "challenge_1", device="cpu", max_epochs=N_EPOCHS, verbose=0,
         module__n_chans=24, module__n_times=125, random_state=seed,
         callbacks=[("sharpness", Sharpness())], optimizer=optimizer,
-        **options,
     )  # fmt: skip
     return net.fit(X[train], y[train])
 
 
 nets = {
     "AdamW": [train_net(torch.optim.AdamW, s) for s in range(N_SEEDS)],
-    "SAM": [train_net(SAM, s, optimizer__rho=RHO) for s in range(N_SEEDS)],
+    "SAM": [train_net(SAM, s) for s in range(N_SEEDS)],
 }
 for name, pair in nets.items():
     errors = [
@@ -104,7 +105,7 @@ kinds = {
 }
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
 for ax, (kind, (title, steps)) in zip(axes, kinds.items(), strict=True):
-    for color, (name, pair) in zip(("C0", "C1"), nets.items(), strict=True):
+    for name, pair in nets.items():
         lines = np.array(
             [
                 loss_along(
@@ -123,8 +124,10 @@ for ax, (kind, (title, steps)) in zip(axes, kinds.items(), strict=True):
         print(
             f"{title}, {name}: the loss rises by {at_ends:.3f} at the ends"
         )
-        ax.plot(steps, rise.T, color=color, lw=0.5)
-        ax.plot(steps, rise.mean(axis=0), color=color, lw=2.5, label=name)
+        ax.plot(steps, rise.T, color=COLORS[name], lw=0.5)
+        ax.plot(
+            steps, rise.mean(axis=0), color=COLORS[name], lw=2.5, label=name
+        )
     unit = "filter norms" if kind == "filter" else "weights"
     ax.set(title=title, xlabel=f"Distance ({unit})")
     ax.legend()
@@ -137,11 +140,11 @@ plt.show()
 # A line for each seed.
 
 figure, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-for color, (name, pair) in zip(("C0", "C1"), nets.items(), strict=True):
+for name, pair in nets.items():
     for seed, net in enumerate(pair):
         ax.plot(
             np.arange(1, N_EPOCHS + 1), net.history[:, "sharpness_0.05"],
-            color=color, label=None if seed else name,
+            color=COLORS[name], label=None if seed else name,
         )  # fmt: skip
 ax.set(
     xlabel="Epoch",
@@ -154,8 +157,8 @@ plt.show()
 # %%
 # What this shows, and what it does not
 # -------------------------------------
-# If SAM's lines lie lower in the last figure, it did what it is made for.
-# That flat solutions also predict better is an observation that holds for
-# many data sets and not for all of them. A few held-out subjects cannot
-# decide it;
-# :func:`~braindecode_sam.comparison.compare` on your own data can.
+# If SAM's lines lie lower in the last figure, SAM found flatter minima.
+# Whether flat minima also predict better depends on the data: the
+# :doc:`study </study>` found no better decoding with SAM on any of three
+# data sets. :func:`~braindecode_sam.comparison.compare` finds it out for
+# yours.
