@@ -16,6 +16,7 @@ from braindecode_sam.comparison._statistics import ALPHA, label_of
 MOST_SLOPES = 6
 MOST_INTERVALS = 3
 DUMMY_LINE: dict[str, Any] = {"color": "0.4", "ls": ":"}
+REFERENCE_COLOR = "0.45"
 
 
 def plot_losses(comparison: Any) -> Figure:
@@ -86,9 +87,12 @@ def plot_curves(comparison: Any) -> Figure:
     curves = comparison.by_epoch()
     figure, ax = plt.subplots(layout="constrained")
     names = list(dict.fromkeys(curves["estimator"]))
-    colors = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
-    for i, name in enumerate(names):
-        mine, color = curves[curves["estimator"] == name], colors(i % colors.N)
+    others = [name for name in names if name != comparison.reference]
+    colors = plt.get_cmap("tab10" if len(others) <= 10 else "tab20")
+    for name in names:
+        mine = curves[curves["estimator"] == name]
+        is_other = name in others
+        color = colors(others.index(name) % colors.N) if is_other else REFERENCE_COLOR
         marker = "" if len(mine) > 1 else "o"
         ax.plot(
             mine["epoch"], mine["loss"], marker=marker, color=color, label=_shown(name)
