@@ -81,7 +81,7 @@ EXAMPLES = {
     ),
     "plot_why_sam": (
         "--n-subjects 4 --n-epochs 2 --n-seeds 1 --n-directions 1",
-        ["AdamW, seeds 0 to 0:", "SAM, seeds 0 to 0:", r"sharpness \["]
+        [r"AdamW, sharpness of each seed: \[#\]", r"SAM, sharpness of each seed: \[#\]"]
         + [
             f"{kind} directions, {optimizer}: the loss rises by #"
             for kind in ("Random", "Filter-normalized")
