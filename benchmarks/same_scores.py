@@ -1,7 +1,7 @@
 """Train EEGNeX and FastEEGNeX on real EEG and compare their scores.
 
-Both models are trained from the same seed, without dropout, on the recordings that
-examples/plot_real_eeg.py reads. The scores are the NRMSEs of the pooled out-of-fold
+Both models are trained from the same seed, without dropout, on the recordings of mental
+arithmetic of PhysioNet's EEGMAT. The scores are the NRMSEs of the pooled out-of-fold
 predictions. If the models compute in float64, the scores differ by rounding only. In
 float32, Adam turns rounding errors of gradients whose true value is zero into full
 steps. Even EEGNeX then differs from itself if it sums in another order, as
@@ -62,7 +62,7 @@ def predict_out_of_fold(model, data, args):
 def main():
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="as for examples/plot_real_eeg.py")
+    parser.add_argument("folder", type=Path, help="of the files SubjectNN_2.edf")
     parser.add_argument("--optimizer", default="AdamW", choices=OPTIMIZERS)
     parser.add_argument("--dtype", default="float64", choices=["float64", "float32"])
     parser.add_argument("--sfreq", type=float, default=125)

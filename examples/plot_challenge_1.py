@@ -1,13 +1,13 @@
 """
-Challenge 1: cross-validation by subject
-========================================
+Regression over subjects
+========================
 
-Response times are predicted from windows of 72 channels and 500 samples,
-with the configuration of the competition notes for the first challenge of
-the 2025 competition: EEGNeX, trained with SAM around AdamW, time shifts and
-Gaussian noise as augmentation, five folds of subjects. AdamW alone is
-trained on the same folds. The data are simulated, with fewer subjects and
-epochs than in the competition.
+Predict response times of new subjects, with AdamW and with SAM.
+
+The configuration ``challenge_1`` holds a model, EEGNeX, its training with
+SAM around AdamW, time shifts and Gaussian noise as augmentation, and five
+folds of subjects. AdamW alone is trained on the same folds. The windows of
+72 channels and 500 samples are simulated.
 """
 
 import textwrap
@@ -83,11 +83,12 @@ result = compare(
 # %%
 # Scores
 # ------
-# The competition divides the root mean squared error by the standard
-# deviation of the targets. Pooled over all folds, predicting the mean then
-# scores about 1. In a single fold it scores more, since the mean of the
-# training subjects is not that of the test subjects. By the range, all
-# scores are smaller. The two kinds must not be compared.
+# The NRMSE is the root mean squared error divided by the standard deviation
+# of the targets. Pooled over all folds, predicting the mean scores about 1.
+# In a single fold it scores more, since the mean of the training subjects
+# is not that of the test subjects. Some authors divide by the range of the
+# targets instead. Then all scores are smaller, and scores of the two kinds
+# cannot be compared.
 
 tables = {}
 print("\nNRMSE, lower is better\n")
@@ -109,16 +110,16 @@ for kind, metric in {
 # %%
 # Does SAM help?
 # --------------
-# Subjects are compared in pairs by their squared errors. One seed of short
-# trainings is a demonstration. The :doc:`study </study>` has more epochs,
-# seeds and subjects.
+# The squared errors of the two models are compared subject by subject. One
+# seed of short trainings is a demonstration. The :doc:`study </study>` has
+# more epochs, seeds and subjects.
 
 for sentence in result.sentences():
     print(textwrap.fill(sentence, 72))
 
 folds = tables["std"].iloc[:-2]
 figure, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
-folds[list(models)].plot.bar(ax=ax, rot=0, width=0.7)
+folds[list(models)].plot.bar(ax=ax, rot=0, width=0.7, color=["0.45", "C0"])
 x = np.arange(len(folds))
 ax.hlines(
     folds["dummy"], x - 0.45, x + 0.45, color="k", label="mean predictor"

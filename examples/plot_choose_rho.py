@@ -2,8 +2,10 @@
 Choosing rho inside the training folds
 ======================================
 
-Rho, the radius of SAM, is chosen like any other parameter of an estimator:
-with ``GridSearchCV``, on folds of subjects *within* each training fold. The
+Choose the radius of SAM without a leak, and measure what the choice gains.
+
+Rho is chosen like any other parameter of an estimator: with
+``GridSearchCV``, on folds of subjects *within* each training fold. The
 outer test folds then say what the choice is worth on subjects who had no
 part in it.
 """
@@ -121,12 +123,12 @@ figure, (left, right) = plt.subplots(
 )
 positions = np.arange(len(RHOS))
 change = 1e3 * inner.sub(inner[0.0], axis=0)
-for name, row in change.iterrows():
-    (line,) = left.plot(positions, row, ".-", label=f"outer {name}")
+for color, (name, row) in zip(
+    ["C1", "C2", "C4"], change.iterrows(), strict=True
+):
+    left.plot(positions, row, ".-", color=color, label=f"outer {name}")
     best = int(row.to_numpy().argmin())
-    left.plot(
-        best, row.iloc[best], "o", ms=11, mfc="none", c=line.get_color()
-    )
+    left.plot(best, row.iloc[best], "o", ms=11, mfc="none", c=color)
 left.axhline(0, color="0.4", ls=":")
 left.set(
     xticks=positions,
@@ -142,7 +144,9 @@ rmses = {
     ]
     for name, y_pred in predictions.items()
 }
-pd.DataFrame(rmses, index=[1, 2, 3]).plot.bar(ax=right, rot=0)
+pd.DataFrame(rmses, index=[1, 2, 3]).plot.bar(
+    ax=right, rot=0, color=["0.45", "C0"]
+)
 right.set(xlabel="Outer fold", ylabel="RMSE (ms)")
 right.margins(y=0.25)
 right.legend(loc="upper center", frameon=False)

@@ -2,6 +2,8 @@
 Early stopping by subject, and resuming
 =======================================
 
+Choose the epoch on held-out training subjects, and survive a power cut.
+
 Early stopping needs data to validate on. Taken from the test fold, they
 would choose the epoch that suits it; taken window by window, they would
 hold subjects on which the model trains. ``SubjectSplit`` holds out subjects
@@ -52,7 +54,7 @@ train, test = next(split.split(X, y, subjects))
 X = SubjectWindows(X, subjects)
 
 
-def train_net(optimizer, **options):
+def train_net(optimizer):
     """Train until the validation loss no longer falls."""
     net = make_classifier(
         module="FastEEGNet", device="cpu", max_epochs=N_EPOCHS,
@@ -62,14 +64,13 @@ def train_net(optimizer, **options):
             ("stop", EarlyStopping(patience=PATIENCE, load_best=True,
                                    sink=lambda text: None)),
         ],
-        **options,
     )  # fmt: skip
     return net.fit(X[train], y[train])
 
 
 nets = {
     "AdamW": train_net(torch.optim.AdamW),
-    "SAM": train_net(SAM, optimizer__rho=0.1),
+    "SAM": train_net(SAM),
 }
 for name, net in nets.items():
     valid = net.history[:, "valid_loss"]
@@ -85,13 +86,17 @@ for name, net in nets.items():
 figure, axes = plt.subplots(
     1, 2, figsize=(8, 3.6), layout="constrained", sharey=True
 )
+colors = {"AdamW": "0.45", "SAM": "C0"}
 for ax, (name, net) in zip(axes, nets.items(), strict=True):
+    color = colors[name]
     epoch = np.arange(1, len(net.history) + 1)
     valid = np.array(net.history[:, "valid_loss"])
-    ax.plot(epoch, net.history[:, "train_loss"], label="training subjects")
-    ax.plot(epoch, valid, label="validation subjects")
+    ax.plot(
+        epoch, net.history[:, "train_loss"], "--", c=color, label="training"
+    )
+    ax.plot(epoch, valid, c=color, label="validation")
     best = valid.argmin()
-    ax.plot(epoch[best], valid[best], "o", ms=11, mfc="none", c="C1")
+    ax.plot(epoch[best], valid[best], "o", ms=11, mfc="none", c=color)
     ax.set(title=name, xlabel="Epoch")
 axes[0].set_ylabel("Log loss")
 axes[0].legend(frameon=False)

@@ -2,12 +2,14 @@
 From a BIDS folder to scores
 ============================
 
+Read a BIDS folder, cut windows with response times, and compare two nets.
+
 The EEG of the Healthy Brain Network, the data of the EEG Foundation
 Challenge of 2025, comes as BIDS folders: 129 channels at 100 Hz, a table of
 participants and for each recording a file of events. This example writes
-such a folder from simulated EEG with MNE-BIDS, reads it as it would read
-any other, and compares AdamW and SAM. For the public data, change one line.
-Needs ``pip install ".[bids]"`` in the project's folder.
+such a folder from simulated EEG with MNE-BIDS and reads it as it would read
+any other. For the public data, change one line. Needs
+``pip install ".[bids]"`` in the project's folder.
 """
 
 import tempfile
@@ -40,8 +42,8 @@ FOLDER = ""  # where to write; a temporary folder if empty
 TASK = "contrastChangeDetection"
 
 # %%
-# A folder like the challenge's
-# -------------------------------
+# A folder to read
+# ----------------
 # Each simulated trial of four seconds begins with a target on the left or
 # on the right. The button is pressed after the response time.
 
@@ -111,8 +113,8 @@ preprocess(recordings, [Preprocessor(to_microvolts, picks="eeg")])
 # %%
 # Two seconds from the target on, with the response time
 # ------------------------------------------------------
-# The challenge's windows begin half a second after the target:
-# ``offset_seconds=0.5``. Its response times are longer than the simulated
+# The challenge's windows begin half a second after the target, with
+# ``offset_seconds=0.5``: its response times are longer than the simulated
 # ones. To predict a column of ``participants.tsv`` instead, use
 # :func:`~braindecode_sam.datasets.subject_target_windows`.
 
@@ -131,20 +133,16 @@ print(f"{len(X)} windows of {n_subjects} subjects, {n_chans} x {n_times}")
 # ----------------------
 
 
-def candidate(optimizer, **options):
+def candidate(optimizer):
     """Build a net with an optimizer."""
     net = make_regressor(
         "challenge_1", module__n_chans=n_chans, module__n_times=n_times,
         batch_size=16, max_epochs=N_EPOCHS, verbose=0, optimizer=optimizer,
-        **options,
     )  # fmt: skip
     return TransformedTargetRegressor(net, transformer=StandardScaler())
 
 
-models = {
-    "AdamW": candidate(torch.optim.AdamW),
-    "SAM": candidate(SAM, optimizer__rho=0.1),
-}
+models = {"AdamW": candidate(torch.optim.AdamW), "SAM": candidate(SAM)}
 result = compare(
     models, X, y.ravel(), subjects, n_seeds=1, n_jobs=N_JOBS, verbose=0
 )

@@ -2,6 +2,8 @@
 On a Dask cluster that loses a worker
 =====================================
 
+Cross-validate on a cluster, and get the same scores when a worker dies.
+
 ``cross_validate`` and ``GridSearchCV`` run on a cluster as they are, with
 joblib's Dask backend. Here the cluster is two worker processes on this
 machine. One of them is killed during the run, and the scores are the same

@@ -2,10 +2,11 @@
 Quick start: AdamW and SAM
 ==========================
 
-Train a classifier with AdamW and with SAM on the same folds of subjects,
-and compare the two. The EEG is simulated, and its trials are labeled by
-their response times. Put your own ``X``, ``y`` and ``subjects`` in their
-place.
+Train a classifier with AdamW and with SAM, and compare them in one call.
+
+Both are trained on the same folds of subjects. The EEG is simulated, and
+its trials are labeled by their response times. Put your own ``X``, ``y``
+and ``subjects`` in their place.
 """
 
 import textwrap
@@ -35,7 +36,7 @@ options = {
 }  # fmt: skip
 classifiers = {
     "AdamW": make_classifier(optimizer=torch.optim.AdamW, **options),
-    "SAM": make_classifier(optimizer=SAM, optimizer__rho=0.1, **options),
+    "SAM": make_classifier(optimizer=SAM, **options),
 }
 result = compare(
     classifiers, X, y, subjects, n_seeds=1, n_jobs=2, verbose=0
@@ -43,7 +44,8 @@ result = compare(
 print(result.to_frame()[["balanced_accuracy", "roc_auc", "loss"]].round(3))
 
 # %%
-# A thin line is a subject. Below are the differences, with an interval.
+# The sentences of the result say what can be concluded. In the figure, a
+# thin line is a subject. Below are the differences, with a 95 % interval.
 
 for sentence in result.sentences():
     print(textwrap.fill(sentence, 72))

@@ -2,6 +2,8 @@
 What did the net learn?
 =======================
 
+Show the first layers of a net as topographies and frequency responses.
+
 EEGNet-like models begin with a filter over time and weights for the
 channels. Both are linear, so each output of this front *is* a pattern over
 the scalp and a filter. :func:`~braindecode_sam.front.linear_front` reads

@@ -86,8 +86,8 @@ def plot_curves(comparison: Any) -> Figure:
     curves = comparison.by_epoch()
     figure, ax = plt.subplots(layout="constrained")
     names = list(dict.fromkeys(curves["estimator"]))
-    colors = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
     others = [name for name in names if name != comparison.reference]
+    colors = plt.get_cmap("tab10" if len(others) <= 10 else "tab20")
     color_of = {name: colors(i % colors.N) for i, name in enumerate(others)}
     for name in names:
         mine, color = curves[curves["estimator"] == name], color_of.get(name, "0.45")
