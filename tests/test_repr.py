@@ -88,3 +88,14 @@ def test_training_does_not_change_the_repr_of_a_net():
     before = repr(net)
     net.fit(np.random.default_rng(0).normal(size=(8, 2, 5)), np.arange(8.0))
     assert repr(net) == before
+
+
+def test_the_text_of_all_parameters_is_the_same_in_every_process():
+    net = Regressor(Linear, optimizer__lr=0.1, optimizer__eps=1e-6)
+    for one in (net, clone(net), clone(net).set_params(module__bias=True)):
+        # The order of a set of text differs between processes.
+        assert not any(isinstance(value, set) for value in one.get_params().values())
+    # skorch still knows what to check.
+    shape = {"module__n_chans": 2, "module__n_times": 5, "module__n_outputs": 1}
+    with pytest.raises(TypeError, match=r"unexpected argument.*lrate"):
+        clone(Regressor(Linear, lrate=0.1, **shape)).initialize()

@@ -238,6 +238,11 @@ class Conventions(NeuralNet):
 
     # For scikit-learn
 
+    def _get_param_names(self) -> list[str]:
+        # Not skorch's own state. It is a set, whose order differs between processes, so
+        # that caches that go by the text of all parameters would not find a net again.
+        return [n for n in super()._get_param_names() if not n.startswith("_")]
+
     def __repr__(self) -> str:
         """Show the parameters that differ from the defaults."""
         defaults = {
@@ -246,10 +251,8 @@ class Conventions(NeuralNet):
             if "__init__" in vars(cls)
             for param in inspect.signature(cls).parameters.values()
         }
-        params = sorted(self.get_params(deep=False).items())
-        # Names with an underscore are skorch's own.
-        given = {name: p for name, p in params if not name.startswith("_")}
-        return f"{type(self).__name__}({_changed(given, defaults)})"
+        params = dict(sorted(self.get_params(deep=False).items()))
+        return f"{type(self).__name__}({_changed(params, defaults)})"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
