@@ -97,5 +97,5 @@ def test_the_text_of_all_parameters_is_the_same_in_every_process():
         assert not any(isinstance(value, set) for value in one.get_params().values())
     # skorch still knows what to check.
     shape = {"module__n_chans": 2, "module__n_times": 5, "module__n_outputs": 1}
-    with pytest.raises(TypeError, match=r"unexpected argument.*lrate"):
+    with pytest.raises(ValueError, match=r"unexpected argument.*lrate"):
         clone(Regressor(Linear, lrate=0.1, **shape)).initialize()
