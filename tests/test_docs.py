@@ -22,6 +22,7 @@ DOCS = ROOT / "docs"
 PAGES = [
     page for page in sorted(DOCS.rglob("*.rst")) if "\n>>> " in page.read_text()
     and not {"generated", "gallery", "_build"} & set(page.parts)
+    and page.stem != "other_tools"  # test_other_tools.py runs it
 ]  # fmt: skip
 IN_WORKERS = ("reproducing_and_resuming",)
 
