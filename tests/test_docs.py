@@ -30,6 +30,7 @@ PAGES = [
     page for page in sorted(DOCS.rglob("*.rst"))
     if re.search("^ *>>> ", page.read_text(), re.M)
     and not {"generated", "gallery", "_build"} & set(page.parts)
+    and page.stem != "other_tools"  # test_other_tools.py runs it
 ]  # fmt: skip
 IN_WORKERS = ("reproducing_and_resuming",)
 

@@ -9,9 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from braindecode.augmentation import Transform
 from braindecode.datautil import infer_signal_properties
 from braindecode.models import util
 from skorch import NeuralNet
+from skorch.callbacks import Callback
 
 from braindecode_sam._arguments import check_integer
 from braindecode_sam._fingerprint import described
@@ -236,6 +238,11 @@ class Conventions(NeuralNet):
 
     # For scikit-learn
 
+    def _get_param_names(self) -> list[str]:
+        # Not skorch's own state. It is a set, whose order differs between processes, so
+        # that caches that go by the text of all parameters would not find a net again.
+        return [n for n in super()._get_param_names() if not n.startswith("_")]
+
     def __repr__(self) -> str:
         """Show the parameters that differ from the defaults."""
         defaults = {
@@ -244,20 +251,41 @@ class Conventions(NeuralNet):
             if "__init__" in vars(cls)
             for param in inspect.signature(cls).parameters.values()
         }
-        shown = [
-            f"{name}={getattr(value, '__name__', None) or repr(value)}"
-            for name, value in sorted(self.get_params(deep=False).items())
-            if not name.startswith("_")  # skorch's own
-            and (
-                name not in defaults
-                or type(value) is not type(defaults[name])
-                or described(value) != described(defaults[name])
-            )
-        ]
-        return f"{type(self).__name__}({', '.join(shown)})"
+        params = dict(sorted(self.get_params(deep=False).items()))
+        return f"{type(self).__name__}({_changed(params, defaults)})"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
         tags.non_deterministic = self.random_state is None
         return tags
+
+
+def _changed(params: dict[str, Any], defaults: dict[str, Any]) -> str:
+    """Show the parameters that differ from the defaults."""
+    return ", ".join(
+        f"{name}={_shown(value)}"
+        for name, value in params.items()
+        if name not in defaults
+        or type(value) is not type(defaults[name])
+        or described(value) != described(defaults[name])
+    )
+
+
+def _shown(value: Any) -> str:
+    """Show a parameter, and those of objects whose own repr has none."""
+    if type(value) is list:
+        return f"[{', '.join(map(_shown, value))}]"
+    if type(value) is tuple:
+        return f"({', '.join(map(_shown, value))}{',' * (len(value) == 1)})"
+    kind = type(value)
+    # skorch's callbacks and braindecode's transforms.
+    is_callback = isinstance(value, Callback) and kind.__repr__ is object.__repr__
+    is_transform = (
+        isinstance(value, Transform) and kind.extra_repr is torch.nn.Module.extra_repr
+    )
+    if not (is_callback or is_transform):
+        return getattr(value, "__name__", None) or repr(value)
+    takes = inspect.signature(kind).parameters.values()
+    given = {p.name: getattr(value, p.name) for p in takes if hasattr(value, p.name)}
+    return f"{kind.__name__}({_changed(given, {p.name: p.default for p in takes})})"
