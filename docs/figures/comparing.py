@@ -54,7 +54,8 @@ def main():
     people = table.pop("n_subjects").astype(str)
     table["n_better"] = table["n_better"].astype(str) + " of " + people
     table = table[list(COLUMNS)].rename(columns=COLUMNS)
-    table.round(3).to_csv(HERE / "comparing.csv")
+    table = table.rename_axis("Estimator")
+    table.to_csv(HERE / "comparing.csv", float_format="%.3f")
     result.plot().savefig(HERE / "comparing.png", dpi=110)
     result.plot_by_epoch().savefig(HERE / "comparing_by_epoch.png", dpi=110)
 
