@@ -31,7 +31,7 @@ from braindecode_sam.datasets import (
 
 N_SUBJECTS = 20  # of 106
 RUNS = [4, 8, 12]  # imagery; 3, 7 and 11 are real movements
-N_EPOCHS = 20
+N_EPOCHS = 30
 N_SEEDS = 1
 N_JOBS = 2  # fits in parallel
 

@@ -34,13 +34,14 @@ def write_subjects(root, n_subjects, runs, n_trials=15):
 def _simulate(rng, n_times, hertz, trials):
     data = rng.normal(0, 20, (len(CHANNELS), n_times))
     times = np.arange(n_times) / SFREQ
-    for weak, channels in {"T1": ["C4..", "Cp4."], "T2": ["C3..", "Cp3."]}.items():
-        amplitude = np.full(n_times, 15.0)
+    for weak, places in {"T1": "246", "T2": "135"}.items():
+        amplitude = np.full(n_times, 20.0)
         for onset, duration, name in trials:
             if name == weak:
                 amplitude[(times >= onset) & (times < onset + duration)] = 4
         rhythm = amplitude * np.sin(2 * np.pi * hertz * times + rng.uniform(0, 6))
-        data[[CHANNELS.index(name) for name in channels]] += rhythm
+        for channel in (row + i for row in ("Fc", "C", "Cp") for i in places):
+            data[CHANNELS.index(channel.ljust(4, "."))] += rhythm
     return data
 
 

@@ -168,7 +168,7 @@ def test_a_model_that_is_sped_up_is_exact_and_faster(run_example):
 @FULL
 def test_imagined_movements_are_decoded(run_example, tmp_path):
     write_subjects(tmp_path, 6, [4, 8])
-    options = "--n-subjects 6 --runs 4 8 --n-epochs 12 --n-jobs 1"
+    options = "--n-subjects 6 --runs 4 8 --n-epochs 16 --n-jobs 1"
     printed = run_example(
         "plot_motor_imagery", options, MNE_DATASETS_EEGBCI_PATH=tmp_path
     )
