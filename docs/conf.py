@@ -208,7 +208,7 @@ def say_what_was_run(app, config):
     elif NOT_RUN:
         pages = " and ".join(f":doc:`/gallery/{Path(name).stem}`" for name in NOT_RUN)
         said += f", except {pages}, whose recordings could not be downloaded"
-    config.rst_epilog += f"\n.. |outputs| replace:: {said}"
+    config.rst_epilog = f".. |outputs| replace:: {said}"
 
 
 def setup(app):
