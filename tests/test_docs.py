@@ -63,7 +63,7 @@ def test_the_readmes_two_changes_keep_a_script_running():
     for sign in "-+":
         names = {
             "torch": torch, "predefined_split": predefined_split,
-            "lr": 1e-3, "weight_decay": 0.01, "valid_set": Dataset(X, y),
+            "lr": 1e-3, "valid_set": Dataset(X, y),
         }  # fmt: skip
         torch.manual_seed(0)
         exec("\n".join(t[1:] for t in lines if t[:1] in (" ", sign)), names)

@@ -50,12 +50,10 @@ def draw_questions(ax):
         significant = table.loc["SAM rho=0.1", "p_holm"] < 0.05
         color = COLORS["SAM rho=0.1"]
         ax.plot([sam["ci_low"], sam["ci_high"]], [y, y], color=color, lw=2)
-        ax.plot(
-            sam["difference"], y, "o", color=color, mfc=color if significant else "w",
-            label="SAM (filled: p < 0.05)" if significant else None,
-        )  # fmt: skip
+        face = color if significant else "w"
+        (point,) = ax.plot(sam["difference"], y, "o", color=color, mfc=face)
         if dummy < FARTHEST:
-            ax.plot(dummy, y, "kx", label=None if y else "no model: class frequencies")
+            (cross,) = ax.plot(dummy, y, "kx")
         else:
             ax.annotate(
                 f"mean predictor +{dummy:.0f} %", (FARTHEST, y + 0.3), fontsize=7,
@@ -65,9 +63,12 @@ def draw_questions(ax):
     ax.set_yticks(range(len(QUESTIONS)), list(QUESTIONS.values()))
     ax.set_ylim(len(QUESTIONS) - 0.5, -0.5)
     ax.set_xlim(right=FARTHEST)
-    ax.set_xlabel("Loss on held-out data: difference to AdamW in % (left is better)")
+    ax.set_xlabel("Loss on held-out data, difference to AdamW in %\n(left is better)")
     ax.set_title("Does SAM help?", fontsize=11)
-    ax.legend(frameon=False, loc="lower left", fontsize=8)
+    ax.legend(
+        [point, cross], ["SAM (filled: p < 0.05)", "class frequencies"],
+        frameon=False, loc="upper right", fontsize=8,
+    )  # fmt: skip
 
 
 def main():
