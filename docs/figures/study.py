@@ -111,8 +111,7 @@ def draw_differences(topic):
     """Draw the differences to a topic's reference after the last epoch."""
     run = questions_of(topic)
     tables = {q: read(q, topic, "comparisons").set_index("estimator") for q in run}
-    longest = max(tables.values(), key=len).index  # not every question has all rows
-    rows = [name for name in longest if name != "dummy"]
+    rows = [name for name in tables[run[0]].index if name != "dummy"]
     reference = read(run[0], topic, "summary")["Estimator"][0]
     figure, axes = plt.subplots(
         1, len(run), figsize=(12, 0.3 * len(rows) + 1.6), layout="constrained"
