@@ -174,7 +174,7 @@ def test_imagined_movements_are_decoded(run_example, tmp_path):
     )
     assert "180 windows of 6 subjects, 64 x 240" in printed
     for name in ("AdamW", "SAM"):
-        assert numbers_of(printed, name)[0] > 0.75, printed
+        assert numbers_of(printed, f"{name}  ")[0] > 0.75
     assert "are better than the class frequencies" in " ".join(printed.split())
 
 
