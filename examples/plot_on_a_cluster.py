@@ -32,6 +32,7 @@ from braindecode_sam.model_selection import on_dask
 N_SUBJECTS = 10
 N_TRIALS = 20
 N_EPOCHS = 5
+LEARNING_RATES = [0.001, 0.002]
 
 # %%
 # The data and the net
@@ -95,11 +96,11 @@ for name in SCORING:
 # %%
 # A grid search
 # -------------
-# With ``rho=0``, SAM is AdamW. The candidates share folds and seed.
+# The candidates share folds and seed.
 
 search = GridSearchCV(
     net,
-    {"optimizer__rho": [0.0, 0.1]},
+    {"lr": LEARNING_RATES},
     cv=splits,
     scoring="r2",
     refit=False,
@@ -109,5 +110,5 @@ with on_dask(X, y, splits):
 client.close()
 cluster.close()
 scores = [search.cv_results_[f"split{i}_test_score"] for i in range(5)]
-for rho, by_fold in zip([0.0, 0.1], np.transpose(scores), strict=True):
-    print(f"rho {rho}: R2 of the folds {by_fold.round(2)}")
+for lr, by_fold in zip(LEARNING_RATES, np.transpose(scores), strict=True):
+    print(f"lr {lr}: R2 of the folds {by_fold.round(2)}")
