@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 from braindecode import EEGRegressor
-from braindecode.augmentation import ChannelsDropout
+from braindecode.augmentation import (
+    AmplitudeScale,
+    ChannelsDropout,
+    MaskEncoding,
+)
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
-from skorch.callbacks import EarlyStopping, LRScheduler
+from skorch.callbacks import Checkpoint, EarlyStopping, LRScheduler
 
 from braindecode_sam import SAMCallback, TimeShift
 from braindecode_sam.augmentation import AugmentedDataLoader, GaussianNoise
@@ -62,9 +66,14 @@ def test_the_parameters_are_shown(first, second, shown):
 
 COSINE = torch.optim.lr_scheduler.CosineAnnealingLR
 PARTS_OF_OTHERS = [
-    (EarlyStopping(), EarlyStopping(patience=3), "EarlyStopping(patience=3)"),
-    (LRScheduler(COSINE, T_max=2), LRScheduler(COSINE, T_max=3), "{'T_max': 3}"),
-    (ChannelsDropout(0.5), ChannelsDropout(0.5, 0.3), "probability=0.5, p_drop=0.3"),
+    (EarlyStopping(), EarlyStopping(patience=3), "patience: 3"),
+    (LRScheduler(COSINE, T_max=2), LRScheduler(COSINE, T_max=3), "T_max: 3"),
+    (Checkpoint(), Checkpoint(f_history=None), "f_history: None"),
+    (ChannelsDropout(0.5), ChannelsDropout(0.5, 0.3), "p_drop: 0.3"),
+    # Some keep a parameter under another name, or a part of it.
+    (AmplitudeScale(0.5), AmplitudeScale(0.5, interval=(0.9, 1.1)), "[0.9, 1.1]"),
+    (MaskEncoding(0.5), MaskEncoding(0.5, max_mask_ratio=0.3), "mask_ratio: 0.3"),
+    (ChannelsDropout(0.5), ChannelsDropout(0.6), "probability: 0.6"),
 ]
 
 

@@ -239,8 +239,8 @@ class Conventions(NeuralNet):
     # For scikit-learn
 
     def _get_param_names(self) -> list[str]:
-        # Not skorch's own state. It is a set, whose order differs between processes, so
-        # that caches that go by the text of all parameters would not find a net again.
+        # Without skorch's private state: it holds a set, whose order differs between
+        # processes, and with it the text of all parameters.
         return [n for n in super()._get_param_names() if not n.startswith("_")]
 
     def __repr__(self) -> str:
@@ -251,8 +251,14 @@ class Conventions(NeuralNet):
             if "__init__" in vars(cls)
             for param in inspect.signature(cls).parameters.values()
         }
-        params = dict(sorted(self.get_params(deep=False).items()))
-        return f"{type(self).__name__}({_changed(params, defaults)})"
+        shown = [
+            f"{name}={_shown(value)}"
+            for name, value in sorted(self.get_params(deep=False).items())
+            if name not in defaults
+            or type(value) is not type(defaults[name])
+            or described(value) != described(defaults[name])
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -261,31 +267,18 @@ class Conventions(NeuralNet):
         return tags
 
 
-def _changed(params: dict[str, Any], defaults: dict[str, Any]) -> str:
-    """Show the parameters that differ from the defaults."""
-    return ", ".join(
-        f"{name}={_shown(value)}"
-        for name, value in params.items()
-        if name not in defaults
-        or type(value) is not type(defaults[name])
-        or described(value) != described(defaults[name])
-    )
-
-
 def _shown(value: Any) -> str:
-    """Show a parameter, and those of objects whose own repr has none."""
+    """Show a parameter, and all attributes of parts whose own repr has none."""
     if type(value) is list:
         return f"[{', '.join(map(_shown, value))}]"
     if type(value) is tuple:
         return f"({', '.join(map(_shown, value))}{',' * (len(value) == 1)})"
     kind = type(value)
-    # skorch's callbacks and braindecode's transforms.
-    is_callback = isinstance(value, Callback) and kind.__repr__ is object.__repr__
-    is_transform = (
+    hides_its_parameters = (
+        isinstance(value, Callback) and kind.__repr__ is object.__repr__
+    ) or (
         isinstance(value, Transform) and kind.extra_repr is torch.nn.Module.extra_repr
     )
-    if not (is_callback or is_transform):
-        return getattr(value, "__name__", None) or repr(value)
-    takes = inspect.signature(kind).parameters.values()
-    given = {p.name: getattr(value, p.name) for p in takes if hasattr(value, p.name)}
-    return f"{kind.__name__}({_changed(given, {p.name: p.default for p in takes})})"
+    if hides_its_parameters:
+        return described(value)
+    return getattr(value, "__name__", None) or repr(value)

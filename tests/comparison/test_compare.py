@@ -13,7 +13,11 @@ import pandas as pd
 import pytest
 import torch
 from braindecode import EEGClassifier, EEGRegressor
-from braindecode.augmentation import AugmentedDataLoader, GaussianNoise
+from braindecode.augmentation import (
+    AugmentedDataLoader,
+    ChannelsDropout,
+    GaussianNoise,
+)
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
@@ -385,6 +389,22 @@ def test_callbacks_without_a_name_belong_to_the_settings(tmp_path):
     workers = {"net": make_net(max_epochs=1, iterator_train__num_workers=1)}
     with pytest.raises(ValueError, match="num_workers was not set, is 1"):
         quietly(workers, X, Y, GROUPS, **options)
+
+
+def test_how_likely_an_augmentation_is_belongs_to_the_settings(tmp_path):
+    def nets(probability):
+        dropout = ChannelsDropout(probability)
+        return {
+            "net": make_net(
+                max_epochs=1, iterator_train=AugmentedDataLoader,
+                iterator_train__transforms=[dropout],
+            )
+        }  # fmt: skip
+
+    quietly(nets(0.2), X, Y, GROUPS, folder=tmp_path)
+    quietly(nets(0.2), X, Y, GROUPS, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"ChannelsDropout.*probability: 0\.8"):
+        quietly(nets(0.8), X, Y, GROUPS, folder=tmp_path)
 
 
 def test_splits_may_be_masks():
