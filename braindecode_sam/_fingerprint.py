@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from braindecode.augmentation import Transform
 from skorch.callbacks import Callback
 
 from braindecode_sam._random import generator_states, set_generator_states
@@ -85,11 +84,11 @@ def described(value: Any, around: tuple[Any, ...] = ()) -> str:
         for name, item in getattr(value, "__dict__", {}).items()
         if not name.startswith("_") and not name.endswith("_")
     }
-    if isinstance(value, Transform):
-        attributes["probability"] = value.probability  # a private attribute
     if isinstance(value, torch.nn.Module):
         attributes.pop("training", None)
         attributes |= {**value._modules, **value._parameters, **value._buffers}
+        if hasattr(value, "probability"):  # braindecode's transforms hide it
+            attributes["probability"] = value.probability
     if attributes:
         return f"{kind}{inside(attributes)}"
     text = repr(value)

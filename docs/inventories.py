@@ -8,27 +8,20 @@ import zlib
 
 TORCH = "generated/{0}.html#{0}"
 MODELS = """
-    ATCNet AttentionBaseNet CTNet Deep4Net EEGConformer EEGITNet EEGInceptionERP
+    ATCNet AttentionBaseNet CTNet EEGConformer EEGITNet EEGInceptionERP
     EEGInceptionMI EEGNeX EEGNet EEGTCNet EMG2QwertyNet FBMSNet IFNet MSVTNet SPARCNet
     SleepStagerChambon2018 TCFormer TIDNet TSception
 """
 NAMES = {
     "torch": {
         "py:class": {
-            "torch.optim.Optimizer": "optim.html#torch.optim.Optimizer",
             "torch.optim.AdamW": TORCH,
-            "torch.optim.SGD": TORCH,
-            "torch.Tensor": "tensors.html#torch.Tensor",
-            "torch.nn.Module": TORCH,
         },
-        "py:function": {"torch.compile": TORCH},
     },
     "skorch": {
         "py:class": {
             "skorch.callbacks.Callback": "callbacks.html#{0}",
-            "skorch.callbacks.Checkpoint": "callbacks.html#{0}",
             "skorch.callbacks.EarlyStopping": "callbacks.html#{0}",
-            "skorch.NeuralNet": "net.html#skorch.net.NeuralNet",
         },
     },
     "braindecode": {
@@ -40,16 +33,11 @@ NAMES = {
             **{f"braindecode.models.{m}": "generated/{0}.html" for m in MODELS.split()},
             "braindecode.datasets.BIDSDataset": "generated/{0}.html",
         },
-        # braindecode adds a section with this reference to its models' docstrings.
-        "std:label": {
-            "load-pretrained-models": "auto_examples/model_building/"
-            "plot_load_pretrained_models.html#{0}",
-        },
     },
-    "mne": {"py:class": {"mne.Epochs": "generated/{0}.html#{0}"}},
     "sklearn": {
         "py:class": {
             "sklearn.model_selection.GroupKFold": "modules/generated/{0}.html#{0}",
+            "sklearn.dummy.DummyRegressor": "modules/generated/{0}.html#{0}",
             "sklearn.model_selection.GridSearchCV": "modules/generated/{0}.html#{0}",
         },
         "py:function": {
@@ -76,7 +64,7 @@ def write_inventories(folder):
     paths = {}
     for project, roles in NAMES.items():
         lines = [
-            f"{name} {role} 1 {address.format(name)} {_title(role, name)}\n"
+            f"{name} {role} 1 {address.format(name)} -\n"
             for role, names in roles.items()
             for name, address in names.items()
         ]
@@ -88,7 +76,3 @@ def write_inventories(folder):
         body = zlib.compress("".join(lines).encode())
         paths[project].write_bytes(header.encode() + body)
     return paths
-
-
-def _title(role, name):
-    return name.replace("-", " ").capitalize() if role == "std:label" else "-"

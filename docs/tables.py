@@ -1,7 +1,6 @@
 """Tables of the page on speed, from what the scripts in ``benchmarks/`` printed.
 
-Times and ratios are rounded to three digits. Threads and CPU, which do not vary within
-a table, are left to the text.
+Times and ratios are rounded to three digits. Threads and CPU are left to the text.
 """
 
 import csv

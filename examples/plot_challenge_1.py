@@ -56,11 +56,11 @@ print(f"{n_trials} trials of {N_SUBJECTS} subjects, {n_chans} x {n_times}")
 # time to learn their mean.
 
 
-def candidate(optimizer, **options):
+def candidate(optimizer):
     """Build a net with an optimizer."""
     net = make_regressor(
         config, device=DEVICE, max_epochs=N_EPOCHS, verbose=0,
-        optimizer=optimizer, **options,
+        optimizer=optimizer,
     )  # fmt: skip
     return TransformedTargetRegressor(net, transformer=StandardScaler())
 

@@ -2,7 +2,7 @@
 Real EEG: rest or arithmetic
 ============================
 
-Does a person rest or calculate? Windows and whole recordings decide it.
+Is a person resting or calculating? Windows and whole recordings decide it.
 
 The data set is "EEG During Mental Arithmetic Tasks" 1.0.0 (Zyma et al.,
 2019, https://doi.org/10.3390/data4010014). The example downloads what it

@@ -2,7 +2,7 @@
 Motor imagery: left or right fist
 =================================
 
-Decode which fist a person imagines to close, for people not seen before.
+Decode which fist a person imagines closing, for people not seen before.
 
 The recordings are those of the "EEG Motor Movement/Imagery Dataset" 1.0.0
 (Schalk et al., 2004, https://doi.org/10.13026/C28G6P). MNE downloads them

@@ -150,7 +150,6 @@ plt.show()
 # What this shows, and what it does not
 # -------------------------------------
 # If SAM's lines lie lower in the last figure, SAM found flatter minima.
-# Whether flat minima also predict better depends on the data: the
-# :doc:`study </study>` found no better decoding with SAM on any of three
-# data sets. :func:`~braindecode_sam.comparison.compare` finds it out for
-# yours.
+# Whether flat minima also predict better depends on the data: in the
+# :doc:`study </study>`, accuracy did not improve clearly on any data set.
+# :func:`~braindecode_sam.comparison.compare` finds it out for yours.

@@ -45,16 +45,17 @@ def test_the_api_page_has_every_public_name():
     assert names - {"SCORING", "SCORING_CLASSIFICATION"} <= listed
 
 
-def block_of_the_readme(language):
-    """Return the README's only block of code in a language."""
+def block_of(page, language):
+    """Return a page's only block of code in a language."""
     pattern = rf"^.. code-block:: {language}\n((?:\n|   .*)+)"
-    (block,) = re.findall(pattern, (ROOT / "README.rst").read_text(), re.M)
+    (block,) = re.findall(pattern, (ROOT / page).read_text(), re.M)
     return textwrap.dedent(block)
 
 
-def test_the_readmes_two_changes_keep_a_script_running():
-    block = block_of_the_readme("diff")
+def test_two_changes_keep_the_readmes_script_running():
+    block = block_of("README.rst", "diff")
     assert "batch_size=64" in block
+    assert block_of("docs/index.rst", "diff").strip() == block.strip()
     lines = block.replace("batch_size=64", "batch_size=8").splitlines()
     rng = np.random.default_rng(0)
     X = rng.normal(size=(8, 22, 1000)).astype("float32")
@@ -82,7 +83,7 @@ def test_the_readmes_comparison_runs(tmp_path, monkeypatch, capsys):
         4, 12, n_chans=4, n_times=64, sfreq=64, random_state=0
     )
     X, seconds, subjects = datasets.to_arrays(epochs, target="response_time")
-    code = block_of_the_readme("python")
+    code = block_of("README.rst", "python")
     short = {
         "verbose=0": "verbose=0, max_epochs=1",
         "subjects)": "subjects, n_seeds=1)",
@@ -113,10 +114,8 @@ def test_the_readmes_figure_can_be_drawn(tmp_path):
 
 
 def test_two_changed_lines_train_braindecodes_script_with_sam():
-    page = (DOCS / "guide" / "first_steps.rst").read_text()
-    diff = re.search(r"code-block:: diff\n.*?\n\n(.*?)\n\n\S", page, re.S)[1]
-    lines = [line[3:] for line in diff.splitlines()]
-    code = "\n".join(line[1:] for line in lines if line[0] in " +")
+    lines = block_of("docs/guide/first_steps.rst", "diff").splitlines()
+    code = "\n".join(line[1:] for line in lines if line[:1] in (" ", "+"))
     X, y = np.ones((8, 4, 128), "float32"), np.tile([0, 1], 4)
     names = {
         "EEGClassifier": EEGClassifier,
@@ -132,8 +131,7 @@ def test_two_changed_lines_train_braindecodes_script_with_sam():
     }
     exec(code.replace("batch_size=64", "batch_size=4, verbose=0"), names)
     assert names["clf"].optimizer_.n_steps == 4
-    assert names["clf"].history[-1, "valid_accuracy"] == 0.5
-    changed = [line for line in lines if line[0] == "+"]
+    changed = [line for line in lines if line[:1] == "+"]
     assert len(changed) == 2
 
 
@@ -151,10 +149,15 @@ def as_case(page):
     return pytest.param(page, id=page.relative_to(DOCS).as_posix(), marks=marks)
 
 
-class NearEnough(doctest.OutputChecker):
-    """Losses may differ by a fifth, as they do between processors and versions."""
+NEAR_ENOUGH = doctest.register_optionflag("NEAR_ENOUGH")
+
+
+class Checker(doctest.OutputChecker):
+    """With NEAR_ENOUGH, losses may differ by a fifth, as between processors."""
 
     def check_output(self, want, got, optionflags):
+        if not optionflags & NEAR_ENOUGH:
+            return super().check_output(want, got, optionflags)
         decimal = r"\d+\.\d+"
         pairs = zip(re.findall(decimal, want), re.findall(decimal, got), strict=False)
         if all(
@@ -179,8 +182,9 @@ def test_the_examples_of_a_page(page, tmp_path, monkeypatch):
         flags=re.M,
     )
     test = doctest.DocTestParser().get_doctest(text, {}, page.stem, str(page), 0)
-    checker = NearEnough()
-    runner = doctest.DocTestRunner(checker, optionflags=doctest.NORMALIZE_WHITESPACE)
+    # The page whose example prints losses.
+    flags = NEAR_ENOUGH * (page.stem == "choosing_rho") | doctest.NORMALIZE_WHITESPACE
+    runner = doctest.DocTestRunner(Checker(), optionflags=flags)
     failed, tried = runner.run(test, out=report.append)
     plt.close("all")
     assert tried > 0

@@ -155,15 +155,14 @@ def test_folds_of_windows_leak_and_folds_of_subjects_do_not(run_example):
     assert 0.2 < by_range < 0.35
 
 
-def test_a_model_that_is_sped_up_is_exact_and_faster(run_example):
+def test_a_model_that_is_sped_up_is_exact(run_example):
     options = "--n-chans 32 --n-times 500 --batch-size 4 --n-steps 1"
     printed = run_example("plot_speed_up", options)
     assert numbers_of(printed, "relative difference of the gradients:")[0] < 1e-9
     assert "as it was: ['0'" in printed
     for model in ("EEGInceptionERP", "EEGNet", "ATCNet", "EEGNeX"):
         for optimizer in ("AdamW", "  SAM"):
-            *_, ratio = numbers_of(printed, f"{model}, {optimizer}:")
-    assert ratio > 2  # of EEGNeX
+            assert numbers_of(printed, f"{model}, {optimizer}:")
 
 
 # Recordings

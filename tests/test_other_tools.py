@@ -75,15 +75,14 @@ def page(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name in ("HOME", "MNE_DATA", "_MNE_FAKE_HOME_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("WANDB_MODE", "offline")
     yield run
     root.handlers, root.level = handlers, level
 
 
-def train(model, batches, n_epochs=1, lr=1e-3):
+def train(model, batches, n_epochs=1):
     """Train by SAM in a plain loop."""
-    optimizer = SAM(model.parameters(), torch.optim.AdamW, rho=0.1, lr=lr)
+    optimizer = SAM(model.parameters(), torch.optim.AdamW, rho=0.1, lr=1e-3)
     for _ in range(n_epochs):
         for x, y in batches:
 
@@ -195,12 +194,9 @@ def test_lightning(page):
     names = page("Lightning")
     lightning, loader, quiet = (names[n] for n in ("lightning", "loader", "quiet"))
 
-    def plain(**options):
-        torch.manual_seed(0)
-        model = FastEEGNeX(n_chans=8, n_times=128, n_outputs=2)
-        return train(model, loader, 2, **options)
-
-    assert_same_weights(names["decoder"].model, plain())
+    torch.manual_seed(0)
+    plain = train(FastEEGNeX(n_chans=8, n_times=128, n_outputs=2), loader, 2)
+    assert_same_weights(names["decoder"].model, plain)
     losses = []
 
     class Logged(names["Decoder"]):

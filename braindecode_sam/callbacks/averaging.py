@@ -42,8 +42,8 @@ class WeightAveraging(BaseEstimator, Callback):
     decay : float, default=0.99
         Share of the average that an update keeps, at least 0 and less than 1, for "ema"
         only. The average reaches back over about ``1 / (1 - decay)`` batches. 0.99 fits
-        trainings of some hundred batches, which are usual for EEG. With 0.999 the first
-        weights would keep a share of 61 % after 500 batches.
+        training runs of a few hundred batches, which are usual for EEG. With 0.999 the
+        first weights would keep a share of 61 % after 500 batches.
     start : int, float or None, default=None
         Where averaging begins. An integer is an epoch, counted from 0. A float is a
         fraction of ``net.max_epochs``, at least 0 and less than 1, and is rounded to

@@ -45,7 +45,7 @@ class WeightSnapshots(BaseEstimator, Callback):
     """
 
     def initialize(self) -> Self:
-        """Discard the weights of earlier trainings."""
+        """Discard the weights of an earlier training run."""
         self.weights_: list[dict[str, Any]] = []
         return self
 

@@ -31,17 +31,17 @@ def run():
     )
     X, times, subjects = to_arrays(epochs, target="response_time")
     medians = [np.median(times[subjects == s]) for s in subjects]
-    is_slow = np.where(times > medians, "slow", "fast")
+    labels = np.where(times > medians, "slow", "fast")
 
-    def candidate(optimizer, **options):
+    def candidate(optimizer):
         return make_classifier(
             device="cpu", max_epochs=10, batch_size=32, verbose=0, n_threads=1,
-            augmentation=None, optimizer=optimizer, **options,
+            augmentation=None, optimizer=optimizer,
         )  # fmt: skip
 
     return compare(
         {"AdamW": candidate(torch.optim.AdamW), "SAM": candidate(SAM)},
-        X, is_slow, subjects, by_epoch=True, folder=HERE.parents[1] / "build/comparing",
+        X, labels, subjects, by_epoch=True, folder=HERE.parents[1] / "build/comparing",
     )  # fmt: skip
 
 

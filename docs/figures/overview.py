@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from study import COLORS, QUESTIONS, read
+from study import COLORS, DUMMIES, LOSSES, QUESTIONS, read
 
 SPEED = Path("../../benchmarks/results/speed")
 SHAPES = {
@@ -17,7 +17,7 @@ SHAPES = {
     "(16, 22, 1000)": ("#9ecae1", "16 windows, 22 channels, 1000 samples"),
 }
 AT_LEAST = 1.3  # times faster, to be drawn
-FARTHEST = 30  # in percent, where the left panel ends at the right
+HIGHEST = 30  # in percent, where the panel of the differences ends
 
 
 def draw_models(ax):
@@ -52,17 +52,15 @@ def draw_questions(ax):
         ax.plot([sam["ci_low"], sam["ci_high"]], [y, y], color=color, lw=2)
         face = color if significant else "w"
         (point,) = ax.plot(sam["difference"], y, "o", color=color, mfc=face)
-        if dummy < FARTHEST:
+        if dummy < HIGHEST:
             (cross,) = ax.plot(dummy, y, "kx")
         else:
-            ax.annotate(
-                f"mean predictor +{dummy:.0f} %", (FARTHEST, y + 0.3), fontsize=7,
-                ha="right",
-            )  # fmt: skip
+            text = f"{DUMMIES[question in LOSSES]} +{dummy:.0f} %"
+            ax.annotate(text, (HIGHEST, y + 0.3), fontsize=7, ha="right")
     ax.axvline(0, color="0.45", lw=1, zorder=0)
     ax.set_yticks(range(len(QUESTIONS)), list(QUESTIONS.values()))
     ax.set_ylim(len(QUESTIONS) - 0.5, -0.5)
-    ax.set_xlim(right=FARTHEST)
+    ax.set_xlim(right=HIGHEST)
     ax.set_xlabel("Loss on held-out data, difference to AdamW in %\n(left is better)")
     ax.set_title("Does SAM help?", fontsize=11)
     ax.legend(
@@ -74,7 +72,7 @@ def draw_questions(ax):
 def main():
     """Draw both panels."""
     os.chdir(Path(__file__).parent)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained")
     draw_models(left)
     draw_questions(right)
     for ax in (left, right):

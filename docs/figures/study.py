@@ -18,7 +18,7 @@ LOSSES = {"response-times": "Squared error / variance"}  # else the log loss
 DUMMIES = ("class frequencies", "mean of the targets")
 COLORS = {
     "AdamW": "0.45",
-    "SAM rho=0.05": "#9ecae1",
+    "SAM rho=0.05": "#6baed6",
     "SAM rho=0.1": "#3182bd",
     "SAM rho=0.2": "#08306b",
     "EMA": "#d95f02",

@@ -267,6 +267,7 @@ def test_every_epoch_is_predicted_and_none_is_chosen():
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["net", "dummy predictor"]
     assert ax.lines[0].get_ydata().tolist() == table["loss"].tolist()
+    assert ax.lines[0].get_color() == "0.45"  # the reference
     assert len(ax.collections) == 1  # the interval
     plt.close("all")
     with pytest.raises(ValueError, match=r"call compare.*by_epoch=True"):
