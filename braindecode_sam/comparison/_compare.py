@@ -110,8 +110,9 @@ def compare(
         even if the first was killed, and may add estimators and seeds. Other data,
         other parameters and other versions of braindecode_sam, braindecode, skorch,
         scikit-learn, torch and NumPy are refused. Changed code is not noticed:
-        functions and classes are compared by their names, and one lambda is taken for
-        another. Use another folder after a change of code.
+        functions and classes are compared by their names, so that one lambda is taken
+        for another, and other objects by their public attributes. Use another folder
+        after a change of code.
     n_jobs : int, optional
         Number of fits that run in parallel on joblib's current backend: processes of
         loky or, inside :func:`~braindecode_sam.model_selection.on_dask`, a cluster.

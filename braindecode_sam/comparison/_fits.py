@@ -145,9 +145,12 @@ def versions() -> dict[str, str]:
 
 
 def settings_of(estimator: BaseEstimator) -> dict[str, str]:
-    """Describe the parameters that affect an estimator's predictions."""
+    """Describe what affects an estimator's predictions."""
+    frozen = [e for e in _estimators_in(estimator) if isinstance(e, FrozenEstimator)]
     return {
         "class": described(type(estimator)),
+        # They are fitted already.
+        **({"frozen": joblib.hash(frozen)} if frozen else {}),
         **{
             name: described(value)
             for name, value in estimator.get_params(deep=True).items()

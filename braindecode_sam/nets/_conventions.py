@@ -9,11 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from braindecode.augmentation import Transform
 from braindecode.datautil import infer_signal_properties
 from braindecode.models import util
 from skorch import NeuralNet
-from skorch.callbacks import Callback
 
 from braindecode_sam._arguments import check_integer
 from braindecode_sam._fingerprint import described
@@ -252,7 +250,7 @@ class Conventions(NeuralNet):
             for param in inspect.signature(cls).parameters.values()
         }
         shown = [
-            f"{name}={_shown(value)}"
+            f"{name}={described(value)}"
             for name, value in sorted(self.get_params(deep=False).items())
             if name not in defaults
             or type(value) is not type(defaults[name])
@@ -265,20 +263,3 @@ class Conventions(NeuralNet):
         tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
         tags.non_deterministic = self.random_state is None
         return tags
-
-
-def _shown(value: Any) -> str:
-    """Show a parameter, and all attributes of parts whose own repr has none."""
-    if type(value) is list:
-        return f"[{', '.join(map(_shown, value))}]"
-    if type(value) is tuple:
-        return f"({', '.join(map(_shown, value))}{',' * (len(value) == 1)})"
-    kind = type(value)
-    hides_its_parameters = (
-        isinstance(value, Callback) and kind.__repr__ is object.__repr__
-    ) or (
-        isinstance(value, Transform) and kind.extra_repr is torch.nn.Module.extra_repr
-    )
-    if hides_its_parameters:
-        return described(value)
-    return getattr(value, "__name__", None) or repr(value)

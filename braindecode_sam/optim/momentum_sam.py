@@ -86,9 +86,12 @@ class MomentumSAM(SAM):
         )
 
     def _run_passes(self, run_pass: Callable[[], Loss]) -> Loss:
-        if self._should_perturb():
+        if perturbs := self._should_perturb():
+            self._note_earlier_gradients()
             self._perturb()
         self.last_loss = detached(loss := run_pass())
+        if perturbs:
+            self._refuse_accumulation()
         return loss
 
     def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor | None:

@@ -297,9 +297,9 @@ class SAM(Optimizer):
         TypeError
             If there is no closure.
         RuntimeError
-            If the step makes two passes, and the closure adds to earlier gradients,
-            which would be lost. If it calls this method itself, or this is between
-            :meth:`first_step` and :meth:`second_step`.
+            If the step perturbs the weights, and the closure adds to earlier gradients,
+            which would be lost or mixed with others. If it calls this method itself, or
+            this is between :meth:`first_step` and :meth:`second_step`.
         """
         if closure is None:
             raise TypeError(
@@ -330,8 +330,7 @@ class SAM(Optimizer):
         """Make the passes, and return the loss of the clean one."""
         params = self._params()
         states = rng_states({p.device for p in params})
-        versions = self._gradient_versions().items()
-        self._earlier = {g: v for g, v in versions if self._zeroed.get(g) != v}
+        self._note_earlier_gradients()
         self.last_loss = detached(loss := run_pass())
         if self._should_perturb():
             self._refuse_accumulation()
@@ -443,6 +442,10 @@ class SAM(Optimizer):
         """Return the gradients, each with a number that counts changes in place."""
         return {g: g._version for p in self._params() if (g := p.grad) is not None}
 
+    def _note_earlier_gradients(self) -> None:
+        versions = self._gradient_versions().items()
+        self._earlier = {g: v for g, v in versions if self._zeroed.get(g) != v}
+
     def _refuse_accumulation(self) -> None:
         """Raise if a pass has added to gradients, without waiting for their values."""
         earlier, self._earlier = self._earlier, {}
@@ -450,9 +453,10 @@ class SAM(Optimizer):
         if any(earlier.get(g, version) != version for g, version in now.items()):
             raise RuntimeError(
                 "The closure changed gradients of earlier passes in place. If it added"
-                " to them, those of earlier batches would be lost: SAM computes both"
-                " gradients of a step on one batch. Call optimizer.zero_grad() in the"
-                " closure, and do not accumulate over batches (in Lightning,"
+                " to them, those of earlier batches would be lost, or mixed with those"
+                " of other weights: SAM computes the gradients of a step on one batch."
+                " Call optimizer.zero_grad() in the closure, and do not accumulate over"
+                " batches (in Lightning,"
                 " accumulate_grad_batches=1)."
             )
 

@@ -17,7 +17,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import distribute_tensor, init_device_mesh
 
 from braindecode_sam import SAM
-from braindecode_sam.optim import GSAM, FriendlySAM
+from braindecode_sam.optim import GSAM, FriendlySAM, MomentumSAM
 from tests.optim.helpers import BASES, Problem, assert_same, small_net
 
 SGD = torch.optim.SGD
@@ -491,14 +491,15 @@ def nothing(problem, optimizer):
 @pytest.mark.parametrize(
     "in_closure", [nothing, zero_by_optimizer, zero_by_module, zero_in_place]
 )
+@pytest.mark.parametrize("kind", [SAM, MomentumSAM])
 def test_a_closure_that_adds_to_gradients_of_earlier_batches_is_refused(
-    before_step, in_closure
+    before_step, in_closure, kind
 ):
     """As in Lightning with accumulate_grad_batches."""
     is_wrong = before_step is in_closure is nothing
     for rho in (0.0, 0.5):
         problem = Problem(small_net(dropout=0))
-        optimizer = SAM(problem.net.parameters(), lr=0.01, rho=rho)
+        optimizer = kind(problem.net.parameters(), lr=0.01, rho=rho)
 
         def closure(problem=problem, optimizer=optimizer):
             in_closure(problem, optimizer)
