@@ -106,7 +106,7 @@ def compare(
         estimators with a single net. Training does not depend on it.
     folder : path-like, optional
         Folder in which to store finished fits, in JSON and NumPy files that execute
-        nothing when they are read. A second call continues after the last finished fit,
+        nothing when they are read. A ``FrozenEstimator`` cannot be stored. A second call continues after the last finished fit,
         even if the first was killed, and may add estimators and seeds. Other data,
         other parameters and other versions of braindecode_sam, braindecode, skorch,
         scikit-learn, torch and NumPy are refused. Changed code is not noticed:
@@ -220,6 +220,12 @@ def compare(
         settings[name]["params"] = joblib.hash(given)
     store = None
     if folder is not None:
+        for name, estimator in estimators.items():
+            if _fits.has_frozen(estimator):
+                raise ValueError(
+                    "folder cannot tell what a FrozenEstimator has learned, and"
+                    f" {name!r} holds one; compare it without a folder"
+                )
         data = {"X": X, "y": y, "groups": groups}
         if not np.array_equal(subjects_of_X, groups):
             data["groups of X"] = subjects_of_X

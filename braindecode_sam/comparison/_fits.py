@@ -145,12 +145,9 @@ def versions() -> dict[str, str]:
 
 
 def settings_of(estimator: BaseEstimator) -> dict[str, str]:
-    """Describe what affects an estimator's predictions."""
-    frozen = [e for e in _estimators_in(estimator) if isinstance(e, FrozenEstimator)]
+    """Describe the parameters that affect an estimator's predictions."""
     return {
         "class": described(type(estimator)),
-        # They are fitted already.
-        **({"frozen": joblib.hash(frozen)} if frozen else {}),
         **{
             name: described(value)
             for name, value in estimator.get_params(deep=True).items()
@@ -175,6 +172,11 @@ def _estimators_in(estimator: BaseEstimator) -> list[BaseEstimator]:
             if not isinstance(item, FrozenEstimator):
                 rest += item.get_params(deep=False).values()
     return list(found.values())
+
+
+def has_frozen(estimator: BaseEstimator) -> bool:
+    """Whether a part of an estimator is fitted already."""
+    return any(isinstance(item, FrozenEstimator) for item in _estimators_in(estimator))
 
 
 def nets_in(estimator: BaseEstimator) -> list[NeuralNet]:
