@@ -106,10 +106,11 @@ def compare(
         estimators with a single net. Training does not depend on it.
     folder : path-like, optional
         Folder in which to store finished fits, in JSON and NumPy files that execute
-        nothing when they are read. A ``FrozenEstimator`` cannot be stored. A second call continues after the last finished fit,
-        even if the first was killed, and may add estimators and seeds. Other data,
-        other parameters and other versions of braindecode_sam, braindecode, skorch,
-        scikit-learn, torch and NumPy are refused. Changed code is not noticed:
+        nothing when they are read. A second call continues after the last finished fit,
+        even if the first was killed, and may add estimators and seeds. A
+        ``FrozenEstimator`` cannot be stored. Other data, other parameters
+        and other versions of braindecode_sam, braindecode, skorch, scikit-learn, torch
+        and NumPy are refused. Changed code is not noticed:
         functions and classes are compared by their names, so that one lambda is taken
         for another, and other objects by their public attributes. Use another folder
         after a change of code.

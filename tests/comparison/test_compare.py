@@ -410,7 +410,7 @@ def test_how_likely_an_augmentation_is_belongs_to_the_settings(tmp_path):
 
 def test_a_frozen_estimator_is_not_stored(tmp_path):
     frozen = FrozenEstimator(linear(Ridge()).fit(X, Y))
-    with pytest.raises(ValueError, match="FrozenEstimator.*'frozen' holds one"):
+    with pytest.raises(ValueError, match=r"FrozenEstimator.*'frozen' holds one"):
         quietly({"frozen": frozen}, X, Y, GROUPS, folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
