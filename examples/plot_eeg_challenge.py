@@ -84,14 +84,13 @@ def simulate(folder):
 
 
 def make_net(config):
-    """Build a net that stops early by subject and standardizes targets."""
+    """Build a net that stops early by subject."""
     stop = EarlyStopping(patience=5, load_best=True, sink=lambda text: None)
-    net = make_regressor(
+    return make_regressor(
         config, max_epochs=N_EPOCHS, random_state=0, verbose=0,
         train_split=SubjectSplit(0.2, random_state=0),
         callbacks=[("stop", stop)],
     )  # fmt: skip
-    return TransformedTargetRegressor(net, transformer=StandardScaler())
 
 
 def score(net, X, y, subjects):
@@ -146,7 +145,9 @@ windows = response_time_windows(
 )  # fmt: skip
 X, seconds, subjects = to_arrays(windows)
 X = SubjectWindows(X, subjects)
-net = make_net("challenge_1")
+net = TransformedTargetRegressor(
+    make_net("challenge_1"), transformer=StandardScaler()
+)
 score(net, X, seconds, subjects)
 
 # %%
@@ -160,7 +161,7 @@ torch.save(model.state_dict(), WEIGHTS.format(1))
 # Challenge 2: a trait
 # --------------------
 # All windows of a subject have the same target: few subjects are few data,
-# however long their recordings are.
+# however long their recordings are. A factor score is standardized already.
 
 windows = subject_target_windows(recordings, "p_factor", window_seconds=2.0)
 X, factor, subjects = to_arrays(windows)

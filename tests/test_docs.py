@@ -64,7 +64,7 @@ def test_two_changes_keep_the_readmes_script_running():
     for sign in "-+":
         names = {
             "torch": torch, "predefined_split": predefined_split,
-            "lr": 1e-3, "valid_set": Dataset(X, y),
+            "lr": 1e-3, "valid_set": Dataset(X, y), "classes": [0, 1, 2, 3],
         }  # fmt: skip
         torch.manual_seed(0)
         exec("\n".join(t[1:] for t in lines if t[:1] in (" ", sign)), names)
@@ -128,6 +128,7 @@ def test_two_changed_lines_train_braindecodes_script_with_sam():
         "lr": 1e-3,
         "weight_decay": 0,
         "n_epochs": 2,
+        "classes": [0, 1],
     }
     exec(code.replace("batch_size=64", "batch_size=4, verbose=0"), names)
     assert names["clf"].optimizer_.n_steps == 4

@@ -38,7 +38,7 @@ from skorch.callbacks import EarlyStopping, EpochScoring
 from skorch.dataset import Dataset, ValidSplit
 from skorch.helper import SliceDataset, predefined_split
 
-from braindecode_sam import SAM, make_classifier, make_regressor
+from braindecode_sam import SAM, FastEEGNeX, make_classifier, make_regressor
 from braindecode_sam.callbacks import WindowCheck
 from braindecode_sam.datasets import SubjectWindows
 from braindecode_sam.model_selection import SubjectSplit
@@ -857,6 +857,22 @@ def test_a_plain_net_as_a_stock_model():
     with torch.no_grad():
         found = stock(torch.as_tensor(X)).softmax(1).numpy()
     np.testing.assert_allclose(found, net.predict_proba(X), rtol=1e-4, atol=1e-6)
+
+
+class OwnForward(FastEEGNeX):
+    """Scales its windows."""
+
+    def forward(self, x):
+        return super().forward(x / 20)
+
+
+@pytest.mark.parametrize(
+    "module", [OwnForward, functools.partial(FastEEGNeX, activation=torch.nn.ReLU)]
+)
+def test_a_stock_model_of_another_model_is_refused(module):
+    net = Regressor(module, module__n_chans=4, module__n_times=64, module__n_outputs=1)
+    with pytest.raises(TypeError, match="computes something else than EEGNeX"):
+        stock_model(net.initialize())
 
 
 def test_stock_models_that_would_predict_wrongly_are_refused():

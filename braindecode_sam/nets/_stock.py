@@ -34,7 +34,8 @@ def stock_model(estimator: Any) -> torch.nn.Module:
     Raises
     ------
     TypeError
-        If there is no net in the estimator, or its module is not from braindecode.
+        If there is no net in the estimator, its module is not from braindecode, or it
+        computes something else, as a subclass may.
     ValueError
         If the targets' transformer is not linear, or the last layer cannot hold its
         scale. braindecode bounds the norm of some last layers, for instance EEGNeX's by
@@ -84,16 +85,24 @@ def stock_model(estimator: Any) -> torch.nn.Module:
     model = known[0](**{name: params[name] for name in params.keys() & takes.keys()})
     model.load_state_dict(fitted.state_dict())
     model.eval()
+    generator = torch.Generator().manual_seed(0)
+    windows = 10 * torch.randn(4, model.n_chans, model.n_times, generator=generator)
+    expected = torch.as_tensor(estimator.forward(windows))
+    with torch.no_grad():
+        error = (model(windows) - expected).abs().max()
+    if not error <= 1e-3 * (1 + expected.abs().max()):
+        raise TypeError(
+            f"{type(fitted).__name__} computes something else than"
+            f" {known[0].__name__} with the net's parameters of the module"
+        )
     if transformers:
-        _fold(model, transformers)
+        _fold(model, transformers, windows)
     return model
 
 
 @torch.no_grad()
-def _fold(model: Any, transformers: list[Any]) -> None:
+def _fold(model: Any, transformers: list[Any], windows: torch.Tensor) -> None:
     """Let the last layer undo the transformations of targets."""
-    generator = torch.Generator().manual_seed(0)
-    windows = torch.randn(4, model.n_chans, model.n_times, generator=generator)
     before = model(windows).numpy()
 
     def undo(y: Any) -> Any:
