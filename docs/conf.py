@@ -66,13 +66,13 @@ LIBRARIES = {
     "braindecode": "https://braindecode.org/stable/",
     "sklearn": "https://scikit-learn.org/stable/",
 }
-_local = write_inventories(DOCS / "_build" / "inventories")
+originals = {cls.__name__.removeprefix("Fast") for cls in FAST}
+_local = write_inventories(DOCS / "_build" / "inventories", originals)
 intersphinx_mapping = {
     name: (url, (None, str(_local[name]))) for name, url in LIBRARIES.items()
 }
 intersphinx_timeout = 5
 
-originals = {cls.__name__.removeprefix("Fast") for cls in FAST}
 write_tables(DOCS / "_build" / "tables", originals)
 
 plot_html_show_source_link = False

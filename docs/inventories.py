@@ -7,11 +7,6 @@ projects' own inventories have for it.
 import zlib
 
 TORCH = "generated/{0}.html#{0}"
-MODELS = """
-    ATCNet AttentionBaseNet CTNet EEGConformer EEGITNet EEGInceptionERP
-    EEGInceptionMI EEGNeX EEGNet EEGTCNet EMG2QwertyNet FBMSNet IFNet MSVTNet SPARCNet
-    SleepStagerChambon2018 TCFormer TIDNet TSception
-"""
 NAMES = {
     "torch": {
         "py:class": {
@@ -30,7 +25,6 @@ NAMES = {
             ".html",
             "braindecode.EEGClassifier": "generated/braindecode.classifier"
             ".EEGClassifier.html",
-            **{f"braindecode.models.{m}": "generated/{0}.html" for m in MODELS.split()},
             "braindecode.datasets.BIDSDataset": "generated/{0}.html",
         },
     },
@@ -47,13 +41,15 @@ NAMES = {
 }
 
 
-def write_inventories(folder):
+def write_inventories(folder, models):
     """Write the inventories, in Sphinx's format.
 
     Parameters
     ----------
     folder : pathlib.Path
         Where to; made if need be.
+    models : iterable of str
+        Names of braindecode's models.
 
     Returns
     -------
@@ -61,6 +57,8 @@ def write_inventories(folder):
         By project.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    classes = NAMES["braindecode"]["py:class"]
+    classes |= {f"braindecode.models.{name}": "generated/{0}.html" for name in models}
     paths = {}
     for project, roles in NAMES.items():
         lines = [

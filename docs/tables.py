@@ -6,6 +6,8 @@ Times and ratios are rounded to three digits. Threads and CPU are left to the te
 import csv
 from pathlib import Path
 
+import pandas as pd
+
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "speed"
 SHAPES = {
     "challenge_1": "32 × 72 × 500",
@@ -92,17 +94,11 @@ def _shared_cores():
 
 def _without_machine(name, last):
     """All columns up to the last one that varies, rounded."""
-    rows = _read(name)
-    columns = list(rows[0])
-    columns = columns[: columns.index(last) + 1]
-    yield [column[0].upper() + column[1:] for column in columns]
-    for row in rows:
-        yield [
-            _digits(row[c])
-            if row[c].replace(".", "", 1).isdigit() and "." in row[c]
-            else row[c]
-            for c in columns
-        ]
+    table = pd.read_csv(RESULTS / f"{name}.csv").loc[:, :last]
+    for column in table.select_dtypes(float):
+        table[column] = table[column].map(_digits)
+    yield [column[0].upper() + column[1:] for column in table]
+    yield from table.to_numpy().tolist()
 
 
 def write_tables(folder, fast):

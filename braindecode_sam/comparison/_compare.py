@@ -108,12 +108,11 @@ def compare(
         Folder in which to store finished fits, in JSON and NumPy files that execute
         nothing when they are read. A second call continues after the last finished fit,
         even if the first was killed, and may add estimators and seeds. A
-        ``FrozenEstimator`` cannot be stored. Other data, other parameters
-        and other versions of braindecode_sam, braindecode, skorch, scikit-learn, torch
-        and NumPy are refused. Changed code is not noticed:
-        functions and classes are compared by their names, so that one lambda is taken
-        for another, and other objects by their public attributes. Use another folder
-        after a change of code.
+        ``FrozenEstimator`` cannot be stored. Other data, other parameters and other
+        versions of braindecode_sam, braindecode, skorch, scikit-learn, torch and NumPy
+        are refused. Changed code is not noticed: functions and classes are compared by
+        their names, so that one lambda is taken for another, and other objects by their
+        public attributes. Use another folder after a change of code.
     n_jobs : int, optional
         Number of fits that run in parallel on joblib's current backend: processes of
         loky or, inside :func:`~braindecode_sam.model_selection.on_dask`, a cluster.

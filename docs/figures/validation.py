@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from braindecode_sam import make_regressor
 from braindecode_sam import normalized_root_mean_squared_error as nrmse
 from braindecode_sam.datasets import simulate_response_times, to_arrays
+from braindecode_sam.model_selection import out_of_fold_predictions
 
 HERE = Path(__file__).parent
 KINDS = {"standard deviation": "std", "range": "range"}
@@ -42,10 +43,10 @@ def main():
     table.index.name = "Targets"
     predicted = {}
     for name, model in models.items():
-        results = cross_validate(model, X, times, cv=splits, return_estimator=True)
-        predicted[name] = np.zeros(len(times))
-        for fitted, (_, rows) in zip(results["estimator"], splits, strict=True):
-            predicted[name][rows] = np.ravel(fitted.predict(X[rows]))
+        results = cross_validate(
+            model, X, times, cv=splits, return_estimator=True, return_indices=True
+        )
+        predicted[name] = np.ravel(out_of_fold_predictions(results, X))
     for kind, normalization in KINDS.items():
         for name, values in predicted.items():
             scores = [
